@@ -1,0 +1,184 @@
+"""Safetensors files as byte ranges: where each tensor lies, and files written one tensor at a time.
+
+The safetensors library validates every file that is read; it neither tells byte offsets nor writes
+a file without holding all of it, so the header (8 bytes of length, then JSON, then the data, see
+https://github.com/huggingface/safetensors#format) is also read and written here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from wanexport.errors import CheckpointError, WanExportError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SafetensorsFile", "TensorRef", "TensorSpec", "open_safetensors", "write_safetensors"]
+
+ITEMSIZE = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
+    "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+SAFETENSORS_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor's name, safetensors dtype and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The tensor's size in a file."""
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True)
+class TensorRef(TensorSpec):
+    """A tensor where it lies: `nbytes` bytes at `offset` of `path`."""
+
+    path: Path
+    offset: int
+
+    def read(self) -> torch.Tensor:
+        """Return the tensor in its stored dtype; its memory is a private map of the file."""
+        import torch
+
+        dtype = _torch_dtypes()[self.dtype]
+        if self.nbytes == 0:
+            return torch.empty(self.shape, dtype=dtype)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            view = mmap.mmap(
+                file.fileno(),
+                self.nbytes + self.offset - start,
+                access=mmap.ACCESS_COPY,
+                offset=start,
+            )
+        count = math.prod(self.shape)
+        if self.offset % ITEMSIZE[self.dtype]:  # the header's length decides the alignment
+            data = bytearray(view[self.offset - start :])
+            return torch.frombuffer(data, dtype=dtype, count=count).reshape(self.shape)
+        flat = torch.frombuffer(view, dtype=dtype, count=count, offset=self.offset - start)
+        return flat.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A validated safetensors file: its tensors in file order and its metadata."""
+
+    path: Path
+    tensors: dict[str, TensorRef]
+    metadata: dict[str, str]
+
+
+def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) -> SafetensorsFile:
+    """Validate a safetensors file and return where its tensors lie.
+
+    Raises:
+        CheckpointError: (or the class given as `error`) the file is missing, not safetensors,
+            truncated, or its header doesn't describe it.
+    """
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
+        raise error(
+            f"{path} is a pickle; loading one runs whatever code it holds",
+            "convert it to safetensors on a machine you can lose",
+        )
+    try:
+        with safe_open(path, framework="np") as handle:
+            metadata = dict(handle.metadata() or {})
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise error(f"{path} doesn't exist") from None
+    except SafetensorError as problem:
+        raise error(f"{path} is not a whole safetensors file: {problem}") from None
+    except OSError as problem:
+        raise error(f"{path} can't be read: {problem.strerror or problem}") from None
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+        if entry["dtype"] not in ITEMSIZE:
+            raise error(f"{path}: {name} has dtype {entry['dtype']}, which isn't supported")
+        begin, _ = entry["data_offsets"]
+        tensors[name] = TensorRef(
+            name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + begin
+        )
+    return SafetensorsFile(path, tensors, metadata)
+
+
+def write_safetensors(
+    path: Path,
+    specs: Sequence[TensorSpec],
+    tensors: Iterable[torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write a safetensors file one tensor at a time, so that only one is ever in memory.
+
+    Args:
+        path: where; the file appears whole or not at all.
+        specs: what the file will hold, in file order.
+        tensors: the tensors in the same order, made as they are asked for.
+        metadata: string pairs for the header.
+        on_bytes: called with the number of bytes just written.
+    """
+    import torch
+
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for spec in specs:
+        header[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
+        offset += spec.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # aligned data; the format allows trailing spaces
+    with atomic_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for spec, tensor in zip(specs, tensors, strict=True):
+            if tuple(tensor.shape) != spec.shape or _torch_dtypes()[spec.dtype] != tensor.dtype:
+                raise ValueError(f"{spec.name}: got {tensor.dtype} {tuple(tensor.shape)}")
+            flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+            file.write(memoryview(flat.numpy()))
+            on_bytes(spec.nbytes)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` that takes its name on success and vanishes otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _torch_dtypes() -> dict[str, torch.dtype]:
+    import torch
+
+    return {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+        "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "BOOL": torch.bool,
+    }  # fmt: skip

@@ -1,0 +1,261 @@
+"""engine.json: the contract between the exporter, the runtimes and everybody else.
+
+`engines/README.md` is its specification and `engines/engine.schema.json` the JSON Schema generated
+from these models; a test keeps the three together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wanrt.errors import ManifestError
+
+__all__ = ["SCHEMA_VERSION", "Manifest", "read_manifest"]
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "engine.json"
+MAX_MANIFEST_BYTES = 64 << 20
+
+Mode = Literal["full", "merged", "separate", "swappable"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+Backend = Literal["onnxruntime"]
+InputRole = Literal["data", "lora_A", "lora_B"]
+
+
+def _inside(path: str) -> str:
+    """Accept a relative POSIX path that can't leave the engine folder."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError(f"path leaves the engine folder: {path!r}")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Dim = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TensorSpec(_Model):
+    """One input or output of a graph.
+
+    `range` bounds values that aren't unit normal (the timestep lies in 0 to 1000); `module` names
+    the adapted module of an adapter input.
+    """
+
+    name: str
+    dtype: Dtype
+    shape: tuple[Dim, ...]
+    role: InputRole = "data"
+    module: str | None = None
+    range: tuple[float, float] | None = None
+
+
+class Graph(_Model):
+    """One ONNX graph of the engine; its weights lie in the files listed by the manifest."""
+
+    file: RelativePath
+    bytes: Count
+    sha256: Sha256
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Workload(_Model):
+    """A named set of input shapes, and what one forward of it takes.
+
+    `tokens` counts one sample's latent patches; tokens per second is batch x tokens / seconds of
+    one forward. `flops` counts multiply and add as two, for the whole batch, by part. `bytes` is
+    the memory traffic that an ideally fused forward can't avoid, by part.
+    """
+
+    width: Count
+    height: Count
+    frames: Count
+    batch: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)]
+    shapes: dict[str, tuple[int, ...]]
+    flops: dict[str, Count]
+    bytes: dict[str, Count]
+
+
+class WeightFile(_Model):
+    """A safetensors file that the graphs reference by byte range.
+
+    Written once and linked afterwards, so a change of size or mtime means that somebody wrote over
+    the bytes the engine runs with.
+    """
+
+    file: RelativePath
+    bytes: Count
+    mtime_ns: Count
+    sha256: Sha256
+    origin: Literal["base", "finetuned", "adapter", "merged", "constants"]
+    storage: Literal["reflink", "hardlink", "pool", "copy", "own"]
+
+
+class AdapterFile(_Model):
+    """A canonical adapter that ships inside a swappable engine's folder."""
+
+    file: RelativePath
+    rank: Annotated[int, Field(ge=1)]
+    bytes: Count
+    sha256: Sha256
+
+
+class Source(_Model):
+    """A file the engine was made from, by content."""
+
+    path: str
+    sha256: Sha256
+    strength: float | None = None
+
+
+class Verification(_Model):
+    """How far the engine's outputs are from diffusers' own model in fp32 (relative L2).
+
+    `reference_error` is PyTorch's own error in the engine's dtype; `adapter_effect` is how far the
+    adapter moves the output, which must exceed the error to mean anything.
+    """
+
+    method: Literal["whole", "blocks", "none"]
+    dtype: Dtype | None = None
+    tokens: Count | None = None
+    error: float | None = None
+    tolerance: float | None = None
+    reference_error: float | None = None
+    adapter_effect: float | None = None
+
+
+class Manifest(_Model):
+    """What engine.json says. Everything a runtime needs, nothing it has to guess."""
+
+    schema_version: Literal[1]
+    name: str
+    model: str
+    mode: Mode
+    rank: Annotated[int, Field(ge=1)] | None
+    max_rank: Annotated[int, Field(ge=1)] | None = None
+    targets: tuple[str, ...]
+    dtype: Dtype
+    backend: Backend
+    random_weights: bool
+    full_finetune: bool
+    graphs: dict[str, Graph]
+    workloads: dict[str, Workload]
+    weights: tuple[WeightFile, ...]
+    adapters: tuple[AdapterFile, ...] = ()
+    sources: tuple[Source, ...]
+    config: dict[str, object]
+    inputs: dict[str, str]
+    tools: dict[str, str]
+    verification: Verification
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if "forward" not in self.graphs:
+            raise ValueError("graphs has no 'forward'")
+        if not self.workloads:
+            raise ValueError("workloads is empty")
+        if self.mode in ("merged", "separate") and self.rank is None:
+            raise ValueError(f"mode {self.mode} needs a rank")
+        if self.mode == "swappable" and self.max_rank is None:
+            raise ValueError("mode swappable needs max_rank")
+        names = {spec.name for graph in self.graphs.values() for spec in graph.inputs}
+        for key, workload in self.workloads.items():
+            unknown = sorted(set(workload.shapes) - names)
+            if unknown:
+                raise ValueError(f"workload {key}: {unknown[0]} is no input of a graph")
+        return self
+
+    @property
+    def forward(self) -> Graph:
+        """The graph of one forward."""
+        return self.graphs["forward"]
+
+    def to_json(self) -> str:
+        """Return engine.json's text."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/engine.json`, without touching the weights.
+
+    Raises:
+        ManifestError: the file is missing, malformed, of a newer schema, or names a file that lies
+            outside the folder, is missing, or has another size than recorded.
+    """
+    path = folder / MANIFEST_NAME
+    manifest = parse_manifest(_read_text(path), str(path))
+    for weights in manifest.weights:
+        _check_file(folder, weights.file, weights.bytes)
+    for adapter in manifest.adapters:
+        _check_file(folder, adapter.file, adapter.bytes)
+    for graph in manifest.graphs.values():
+        _check_file(folder, graph.file, graph.bytes)
+    return manifest
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Parse engine.json's text; `where` names it in errors."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"{where} is not JSON: {error}", "rebuild the engine") from None
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{where} is not a JSON object", "rebuild the engine")
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{where} has schema version {version}, this wanrt reads up to {SCHEMA_VERSION}",
+            "upgrade: pip install -U wanexport",
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "engine.json"
+        raise ManifestError(
+            f"{where}: {place}: {first['msg']}", "rebuild the engine with this release's wanexport"
+        ) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{path.parent} is not an engine folder: it has no {path.name}",
+            "build one: wanexport build --rank 32",
+        ) from None
+    except NotADirectoryError:
+        raise ManifestError(f"{path.parent} is a file, not an engine folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} can't be read: {error}") from None
+
+
+def _check_file(folder: Path, file: str, size: int) -> None:
+    path = folder / file
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise ManifestError(f"{path} is missing", "rebuild the engine with --force") from None
+    if not resolved.is_relative_to(folder.resolve()):
+        raise ManifestError(f"{path} leads out of the engine folder", "rebuild the engine")
+    if not resolved.is_file():
+        raise ManifestError(f"{path} is not a file", "rebuild the engine")
+    if resolved.stat().st_size != size:
+        raise ManifestError(
+            f"{path} has {resolved.stat().st_size:,} bytes, engine.json says {size:,}",
+            "rebuild the engine with --force",
+        )
