@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 
 from wanexport.errors import ConfigError
+from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 
 __all__ = ["Architecture", "Config", "Size", "load_config"]
 

@@ -157,7 +157,7 @@ def write_safetensors(
             if tuple(tensor.shape) != spec.shape or _torch_dtypes()[spec.dtype] != tensor.dtype:
                 raise ValueError(f"{spec.name}: got {tensor.dtype} {tuple(tensor.shape)}")
             flat = tensor.detach().contiguous().flatten().view(torch.uint8)
-            file.write(memoryview(flat.numpy()))
+            file.write(flat.numpy().data)
             on_bytes(spec.nbytes)
 
 
