@@ -7,6 +7,7 @@ https://github.com/huggingface/safetensors#format) is also read and written here
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
@@ -128,7 +129,7 @@ def write_safetensors(
     tensors: Iterable[torch.Tensor],
     metadata: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
-) -> None:
+) -> str:
     """Write a safetensors file one tensor at a time, so that only one is ever in memory.
 
     Args:
@@ -137,6 +138,9 @@ def write_safetensors(
         tensors: the tensors in the same order, made as they are asked for.
         metadata: string pairs for the header.
         on_bytes: called with the number of bytes just written.
+
+    Returns:
+        The file's SHA-256 in hex.
     """
     import torch
 
@@ -151,14 +155,20 @@ def write_safetensors(
         offset += spec.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)  # aligned data; the format allows trailing spaces
+    digest = hashlib.sha256()
     with atomic_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        head = len(text).to_bytes(8, "little") + text
+        file.write(head)
+        digest.update(head)
         for spec, tensor in zip(specs, tensors, strict=True):
             if tuple(tensor.shape) != spec.shape or _torch_dtypes()[spec.dtype] != tensor.dtype:
                 raise ValueError(f"{spec.name}: got {tensor.dtype} {tuple(tensor.shape)}")
             flat = tensor.detach().contiguous().flatten().view(torch.uint8)
-            file.write(flat.numpy().data)
+            data = flat.numpy().data
+            file.write(data)
+            digest.update(data)
             on_bytes(spec.nbytes)
+    return digest.hexdigest()
 
 
 @contextmanager

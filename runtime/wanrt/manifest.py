@@ -126,7 +126,7 @@ class Verification(_Model):
     adapter moves the output, which must exceed the error to mean anything.
     """
 
-    method: Literal["whole", "blocks", "none"]
+    method: Literal["blocks", "none"]
     dtype: Dtype | None = None
     tokens: Count | None = None
     error: float | None = None

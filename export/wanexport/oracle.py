@@ -1,0 +1,104 @@
+"""What an engine has to compute: diffusers' own WanTransformer3DModel, one block in memory at a time.
+
+The class and its forward are untouched; only its blocks load their weights when they are called and
+drop them afterwards, so a model that doesn't fit in memory can still be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from wanexport.config import Architecture
+from wanexport.dit import computes_in_fp32, make_model
+
+__all__ = ["run_oracle"]
+
+ReadParameter = Callable[[str], Tensor]
+
+
+def run_oracle(
+    arch: Architecture,
+    read: ReadParameter,
+    inputs: dict[str, Tensor],
+    dtype: torch.dtype,
+    on_block: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Run diffusers' model and return its sample [B, C, F, H, W] in fp32.
+
+    Args:
+        arch: the architecture.
+        read: returns a parameter's value by its diffusers name.
+        inputs: the engine's inputs by name, in fp32.
+        dtype: what PyTorch computes in; diffusers' `_keep_in_fp32_modules` stay fp32.
+        on_block: called after every block.
+    """
+    with torch.device("meta"):
+        model = make_model(arch, layers=1)
+    model.rope = make_model(arch.model_copy(update={"num_layers": 1, "ffn_dim": 1}), 0).rope
+    block = model.blocks[0]
+    model.blocks = nn.ModuleList(
+        _StreamedBlock(block, f"blocks.{i}.", read, dtype, on_block) for i in range(arch.num_layers)
+    )
+    outer = (name for name, _ in model.named_parameters() if not name.startswith("blocks."))
+    _load(model, "", outer, read, dtype)
+    feeds = {
+        name: value if name == "timestep" else value.to(dtype) for name, value in inputs.items()
+    }
+    image = feeds.get("encoder_hidden_states_image")
+    if image is not None and arch.pos_embed_seq_len is not None:
+        # diffusers takes both frames' tokens as two samples and joins them again
+        feeds["encoder_hidden_states_image"] = image.reshape(-1, image.shape[1] // 2, image.shape[2])
+    with torch.inference_mode():
+        sample: Tensor = model(**feeds, return_dict=False)[0]
+    return sample.float()
+
+
+class _StreamedBlock(nn.Module):
+    """A block whose weights are in memory only while it runs."""
+
+    def __init__(
+        self,
+        block: nn.Module,
+        prefix: str,
+        read: ReadParameter,
+        dtype: torch.dtype,
+        on_block: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        # not registered: forty entries share one module
+        self.run = partial(self._run, block, prefix, read, dtype)
+        self.on_block = on_block
+
+    def forward(self, *args: Tensor) -> Tensor:
+        out = self.run(*args)
+        self.on_block()
+        return out
+
+    @staticmethod
+    def _run(
+        block: nn.Module, prefix: str, read: ReadParameter, dtype: torch.dtype, *args: Tensor
+    ) -> Tensor:
+        names = [name for name, _ in block.named_parameters()]
+        _load(block, prefix, names, read, dtype)
+        out: Tensor = block(*args)
+        block.to("meta")
+        return out
+
+
+def _load(
+    module: nn.Module,
+    prefix: str,
+    names: Iterable[str],
+    read: ReadParameter,
+    dtype: torch.dtype,
+) -> None:
+    for name in list(names):
+        owner, _, attribute = name.rpartition(".")
+        keep = computes_in_fp32(prefix + name) and "norm_" not in name
+        value = read(prefix + name).to(torch.float32 if keep else dtype)
+        parameter = nn.Parameter(value, requires_grad=False)
+        setattr(module.get_submodule(owner), attribute, parameter)

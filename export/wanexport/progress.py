@@ -1,0 +1,59 @@
+"""Progress of long work: bytes, speed and time left on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+__all__ = ["Reporter"]
+
+Advance = Callable[[int], None]
+
+
+class Reporter:
+    """Shows one bar per piece of work on stderr; quiet when stderr is no terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._disabled = quiet or not self._console.is_terminal
+
+    def log(self, message: str) -> None:
+        """Print a line to stderr, above any bar."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bytes(self, description: str, total: int | None) -> Iterator[Advance]:
+        """Show work counted in bytes; the caller gets a function to advance it by."""
+        with self._bar(
+            description, total, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+        ) as advance:
+            yield advance
+
+    @contextmanager
+    def steps(self, description: str, total: int) -> Iterator[Advance]:
+        """Show work counted in steps."""
+        with self._bar(description, total, MofNCompleteColumn(), TimeRemainingColumn()) as advance:
+            yield advance
+
+    @contextmanager
+    def _bar(self, description: str, total: int | None, *columns: object) -> Iterator[Advance]:
+        layout = (TextColumn("{task.description}"), BarColumn(), *columns)
+        with Progress(
+            *layout,  # type: ignore[arg-type]
+            console=self._console,
+            transient=True,
+            disable=self._disabled,
+        ) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda amount: progress.advance(task, amount)
