@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+
 from wanexport.config import Architecture, list_configs, load_config
-from wanexport.names import parameter_shapes, to_diffusers, to_original
+from wanexport.names import module_shapes, to_diffusers, to_original
 
 
 def reference_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -31,14 +32,14 @@ def reference_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 def test_shapes_are_those_of_diffusers(config: str) -> None:
     arch = load_config(config).architecture
     expected = reference_shapes(arch)
-    shapes = parameter_shapes(arch)
+    shapes = module_shapes(arch)
     assert shapes == expected
     assert list(shapes) == list(expected)
 
 
 @pytest.mark.parametrize("config", list_configs())
 def test_names_map_one_to_one(config: str) -> None:
-    shapes = parameter_shapes(load_config(config).architecture)
+    shapes = module_shapes(load_config(config).architecture)
     originals = [to_original(name) for name in shapes]
     assert None not in originals
     assert len(set(originals)) == len(shapes)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from wanexport.config import Architecture
 from wanrt.roofline import PATCH, PATCH_VOLUME
 
-__all__ = ["parameter_shapes", "to_diffusers", "to_original"]
+__all__ = ["module_shapes", "to_diffusers", "to_original"]
 
 Shape = tuple[int, ...]
 
@@ -68,7 +68,7 @@ def to_original(name: str) -> str | None:
     return _rename(name, _MODEL_BACK, _BLOCK_BACK)
 
 
-def parameter_shapes(arch: Architecture) -> dict[str, Shape]:
+def module_shapes(arch: Architecture) -> dict[str, Shape]:
     """Return the shape of every parameter of a `WanTransformer3DModel`, in its own order."""
     return {
         "scale_shift_table": (1, 2, arch.width),
