@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from wanexport.errors import ConfigError
 from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
@@ -40,15 +42,21 @@ class Architecture(_Model):
     image_dim: Positive | None = None
     added_kv_proj_dim: Positive | None = None
     pos_embed_seq_len: Positive | None = None
-    eps: float = 1e-6
+    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     rope_max_seq_len: Positive = 1024
 
     @model_validator(mode="after")
     def _image_conditioning(self) -> Architecture:
         if (self.image_dim is None) != (self.added_kv_proj_dim is None):
-            raise ValueError("image_dim and added_kv_proj_dim go together")
+            raise ValueError(
+                "image_dim and added_kv_proj_dim go together; with image conditioning they are "
+                f"1280 and {self.width}"
+            )
         if self.added_kv_proj_dim not in (None, self.width):
-            raise ValueError(f"added_kv_proj_dim must be the width, {self.width}")
+            raise ValueError(
+                f"added_kv_proj_dim is {self.added_kv_proj_dim}; it must be num_attention_heads "
+                f"x attention_head_dim, {self.width}"
+            )
         if self.pos_embed_seq_len is not None and self.image_dim is None:
             raise ValueError("pos_embed_seq_len needs image_dim")
         return self
@@ -127,20 +135,24 @@ class Size(_Model):
 class Config(_Model):
     """One model at one size. What varies in a study (rank, mode, dtype, backend) is a flag."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     dtype: Dtype = "bf16"
     architecture: Architecture
     size: Size
-    dynamic_sizes: tuple[Size, ...] = ()
+    dynamic_sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()  # TOML knows only lists
 
     @model_validator(mode="after")
-    def _positions(self) -> Config:
-        for size in (self.size, *self.dynamic_sizes):
+    def _sizes(self) -> Config:
+        sizes = (self.size, *self.dynamic_sizes)
+        for index, size in enumerate(sizes):
+            key = f"dynamic_sizes.{index - 1}" if index else "size"
+            if size in sizes[:index]:
+                raise ValueError(f"{key}: {size.name} is listed twice")
             longest = max(size.latent[0], size.latent[1] // PATCH[1], size.latent[2] // PATCH[2])
             if longest > self.architecture.rope_max_seq_len:
                 raise ValueError(
-                    f"size {size.name} has {longest} positions along one axis; the rotary "
-                    f"table ends at {self.architecture.rope_max_seq_len}"
+                    f"{key}: {size.name} has {longest} positions along one axis; the rotary table "
+                    f"ends at {self.architecture.rope_max_seq_len}"
                 )
         return self
 
@@ -183,18 +195,13 @@ def load_config(name_or_file: str) -> Config:
 def parse_config(raw: dict[str, object], where: str) -> Config:
     """Check a configuration's values; `where` names their file in errors."""
     try:
-        return Config.model_validate(raw, strict=False)
+        return Config.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        hint = ""
-        if first["type"] == "extra_forbidden":
-            message = "unknown key"
-            hint = nearest(str(first["loc"][-1]), _known_keys(first["loc"]))
-        elif first["type"] == "missing":
-            message = "missing key"
-        raise ConfigError(f"{where}: {key or 'config'}: {message}", hint) from None
+        # a misspelt key is also a missing one; the misspelling says more
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        place = ": ".join([where, ".".join(str(part) for part in first["loc"])]).removesuffix(": ")
+        message, hint = _explain(first)
+        raise ConfigError(f"{place}: {message}", hint) from None
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -203,7 +210,40 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+def _explain(error: ErrorDetails) -> tuple[str, str]:
+    """Return what is wrong with one value, and what to do about it."""
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = _keys_beside(error["loc"])
+        word = str(error["loc"][-1])
+        return "unknown key", nearest(word, known) or f"known: {', '.join(known)}"
+    if kind == "missing":
+        return "missing key", ""
+    if kind == "value_error":
+        return error["msg"].removeprefix("Value error, "), ""
+    if kind == "literal_error":
+        hint = nearest(value, list(dtypes())) if isinstance(value, str) else ""
+        return f"is {value!r}; it should be {error['ctx']['expected']}", hint
+    if kind.startswith(("model_", "tuple_", "list_")):
+        table = "list of tables" if error["loc"] == ("dynamic_sizes",) else "table"
+        return f"is {value!r}; it should be a {table}", ""
+    if kind == "string_pattern_mismatch":
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
+        return f"is {value!r}; it becomes part of a folder's name", slug and f"try {slug!r}"
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    return f"is {value!r}; it should be {wanted}", _as_number(value)
+
+
+def _as_number(value: object) -> str:
+    """Return the hint for a whole number that was written as something else."""
+    if isinstance(value, str) and value.strip().isdigit():
+        return f"without quotes: {int(value)}"
+    if isinstance(value, float) and value.is_integer():
+        return f"without a decimal point: {int(value)}"
+    return ""
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
     models: dict[str, type[BaseModel]] = {
         "architecture": Architecture,
         "size": Size,

@@ -1,0 +1,65 @@
+"""One file's bytes at a second place without copying them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["place_file"]
+
+FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+UNLINKABLE = {
+    errno.EXDEV,  # another file system
+    errno.EPERM,  # no hard links there, or another user's file (fs.protected_hardlinks)
+    errno.EACCES,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+}
+
+
+def place_file(source: Path, target: Path) -> Literal["reflink", "hardlink"] | None:
+    """Make `target` have the bytes of `source` without copying them, if the file system can.
+
+    A reflink shares the blocks and keeps them when the source is written over in place; a hard
+    link shares the file itself. Symbolic links of the source are followed, none is ever made.
+
+    Returns:
+        How it was done, or None if neither works here; then there is no target.
+
+    Raises:
+        OSError: the source is missing, or the target exists or can't be made at all.
+    """
+    source = source.resolve(strict=True)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    if _reflink(source, target):
+        return "reflink"
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in UNLINKABLE:
+            return None
+        raise
+    return "hardlink"
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with source.open("rb") as original, temporary.open("xb") as clone:
+            fcntl.ioctl(clone.fileno(), FICLONE, original.fileno())
+        temporary.replace(target)
+    except OSError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
