@@ -7,6 +7,7 @@ from these models; a test keeps the three together.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -82,7 +83,7 @@ class Workload(_Model):
     frames: Count
     batch: Annotated[int, Field(ge=1)]
     tokens: Annotated[int, Field(ge=1)]
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[Count, ...]]
     flops: dict[str, Count]
     bytes: dict[str, Count]
 
@@ -169,6 +170,10 @@ class Manifest(_Model):
             raise ValueError(f"mode {self.mode} needs a rank")
         if self.mode == "swappable" and self.max_rank is None:
             raise ValueError("mode swappable needs max_rank")
+        for graph in self.graphs.values():
+            _once("input", [spec.name for spec in graph.inputs])
+            _once("output", [spec.name for spec in graph.outputs])
+        _once("file", [file.file for file in self.files])
         names = {spec.name for graph in self.graphs.values() for spec in graph.inputs}
         for key, workload in self.workloads.items():
             unknown = sorted(set(workload.shapes) - names)
@@ -180,6 +185,11 @@ class Manifest(_Model):
     def forward(self) -> Graph:
         """The graph of one forward."""
         return self.graphs["forward"]
+
+    @property
+    def files(self) -> list[Graph | WeightFile | AdapterFile]:
+        """Every file of the folder but engine.json itself."""
+        return [*self.graphs.values(), *self.weights, *self.adapters]
 
     def to_json(self) -> str:
         """Return engine.json's text."""
@@ -193,22 +203,27 @@ def read_manifest(folder: Path) -> Manifest:
         ManifestError: the file is missing, malformed, of a newer schema, or names a file that lies
             outside the folder, is missing, or has another size than recorded.
     """
-    path = folder / MANIFEST_NAME
-    manifest = parse_manifest(_read_text(path), str(path))
-    for weights in manifest.weights:
-        _check_file(folder, weights.file, weights.bytes)
-    for adapter in manifest.adapters:
-        _check_file(folder, adapter.file, adapter.bytes)
-    for graph in manifest.graphs.values():
-        _check_file(folder, graph.file, graph.bytes)
+    manifest = read_manifest_only(folder)
+    for part in manifest.files:
+        check_file(folder, part.file, part.bytes)
     return manifest
+
+
+def read_manifest_only(folder: Path) -> Manifest:
+    """Read `folder/engine.json` without looking at the files that it names.
+
+    Raises:
+        ManifestError: the file is missing, malformed or of a newer schema.
+    """
+    path = folder / MANIFEST_NAME
+    return parse_manifest(_read_text(path), str(path))
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
     """Parse engine.json's text; `where` names it in errors."""
     try:
-        raw = json.loads(text)
-    except ValueError as error:
+        raw = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where} is not JSON: {error}", "rebuild the engine") from None
     if not isinstance(raw, dict):
         raise ManifestError(f"{where} is not a JSON object", "rebuild the engine")
@@ -223,13 +238,33 @@ def parse_manifest(text: str, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "engine.json"
+        problem = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise ManifestError(
-            f"{where}: {place}: {first['msg']}", "rebuild the engine with this release's wanexport"
+            f"{where}: {place}: {problem}", "rebuild the engine with this release's wanexport"
         ) from None
+
+
+def _once(kind: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{kind} {name} is there twice")
+        seen.add(name)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    _once("key", [key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise ManifestError(f"{path} is not a file")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
         return path.read_text(encoding="utf-8")
@@ -244,7 +279,12 @@ def _read_text(path: Path) -> str:
         raise ManifestError(f"{path} can't be read: {error}") from None
 
 
-def _check_file(folder: Path, file: str, size: int) -> None:
+def check_file(folder: Path, file: str, size: int) -> None:
+    """Check that a file lies in the folder and has the recorded size.
+
+    Raises:
+        ManifestError: it is missing, leads out of the folder, or has another size.
+    """
     path = folder / file
     try:
         resolved = path.resolve(strict=True)
@@ -259,3 +299,12 @@ def _check_file(folder: Path, file: str, size: int) -> None:
             f"{path} has {resolved.stat().st_size:,} bytes, engine.json says {size:,}",
             "rebuild the engine with --force",
         )
+
+
+def json_schema() -> str:
+    """Return engine.schema.json's text."""
+    return json.dumps(Manifest.model_json_schema(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())
