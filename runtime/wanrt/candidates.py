@@ -1,0 +1,139 @@
+"""From folders to candidates: which engines there are, in which groups, against which baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wanrt.errors import ResultsError, UnsupportedError, WanrtError
+from wanrt.manifest import MANIFEST_NAME, AdapterFile, Manifest, Workload, read_manifest
+
+__all__ = ["Candidate", "Group", "Plan", "find_engines", "plan_bench"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine, with one of its adapters if it is swappable."""
+
+    folder: Path
+    manifest: Manifest
+    adapter: AdapterFile | None = None
+    skipped: str | None = None
+    label: str = ""
+
+    @property
+    def rank(self) -> int | None:
+        """The adapter's rank, or the engine's own."""
+        return self.adapter.rank if self.adapter else self.manifest.rank
+
+
+@dataclass(frozen=True)
+class Group:
+    """The candidates of one model and workload."""
+
+    model: str
+    name: str
+    workload: Workload
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass
+class Plan:
+    """What a bench will measure, and what it can't even read."""
+
+    groups: list[Group] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+def find_engines(paths: Iterable[Path]) -> list[Path]:
+    """Return the engine folders among `paths` and directly in them, each once.
+
+    Raises:
+        ResultsError: a path doesn't exist or holds no engine.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ResultsError(f"{path} is no folder", "build engines: wanexport build --rank 32")
+        inside = [path] if (path / MANIFEST_NAME).exists() else _engines_in(path)
+        if not inside:
+            raise ResultsError(f"{path} holds no engine", "build some: wanexport build --rank 32")
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def plan_bench(
+    paths: Iterable[Path], check: Callable[[Path], Manifest], workload: str | None
+) -> Plan:
+    """Check every engine before any runs, and group them by model and workload.
+
+    Raises:
+        ResultsError: there is nothing to bench, or no engine has the workload asked for.
+    """
+    plan = Plan()
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    for folder in find_engines(paths):
+        skipped = None
+        try:
+            manifest = check(folder)
+        except UnsupportedError as error:
+            skipped = str(error)
+            manifest = read_manifest(folder)
+        except WanrtError as error:
+            plan.broken[str(folder)] = str(error)
+            continue
+        for name in manifest.workloads:
+            if workload in (None, name):
+                candidates = groups.setdefault((manifest.model, name), [])
+                candidates += _candidates(folder, manifest, skipped)
+    if not groups and not plan.broken:
+        raise ResultsError(f"no engine has the workload {workload!r}")
+    for (model, name), members in sorted(groups.items()):
+        ordered = sorted(members, key=_order)
+        plan.groups.append(
+            Group(model, name, ordered[0].manifest.workloads[name], _labelled(ordered))
+        )
+    return plan
+
+
+def _engines_in(path: Path) -> list[Path]:
+    try:
+        children = sorted(path.iterdir())
+    except OSError as error:
+        raise ResultsError(f"{path} can't be read: {error.strerror}") from None
+    return [c for c in children if not c.name.startswith(".") and (c / MANIFEST_NAME).exists()]
+
+
+def _candidates(folder: Path, manifest: Manifest, skipped: str | None) -> list[Candidate]:
+    adapters: Sequence[AdapterFile | None] = manifest.adapters or (None,)
+    return [Candidate(folder, manifest, adapter, skipped) for adapter in adapters]
+
+
+def _order(candidate: Candidate) -> tuple[int, str, int, str]:
+    modes = ("full", "merged", "separate", "swappable")
+    manifest = candidate.manifest
+    return modes.index(manifest.mode), manifest.dtype, candidate.rank or 0, manifest.name
+
+
+def _labelled(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Name candidates by mode and rank; where that is ambiguous, by their folder and adapter."""
+    short = [_short(candidate) for candidate in candidates]
+    keys = [(s, c.manifest.dtype) for s, c in zip(short, candidates, strict=True)]
+    return tuple(
+        Candidate(
+            c.folder, c.manifest, c.adapter, c.skipped, s if keys.count(key) == 1 else _long(c)
+        )
+        for c, s, key in zip(candidates, short, keys, strict=True)
+    )
+
+
+def _short(candidate: Candidate) -> str:
+    rank = candidate.rank
+    return candidate.manifest.mode + (f" r{rank}" if rank else "")
+
+
+def _long(candidate: Candidate) -> str:
+    adapter = f" {Path(candidate.adapter.file).stem}" if candidate.adapter else ""
+    return candidate.folder.name + adapter

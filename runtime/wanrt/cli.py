@@ -1,0 +1,225 @@
+"""The wanrt command: bench | run | info | verify. The only module here that prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from wanrt.errors import WanrtError
+
+if TYPE_CHECKING:
+    from wanrt.bench import BenchOptions
+    from wanrt.lab import Lab
+    from wanrt.results import BenchResult
+
+app = typer.Typer(
+    name="wanrt",
+    help="Run and bench the engines that wanexport builds.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+
+
+class DeviceName(StrEnum):
+    """Where engines run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Engines = Annotated[list[Path], typer.Argument(help="Engine folders, or folders of them.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An engine folder.")]
+OnDevice = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; one per usable core by default.")
+]
+WorkloadName = Annotated[
+    str | None, typer.Option("--workload", metavar="NAME", help="One workload of a dynamic engine.")
+]
+Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
+    try:
+        app(None if argv is None else list(argv), prog_name="wanrt")
+    except WanrtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+@app.command()
+def bench(
+    engines: Engines,
+    device: OnDevice = DeviceName.cpu,
+    threads: Threads = None,
+    mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
+    warmup: Annotated[int, typer.Option(min=0, help="Forwards discarded at each visit.")] = 1,
+    time_budget: Annotated[float, typer.Option(min=0, help="Seconds for everything.")] = 120.0,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Instead of a time budget.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and the order.")] = 0,
+    workload: WorkloadName = None,
+    json: Output = None,
+    csv: Output = None,
+    markdown: Output = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Spread, TFLOP/s.")] = False,
+    fake: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
+    from wanrt.bench import BenchOptions
+
+    options = BenchOptions(
+        device=device.value,
+        threads=threads,
+        mapped=mapped,
+        warmup=warmup,
+        time_budget_s=time_budget,
+        rounds=rounds,
+        seed=seed,
+        workload=workload,
+    )
+    exports = {"json": json, "csv": csv, "markdown": markdown}
+    chosen = {kind: path for kind, path in exports.items() if path is not None}
+    if sum(str(path) == "-" for path in chosen.values()) > 1:
+        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
+    _bench(engines, options, _fake_lab(fake), chosen, verbose)
+
+
+@app.command()
+def run(
+    folder: Folder,
+    save: Annotated[Path, typer.Option(metavar="FILE", help="Write the outputs, safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Inputs by name, safetensors.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A canonical adapter (swappable engines).")
+    ] = None,
+    workload: WorkloadName = None,
+    device: OnDevice = DeviceName.cpu,
+    threads: Threads = None,
+) -> None:
+    """Run one forward and save its outputs."""
+    from wanrt.run import run_engine, save_tensors
+    from wanrt.tensors import show_shape
+
+    outputs = run_engine(
+        folder,
+        device=device.value,
+        threads=threads,
+        seed=seed,
+        inputs=inputs,
+        workload=workload,
+        adapter=adapter,
+    )
+    source = str(inputs) if inputs else f"seed {seed}"
+    save_tensors(save, outputs, {"engine": str(folder), "inputs": source})
+    for name, array in outputs.items():
+        print(f"{name} {array.dtype} {show_shape(array.shape)}")
+    print(f"saved {save}", file=sys.stderr)
+
+
+@app.command()
+def info(
+    folder: Folder,
+    json: Annotated[bool, typer.Option("--json", help="The manifest as it is.")] = False,
+) -> None:
+    """Show what an engine is."""
+    from wanrt.info import render_info
+    from wanrt.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    print(manifest.to_json() if json else render_info(folder, manifest), end="")
+
+
+@app.command()
+def verify(
+    engines: Annotated[list[Path] | None, typer.Argument(help="Default: engines/")] = None,
+    restore_mtime: Annotated[
+        bool, typer.Option(help="Where only the time differs, set the recorded one.")
+    ] = False,
+) -> None:
+    """Rehash every file of engines and compare it with their manifests."""
+    from wanrt.candidates import find_engines
+    from wanrt.progress import byte_progress
+    from wanrt.verify import verify_engine, verify_size
+
+    folders = find_engines(engines or [Path("engines")])
+    wrong = 0
+    with byte_progress("hashing", sum(map(verify_size, folders))) as advance:
+        for folder in folders:
+            for found in verify_engine(folder, restore_mtime=restore_mtime, on_bytes=advance):
+                print(
+                    f"WRONG  {found.problem}" if found.problem else f"ok     {folder / found.file}"
+                )
+                wrong += not found.ok
+    print(f"{len(folders)} engines, {wrong} files wrong" if wrong else f"{len(folders)} engines ok")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _bench(
+    engines: Sequence[Path],
+    options: BenchOptions,
+    lab: Lab | None,
+    exports: dict[str, Path],
+    verbose: bool,
+) -> None:
+    """Bench, save after every round, print the table; raise the exit code."""
+    from wanrt.bench import bench_engines
+    from wanrt.progress import round_progress
+    from wanrt.report import render_advice, render_bench
+
+    files = {kind: path for kind, path in exports.items() if str(path) != "-"}
+    with round_progress() as show:
+        result = bench_engines(
+            engines, options, lab=lab, on_round=lambda r: _save(r, files), on_progress=show
+        )
+    _save(result, files)
+    to_stdout = next((kind for kind, path in exports.items() if str(path) == "-"), None)
+    print(render_bench(result, verbose), end="", file=sys.stderr if to_stdout else sys.stdout)
+    if to_stdout:
+        print(_formats()[to_stdout](result), end="")
+    print(render_advice(result), end="", file=sys.stderr)
+    for path in files.values():
+        print(f"saved {path}", file=sys.stderr)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def _save(result: BenchResult, files: dict[str, Path]) -> None:
+    from wanrt.formats import write_text
+
+    for kind, path in files.items():
+        write_text(path, _formats()[kind](result))
+
+
+def _formats() -> dict[str, Callable[[BenchResult], str]]:
+    from wanrt.formats import to_csv, to_json, to_markdown
+
+    return {"json": to_json, "csv": to_csv, "markdown": to_markdown}
+
+
+def _fake_lab(script: Path | None) -> Lab | None:
+    if script is None:
+        return None
+    from wanrt.fake import FakeLab, read_script
+
+    return FakeLab(read_script(script))

@@ -1,0 +1,128 @@
+"""An engine in memory: what every backend offers, and the choice of the backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from wanrt.errors import EngineError, ManifestError
+from wanrt.manifest import Manifest, read_manifest
+from wanrt.tensors import Array
+
+__all__ = ["Device", "Engine", "check_engine", "load_engine"]
+
+Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+
+LINKED = ("hardlink", "pool", "own")
+
+
+class Engine(Protocol):
+    """A loaded engine. One thread at a time may use it; different engines may run in parallel.
+
+    `swap` and a forward of the same engine must not overlap. A forward itself runs on the engine's
+    own thread pool (`threads`), and releases Python's global lock.
+    """
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the engine is."""
+
+    @property
+    def timed(self) -> str:
+        """What `time_forward` measures, in one sentence."""
+
+    def bind(self, **inputs: object) -> None:
+        """Check the data inputs and make them resident for `time_forward`."""
+
+    def forward(self, **inputs: object) -> dict[str, Array]:
+        """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
+
+    def swap(self, adapter: Path | str | None) -> None:
+        """Load a canonical adapter into a swappable engine; None goes back to the base."""
+
+    def time_forward(self) -> float:
+        """Run one forward on the bound inputs and return its seconds."""
+
+    def close(self) -> None:
+        """Free the engine's memory; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def load_engine(
+    path: Path | str,
+    *,
+    device: Device = "cpu",
+    threads: int | None = None,
+    mapped: bool = False,
+    workload: str | None = None,
+) -> Engine:
+    """Load the engine folder at `path`; use it as a context manager.
+
+    One thread at a time may use an engine; different engines may run in parallel threads. Inputs
+    that were bound or passed to `forward` are read in place where they can be and stay referenced
+    until the next call or `close`.
+
+    Args:
+        path: the engine folder.
+        device: where the engine runs.
+        threads: of the engine's own pool on a CPU; by default one per usable core.
+        mapped: leave the weights in the file's pages, shared with other processes, rather than
+            repack them in private memory; loads at once, runs slower on a CPU.
+        workload: accept this workload's shapes only, by its name in the manifest.
+
+    Raises:
+        ManifestError: engine.json or a file it names isn't right.
+        UnsupportedError: this machine lacks what the engine needs.
+        EngineError: the backend refuses the engine, or there is no such workload.
+    """
+    from wanrt.ort import OrtEngine
+
+    folder = Path(path)
+    manifest = check_engine(folder, device)
+    if workload is not None and workload not in manifest.workloads:
+        raise EngineError(
+            f"{folder} has no workload {workload!r}", f"it has: {', '.join(manifest.workloads)}"
+        )
+    return OrtEngine(
+        folder, manifest, device=device, threads=threads, mapped=mapped, workload=workload
+    )
+
+
+def check_engine(folder: Path, device: Device) -> Manifest:
+    """Return a folder's manifest after every check that needs no loading.
+
+    Raises:
+        ManifestError: engine.json or a file it names isn't right, or somebody wrote over weights.
+        UnsupportedError: this machine lacks what the engine needs.
+    """
+    from wanrt.ort_session import check_runtime
+
+    manifest = read_manifest(folder)
+    check_times(folder, manifest)
+    check_runtime(manifest, device)
+    return manifest
+
+
+def check_times(folder: Path, manifest: Manifest) -> None:
+    """Refuse linked weights whose modification time isn't the recorded one.
+
+    A linked file shares its bytes with a checkpoint or the pool, so that writing over that in
+    place changes the engine. Copies and reflinks can't change so; only their sizes are compared.
+    """
+    for weights in manifest.weights:
+        path = folder / weights.file
+        if weights.storage in LINKED and path.stat().st_mtime_ns != weights.mtime_ns:
+            raise ManifestError(
+                f"{path}: somebody wrote over these bytes (its mtime isn't the recorded one)",
+                f"see what changed: wanrt verify {folder}; then rebuild with --force",
+            )

@@ -1,0 +1,133 @@
+"""A bench's result as JSON, CSV and Markdown; every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from wanrt.errors import ResultsError
+from wanrt.report import COLUMNS, NBSP, headlines, table_rows, title
+from wanrt.results import BenchResult, CandidateResult, GroupResult
+
+__all__ = ["to_csv", "to_json", "to_markdown", "write_text"]
+
+RESULTS_SCHEMA = 1
+CSV_FIELDS = (
+    "model", "workload", "engine", "candidate", "mode", "rank", "dtype", "random_weights",
+    "verified", "batch", "tokens", "n", "median_s", "mean_s", "stddev_s", "min_s", "max_s",
+    "tokens_per_s", "flops_per_s", "baseline", "ratio", "ratio_low", "ratio_high", "verdict",
+    "memory_bytes", "skipped", "failed",
+)  # fmt: skip
+
+
+def to_json(result: BenchResult) -> str:
+    """Return everything that was measured, all raw times included."""
+    value = {
+        "schema": RESULTS_SCHEMA,
+        "context": {
+            "started": result.started,
+            "machine": asdict(result.machine),
+            "options": result.options,
+            "timed": result.timed,
+            "interrupted": result.interrupted,
+            "warnings": [asdict(advice) for advice in result.advice],
+        },
+        "results": [_json_row(group, row) for group in result.groups for row in group.candidates],
+        "notes": [note for group in result.groups for note in group.notes],
+        "broken": result.broken,
+    }
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def to_csv(result: BenchResult) -> str:
+    """Return a line per candidate, seconds and bytes as plain numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_FIELDS)
+    for group in result.groups:
+        for row in group.candidates:
+            writer.writerow(_csv_row(group, row))
+    return text.getvalue()
+
+
+def to_markdown(result: BenchResult) -> str:
+    """Return the terminal's tables in Markdown, with the machine above them."""
+    lines = [" · ".join(result.machine.headline), ""]
+    for group in result.groups:
+        lines += [title(group), "", _markdown_line((*COLUMNS[:-1], "weights"))]
+        lines.append("|---|---|--:|--:|---|--:|---|")
+        for row, candidate in zip(table_rows(group), group.candidates, strict=True):
+            cells = list(row.cells[:-1])
+            if row.reason and not cells[2]:
+                cells[4] = row.reason
+            lines.append(_markdown_line((*cells, _weights(candidate))))
+        lines += [
+            "",
+            *(f"{line.replace(NBSP, ' ')}  " for line in (*headlines(group), *group.notes)),
+            "",
+        ]
+    lines += [f"{folder}: failed: {reason}  " for folder, reason in result.broken.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: under a temporary name beside it, then renamed.
+
+    Raises:
+        ResultsError: it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ResultsError(f"{path} can't be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _json_row(group: GroupResult, row: CandidateResult) -> dict[str, object]:
+    value = asdict(row)
+    forwards = value.pop("forwards")
+    advice = value.pop("advice")
+    summary = row.summary
+    measured = None
+    if summary is not None:
+        measured = {**asdict(summary), "cv": summary.cv}
+        measured["times"] = [forward["seconds"] for forward in forwards]
+        measured["loads"] = [forward["load"] for forward in forwards]
+        measured["rounds"] = [forward["round"] for forward in forwards]
+    return {
+        "model": group.model,
+        "workload": group.workload,
+        **value,
+        "forward_s": measured,
+        "tokens_per_s": row.tokens_per_s,
+        "flops_per_s": row.flops_per_s,
+        "warnings": advice,
+    }
+
+
+def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
+    s, ratio = row.summary, row.ratio
+    figures = [s.n, s.median, s.mean, s.stddev, s.min, s.max] if s else [None] * 6
+    compared = [ratio.value, ratio.low, ratio.high, ratio.verdict] if ratio else [None] * 4
+    return [
+        group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
+        row.random_weights, row.verified, row.batch, row.tokens, *figures,
+        row.tokens_per_s, row.flops_per_s, row.baseline, *compared,
+        row.memory_bytes, row.skipped, row.failed,
+    ]  # fmt: skip
+
+
+def _weights(row: CandidateResult) -> str:
+    kind = "random weights" if row.random_weights else "real"
+    return kind if row.verified else f"{kind}, unverified"
+
+
+def _markdown_line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

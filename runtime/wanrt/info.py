@@ -1,0 +1,99 @@
+"""An engine's manifest as text for people."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from wanrt.manifest import Manifest, TensorSpec, Verification
+from wanrt.tensors import show_shape
+
+__all__ = ["render_info"]
+
+WIDTH = 79
+INDENT = 14
+
+
+def render_info(folder: Path, manifest: Manifest) -> str:
+    """Return what the engine is, in lines of at most 79 columns."""
+    lines = [str(folder)]
+    for key, value in _facts(manifest):
+        lines += textwrap.wrap(
+            value, WIDTH, initial_indent=key.ljust(INDENT), subsequent_indent=" " * INDENT
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    weights = "random weights" if manifest.random_weights else "real weights"
+    if not manifest.full_finetune and manifest.mode == "full":
+        weights += ", the base's own (no fine-tune given)"
+    total = sum(file.bytes for file in manifest.weights)
+    facts = [
+        ("name", manifest.name),
+        ("model", manifest.model),
+        ("mode", _mode(manifest)),
+        ("dtype", manifest.dtype),
+        ("backend", manifest.backend),
+        ("weights", f"{weights}, {len(manifest.weights)} files, {_size(total)}"),
+        ("verified", _verified(manifest.verification)),
+    ]
+    for key, workload in manifest.workloads.items():
+        tokens = f"{workload.tokens:,}".replace(",", " ")
+        flops = f"{sum(workload.flops.values()) / 1e12:.4g} TFLOP per forward"
+        facts.append(("workload", f"{key}: {workload.batch} x {tokens} tokens, {flops}"))
+    specs = manifest.forward.inputs
+    facts += [("input", _spec(spec)) for spec in specs if spec.role == "data"]
+    facts += [("output", _spec(spec)) for spec in manifest.forward.outputs]
+    facts += [
+        ("adapter", f"{adapter.file}: rank {adapter.rank}, {_size(adapter.bytes)}")
+        for adapter in manifest.adapters
+    ]
+    facts += [
+        ("file", f"{file.file}: {_size(file.bytes)}, {file.origin}, {file.storage}")
+        for file in manifest.weights
+    ]
+    facts += [("source", f"{source.path} {source.sha256[:12]}") for source in manifest.sources]
+    tools = ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items())
+    return [*facts, ("tools", tools or "-")]
+
+
+def _mode(manifest: Manifest) -> str:
+    if manifest.mode == "swappable":
+        what = f"swappable, rank up to {manifest.max_rank}"
+    elif manifest.rank is not None:
+        what = f"{manifest.mode}, rank {manifest.rank}"
+    else:
+        return manifest.mode
+    return f"{what}, on {len(manifest.targets)} modules"
+
+
+def _verified(verification: Verification) -> str:
+    if verification.method == "none":
+        return "unverified"
+    facts = [f"by {verification.method}, against diffusers in fp32"]
+    if verification.error is not None:
+        facts.append(f"relative L2 {verification.error:.2g}")
+    if verification.tolerance is not None:
+        facts.append(f"tolerance {verification.tolerance:.2g}")
+    if verification.reference_error is not None:
+        facts.append(f"PyTorch's own error {verification.reference_error:.2g}")
+    if verification.adapter_effect is not None:
+        facts.append(f"the adapter's effect {verification.adapter_effect:.2g}")
+    if verification.tokens is not None:
+        facts.append(f"at {verification.tokens} tokens")
+    if verification.dtype is not None:
+        facts.append(f"in {verification.dtype}")
+    return ", ".join(facts)
+
+
+def _spec(spec: TensorSpec) -> str:
+    bounds = f", {spec.range[0]:g} to {spec.range[1]:g}" if spec.range else ""
+    return f"{spec.name}: {spec.dtype} {show_shape(spec.shape)}{bounds}"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"

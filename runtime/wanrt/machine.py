@@ -1,0 +1,125 @@
+"""What a bench ran on: processor, cores, memory, GPU, versions."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+__all__ = ["Machine", "available_bytes", "describe_machine", "private_bytes", "usable_cores"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware and versions that a result depends on."""
+
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    gpu: str | None
+    driver: str | None
+    onnxruntime: str
+    wanrt: str
+    python: str
+    system: str
+    load_average: float
+    """Runnable processes over the last minute, before the bench."""
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """What stands above every table."""
+        versions = f"onnxruntime {self.onnxruntime}"
+        if self.gpu is not None:
+            return (self.gpu, f"driver {self.driver}", versions)
+        return (self.processor, f"{self.cores} cores", f"{self.threads} threads", versions)
+
+
+def describe_machine(device: str, threads: int | None) -> Machine:
+    """Return what this machine is; nothing on it is changed."""
+    gpu, driver = _describe_gpu() if device == "cuda" else (None, None)
+    return Machine(
+        processor=_processor(),
+        cores=usable_cores(),
+        threads=threads or usable_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        gpu=gpu,
+        driver=driver,
+        onnxruntime=_version("onnxruntime", "onnxruntime-gpu"),
+        wanrt=_version("wanexport"),
+        python=platform.python_version(),
+        system=platform.platform(),
+        load_average=os.getloadavg()[0],
+    )
+
+
+def usable_cores() -> int:
+    """Return how many physical cores this process may use: affinity and cgroup quota count."""
+    cores = psutil.cpu_count(logical=False) or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, min(cores, _quota()))
+
+
+def private_bytes() -> int:
+    """Return this process's anonymous memory; mapped file pages don't count."""
+    try:
+        text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return int(psutil.Process().memory_full_info().uss)
+    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    return int(fields["Anonymous"].split()[0]) << 10
+
+
+def available_bytes() -> int:
+    """Return how much memory could be taken without swapping; a cgroup's limit counts."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return available
+    return min(available, limit - used)
+
+
+def _quota() -> int:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _describe_gpu() -> tuple[str, str]:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        name, _, driver = out.strip().partition(", ")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown GPU", "unknown"
+    return name, driver
+
+
+def _version(*distributions: str) -> str:
+    for distribution in distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "none"

@@ -1,0 +1,254 @@
+"""A bench's result as text: the terminal's table. Formats, computes nothing, prints nothing."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wanrt.results import BenchResult, CandidateResult, GroupResult
+from wanrt.values import Ratio
+
+__all__ = ["render_advice", "render_bench", "table_rows"]
+
+WIDTH = 79
+COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory", "")
+RIGHT = (False, False, True, True, False, True, False)
+LABEL_MAX = 20
+NBSP = "\N{NO-BREAK SPACE}"
+TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+RATE_UNITS = ((1e6, "M"), (1e3, "k"), (1.0, ""))
+BYTE_UNITS = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
+MARKS = "R: random weights · U: unverified"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate's cells, or its label, dtype and the reason why it has no others."""
+
+    cells: tuple[str, ...]
+    reason: str = ""
+
+
+def render_bench(result: BenchResult, verbose: bool = False) -> str:
+    """Return the machine, a table per model and workload, and what they say."""
+    blocks = ["\n".join(_wrap_items(result.machine.headline))]
+    if result.timed:
+        blocks[0] += "\n" + "\n".join(_wrap(f"forward: {result.timed}"))
+    blocks += [_render_group(group, verbose) for group in result.groups]
+    if result.broken:
+        lines = [_wrap(f"  {folder}  failed: {why}") for folder, why in result.broken.items()]
+        blocks.append("\n".join(line for wrapped in lines for line in wrapped))
+    if result.interrupted:
+        blocks.append("interrupted: only what was measured until then is shown")
+    return "\n\n".join(blocks) + "\n"
+
+
+def render_advice(result: BenchResult) -> str:
+    """Return the warnings, each with its hint; empty if there are none."""
+    lines = [f"warning[{a.code}]: {a.text}\n   hint: {a.hint}" for a in result.advice]
+    for group in result.groups:
+        for row in group.candidates:
+            name = row_name(row, group)
+            for a in row.advice:
+                lines.append(f"warning[{a.code}]: {name}: {a.text}\n   hint: {a.hint}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def table_rows(group: GroupResult) -> list[Row]:
+    """Return the table's cells, each column in one unit."""
+    rows = group.candidates
+    seconds = [row.summary.median for row in rows if row.summary]
+    rates = [row.tokens_per_s for row in rows if row.tokens_per_s]
+    sizes = [row.memory_bytes for row in rows if row.memory_bytes is not None]
+    time_unit = _pick(TIME_UNITS, min(seconds, default=1.0))
+    rate_unit = _pick(RATE_UNITS, min(rates, default=1.0))
+    byte_unit = _pick(BYTE_UNITS, max(sizes, default=0))
+    found = []
+    for row in rows:
+        name = (_shorten(row.label), row.dtype)
+        if not row.forwards or row.summary is None or row.tokens_per_s is None:
+            found.append(Row((*name, "", "", "", "", _marks(row)), _reason(row)))
+            continue
+        cells = (
+            *name,
+            _quantity(row.summary.median, time_unit),
+            _quantity(row.tokens_per_s, rate_unit),
+            _ratio(row.ratio),
+            _memory(row.memory_bytes, byte_unit),
+            _marks(row),
+        )
+        found.append(Row(cells, _reason(row) if row.failed else ""))
+    return found
+
+
+def headlines(group: GroupResult) -> list[str]:
+    """Return a sentence per unmerged adapter: what it costs against the full fine-tune."""
+    lines = []
+    for row in group.candidates:
+        ratio = row.ratio
+        if row.mode not in ("separate", "swappable") or ratio is None or ratio.low is None:
+            continue
+        marks = [f"random{NBSP}weights"] if row.random_weights else []
+        marks += [] if row.verified else ["unverified"]
+        tail = f" [{f',{NBSP}'.join(marks)}]" if marks else ""
+        name = row_name(row, group)
+        if ratio.verdict == "same":
+            lines.append(f"{name}: no measurable difference to the full fine-tune{tail}")
+        else:
+            value, interval = _ratio(ratio).split(" ", 1)
+            lines.append(f"{name} runs at {value} x the full fine-tune {interval}{tail}")
+    return lines
+
+
+def row_name(row: CandidateResult, group: GroupResult) -> str:
+    """Return a row's label, with its dtype where the group has several."""
+    several = len({other.dtype for other in group.candidates}) > 1
+    return f"{row.label} {row.dtype}" if several else row.label
+
+
+def title(group: GroupResult) -> str:
+    """Return the line above a table: what all its rows share."""
+    first = group.candidates[0]
+    batch = f"{first.batch} x " if first.batch > 1 else ""
+    tokens = f"{first.tokens:,}".replace(",", " ")
+    items = [group.model, group.workload, f"{batch}{tokens} tokens per forward"]
+    if all(row.random_weights for row in group.candidates):
+        items.append("random weights")
+    elif any(row.random_weights for row in group.candidates):
+        items.append("some random weights")
+    return " · ".join(items)
+
+
+def _render_group(group: GroupResult, verbose: bool) -> str:
+    rows = table_rows(group)
+    widths = _widths([row.cells for row in rows])
+    lines = [*_wrap(title(group)), "", _line(COLUMNS, widths)]
+    for row, candidate in zip(rows, group.candidates, strict=True):
+        lines += _table_lines(row, widths)
+        if verbose and candidate.summary is not None:
+            lines.append(_detail(candidate))
+    marks = [part for part in MARKS.split(" · ") if any(part[0] in r.cells[-1] for r in rows)]
+    if marks:
+        lines.append("  " + " · ".join(marks))
+    notes = [*headlines(group), *_notes(group)]
+    if notes:
+        lines += ["", *(line for note in notes for line in _wrap(note))]
+    return "\n".join(lines)
+
+
+def _notes(group: GroupResult) -> list[str]:
+    notes = list(group.notes)
+    for row in group.candidates:
+        if row.baseline_dtype not in (None, row.dtype):
+            notes.append(f"{row.label} {row.dtype} is compared with full {row.baseline_dtype}")
+    full = [row for row in group.candidates if row.mode == "full" and row.forwards]
+    if full and not any(row.full_finetune for row in full):
+        notes.append("full carries the base's own weights; a fine-tune's run at the same speed")
+    if group.rounds:
+        notes.append(f"{group.rounds} rounds, 2 forwards of each candidate in every round")
+    return notes
+
+
+def _table_lines(row: Row, widths: Sequence[int]) -> list[str]:
+    if not row.reason:
+        return [_line(row.cells, widths)]
+    if row.cells[2]:
+        return [_line(row.cells, widths), *_wrap(f"      {row.reason}")]
+    left = _line(row.cells[:2], widths[:2])
+    indent = " " * (len("  ") + widths[0] + 1 + widths[1] + 2)
+    mark = f" {row.cells[-1]}" if row.cells[-1] else ""
+    return textwrap.wrap(
+        row.reason + mark, WIDTH, initial_indent=left.ljust(len(indent)), subsequent_indent=indent
+    )
+
+
+def _detail(row: CandidateResult) -> str:
+    s = row.summary
+    if s is None or row.flops_per_s is None:
+        return ""
+    unit = _pick(TIME_UNITS, s.min)
+    parts = [f"n {s.n}", f"min {_quantity(s.min, unit)}", f"max {_quantity(s.max, unit)}"]
+    if s.p95 is not None:
+        parts.append(f"p95 {_quantity(s.p95, unit)}")
+    parts += [f"CV {s.cv:.1%}", f"{_significant(row.flops_per_s / 1e12)} TFLOP/s"]
+    return "      " + " · ".join(parts)
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "-"
+    if ratio.verdict == "baseline":
+        return "1"
+    if ratio.verdict == "same":
+        return "no measurable difference"
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.value:.3f} (n = {ratio.rounds}, too few)"
+    nearest = ratio.high if ratio.verdict == "slower" else ratio.low
+    digits = next((d for d in range(3, 6) if round(nearest, d) != 1), 6)
+    return f"{ratio.value:.{digits}f} ({ratio.low:.{digits}f} to {ratio.high:.{digits}f})"
+
+
+def _reason(row: CandidateResult) -> str:
+    if row.failed:
+        return f"failed: {row.failed}"
+    return f"skipped: {row.skipped}" if row.skipped else "not measured"
+
+
+def _marks(row: CandidateResult) -> str:
+    return ("R" if row.random_weights else "") + ("" if row.verified else "U")
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    gaps = ("  ", " ", " ", "  ", "  ", " ", " ")
+    parts = [
+        gap + (cell.rjust(width) if right else cell.ljust(width))
+        for gap, cell, width, right in zip(gaps, cells, widths, RIGHT, strict=False)
+    ]
+    return "".join(parts).rstrip()
+
+
+def _pick(units: Sequence[tuple[float, str]], value: float) -> tuple[float, str]:
+    return next((unit for unit in units if value >= unit[0]), units[-1])
+
+
+def _quantity(value: float, unit: tuple[float, str]) -> str:
+    return f"{_significant(value / unit[0])} {unit[1]}".rstrip()
+
+
+def _memory(size: int | None, unit: tuple[float, str]) -> str:
+    return "-" if size is None else f"{size / unit[0]:.1f} {unit[1]}"
+
+
+def _significant(value: float) -> str:
+    """Return four significant digits, without an exponent."""
+    if value <= 0:
+        return "0"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(value)))}f}"
+
+
+def _shorten(label: str) -> str:
+    if len(label) <= LABEL_MAX:
+        return label
+    half = (LABEL_MAX - 1) // 2
+    return f"{label[: LABEL_MAX - 1 - half]}…{label[-half:]}"
+
+
+def _wrap(text: str) -> list[str]:
+    lines = textwrap.wrap(text, WIDTH, subsequent_indent="    ") or [""]
+    return [line.replace(NBSP, " ") for line in lines]
+
+
+def _wrap_items(items: Sequence[str]) -> list[str]:
+    lines = [items[0]]
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 3 <= WIDTH:
+            lines[-1] += f" · {item}"
+        else:
+            lines.append(item)
+    return lines

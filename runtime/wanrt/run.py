@@ -1,0 +1,81 @@
+"""One forward from the command line: inputs from a seed or a file, outputs to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from wanrt.engine import Device, check_engine, load_engine
+from wanrt.errors import EngineError
+from wanrt.inputs import make_inputs
+from wanrt.tensors import Array
+
+__all__ = ["run_engine"]
+
+
+def run_engine(
+    folder: Path,
+    *,
+    device: Device,
+    threads: int | None = None,
+    seed: int = 0,
+    inputs: Path | None = None,
+    workload: str | None = None,
+    adapter: Path | None = None,
+) -> dict[str, Array]:
+    """Return the outputs of one forward.
+
+    Args:
+        folder: the engine folder.
+        device: where to run it.
+        threads: of the engine's pool.
+        seed: of the random inputs, if no file is given.
+        inputs: a safetensors file with the data inputs by name.
+        workload: whose shapes to use; the manifest's first by default.
+        adapter: a canonical adapter for a swappable engine.
+
+    Raises:
+        WanrtError: any of them can't be used.
+    """
+    manifest = check_engine(folder, device)
+    name = workload or next(iter(manifest.workloads))
+    pinned = name if inputs is None else workload
+    with load_engine(folder, device=device, threads=threads, workload=pinned) as engine:
+        if adapter is not None:
+            engine.swap(adapter)
+        if inputs is not None:
+            return engine.forward(**read_tensors(inputs))
+        return engine.forward(**make_inputs(manifest, manifest.workloads[name], seed))
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    """Return a safetensors file's tensors; bf16 comes as ml_dtypes'.
+
+    Raises:
+        EngineError: it can't be read.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{path} can't be read: {error}") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole: under a temporary name beside it, then renamed.
+
+    Raises:
+        EngineError: it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(dict(tensors), temporary, metadata=metadata)
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{path} can't be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
