@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -256,3 +257,17 @@ def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
 def dtypes() -> tuple[str, ...]:
     """Return the names that --dtype takes."""
     return get_args(Dtype)
+
+
+def override(config: Config, dtype: str | None, size: Mapping[str, int | None]) -> Config:
+    """Return a configuration with the flags that were given in place of the file's values.
+
+    Raises:
+        ConfigError: a value the file couldn't have either; it names the flag.
+    """
+    raw = config.model_dump()
+    raw["size"] |= {key: value for key, value in size.items() if value is not None}
+    raw["dynamic_sizes"] = [other for other in raw["dynamic_sizes"] if other != raw["size"]]
+    if dtype is not None:
+        raw["dtype"] = dtype
+    return parse_config(raw, "command line")

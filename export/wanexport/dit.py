@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from wanexport.config import Architecture
 
-__all__ = ["Block", "Head", "Stem", "attach_adapter", "computes_in_fp32", "make_model"]
+__all__ = ["Block", "Head", "Stem", "attach_adapter", "make_model"]
 
 
 class Stem(nn.Module):
@@ -116,11 +116,6 @@ class Head(nn.Module):
         table = self.scale_shift_table.float() + time.float().unsqueeze(1)  # [B, 2, D]
         x = _modulate(self.norm_out, x, shift=table[:, 0:1], scale=table[:, 1:2])
         return _unpatchify(_linear(self.proj_out, x), hidden_states)
-
-
-def computes_in_fp32(parameter: str) -> bool:
-    """Tell whether the graph reads a parameter in fp32, so that it may be stored in any dtype."""
-    return any(part in parameter for part in ("norm", "scale_shift_table", "time_embedder"))
 
 
 def make_model(arch: Architecture, layers: int) -> WanTransformer3DModel:

@@ -1,4 +1,4 @@
-"""What an engine has to compute: diffusers' own WanTransformer3DModel, one block in memory at a time.
+"""What an engine has to compute: diffusers' own model, one block in memory at a time.
 
 The class and its forward are untouched; only its blocks load their weights when they are called and
 drop them afterwards, so a model that doesn't fit in memory can still be run.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wanexport.config import Architecture
-from wanexport.dit import computes_in_fp32, make_model
+from wanexport.dit import make_model
+from wanexport.islands import computes_in_fp32
 
 __all__ = ["run_oracle"]
 
@@ -51,7 +52,8 @@ def run_oracle(
     image = feeds.get("encoder_hidden_states_image")
     if image is not None and arch.pos_embed_seq_len is not None:
         # diffusers takes both frames' tokens as two samples and joins them again
-        feeds["encoder_hidden_states_image"] = image.reshape(-1, image.shape[1] // 2, image.shape[2])
+        both = (-1, image.shape[1] // 2, image.shape[2])
+        feeds["encoder_hidden_states_image"] = image.reshape(both)
     with torch.inference_mode():
         sample: Tensor = model(**feeds, return_dict=False)[0]
     return sample.float()

@@ -1,0 +1,5 @@
+"""python -m wanexport."""
+
+from wanexport.cli import main
+
+main()

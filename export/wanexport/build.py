@@ -1,0 +1,297 @@
+"""The recipe: from a request to engine folders, each verified before it exists."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from wanexport.adapter import write_adapter
+from wanexport.checkpoint import Checkpoint
+from wanexport.config import Dtype
+from wanexport.drafts import draft_folder, publish, sweep_drafts
+from wanexport.errors import BuildError
+from wanexport.hashing import sha256_file
+from wanexport.islands import computes_in_fp32
+from wanexport.lora import touched_parameters
+from wanexport.manifesting import make_manifest
+from wanexport.materials import AdapterSet, Materials, gather
+from wanexport.passes import to_inputs
+from wanexport.plan import EnginePlan, check_disk, plan_engines
+from wanexport.progress import Reporter
+from wanexport.reference import Reference
+from wanexport.request import BuildRequest
+from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec
+from wanexport.trace import GraphSpec, trace_graph
+from wanexport.verify import Oracle, lower_like, make_oracle, twin_size, twin_spec, verify_engine
+from wanexport.weights import TORCH_DTYPES, Pool, WeightStore
+from wanrt.manifest import MANIFEST_NAME, AdapterFile, Verification
+
+__all__ = ["Built", "build_engines"]
+
+log = logging.getLogger(__name__)
+
+ENGINE_DTYPES = {value: key for key, value in SAFETENSORS_DTYPE.items()}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of one engine of a request."""
+
+    path: Path
+    plan: EnginePlan
+    verification: Verification | None  # None: the engine was there already
+
+
+@dataclass
+class _Builder:
+    request: BuildRequest
+    materials: Materials
+    reporter: Reporter
+    oracles: dict[str, Oracle] = field(default_factory=dict)
+
+    @property
+    def pool(self) -> Pool:
+        return Pool(self.request.out / ".weights")
+
+
+def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
+    """Make every engine of a request that isn't there yet, or say why that can't be done.
+
+    Raises:
+        WanExportError: a source can't be used, an engine of that name was made from something else
+            (without `force`), the disk is too small, or an engine doesn't verify. Engines finished
+            before that stay; nothing half-made does.
+    """
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        sweep_drafts(request.out)
+        with _sharing(request.out):
+            materials = gather(request, reporter, dry_run=False)
+            plans = plan_engines(request, materials)
+            _refuse_conflicts(plans)
+            check_disk(request.out, sum(plan.write_bytes for plan in plans))
+            builder = _Builder(request, materials, reporter)
+            return [_build(builder, plan) for plan in plans]
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise BuildError(f"{where}{error.strerror or error}", "the build stopped there") from error
+
+
+def _refuse_conflicts(plans: list[EnginePlan]) -> None:
+    for plan in plans:
+        if plan.action == "conflict":
+            raise BuildError(
+                f"engine {plan.name} is there already, and {plan.reason}",
+                "replace it with --force, or build into another folder with --out",
+            )
+
+
+def _build(builder: _Builder, plan: EnginePlan) -> Built:
+    target = builder.request.out / plan.name
+    if plan.action == "reuse":
+        builder.reporter.log(f"{plan.name}: there already, made from the same")
+        return Built(target, plan, None)
+    with draft_folder(builder.request.out, plan.name) as draft:
+        verification = _fill(builder, plan, draft)
+        if not publish(draft, target, replace=plan.action == "replace"):
+            raise BuildError(f"{target} appeared while its engine was built", "run again")
+    return Built(target, plan, verification)
+
+
+def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
+    """Build, verify and describe one engine in its draft folder."""
+    request, reporter = builder.request, builder.reporter
+    checkpoint = _checkpoint(builder.materials, plan)
+    reporter.log(f"{plan.name}: tracing")
+    spec = _graph_spec(request, plan, checkpoint)
+    model = lower_like(trace_graph(spec), spec.dtype)
+    reference = _reference(plan, checkpoint, spec)
+    with reporter.bytes(f"{plan.name}: weights", plan.write_bytes) as advance:
+        store = WeightStore(draft, builder.pool, request.copy, advance)
+        finetuned = checkpoint is builder.materials.finetuned
+        _write_weights(store, plan, reference, "finetuned" if finetuned else "base")
+        adapters = _ship_adapters(draft, plan, request.config.dtype)
+        if plan.mode == "swappable":
+            to_inputs(model, _branch_names(plan))
+        store.bind(model)
+    ir.save(model, draft / "model.onnx")
+    verification = Verification(method="none")
+    if request.verify:
+        verification = _verify(builder, plan, spec, model, store, reference)
+    manifest = make_manifest(request, plan, builder.materials, store, model, adapters, verification)
+    (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return verification
+
+
+def _checkpoint(materials: Materials, plan: EnginePlan) -> Checkpoint:
+    checkpoint = materials.base
+    if plan.mode == "full" and materials.finetuned is not None:
+        checkpoint = materials.finetuned
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint) -> GraphSpec:
+    """Say what to trace: what the graph reads in fp32 is stored as the checkpoint has it."""
+    storage = {
+        name: ENGINE_DTYPES[ref.dtype]
+        for name, ref in checkpoint.tensors.items()
+        if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != request.config.dtype
+    }
+    config = request.config
+    return GraphSpec(
+        config.architecture, config.size, config.dtype, plan.ranks, storage, request.dynamic
+    )
+
+
+def _reference(plan: EnginePlan, checkpoint: Checkpoint, spec: GraphSpec) -> Reference:
+    dtypes = {
+        name: SAFETENSORS_DTYPE[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors
+    }
+    adapter_dtype = SAFETENSORS_DTYPE[spec.dtype]
+    if plan.mode == "merged":
+        return Reference(checkpoint.tensors, dtypes, plan.adapters[0].adapters)
+    if plan.mode == "full":
+        return Reference(checkpoint.tensors, dtypes)
+    widest = _widest(plan)
+    return Reference(checkpoint.tensors, dtypes, widest.rest, widest.carried, adapter_dtype)
+
+
+def _widest(plan: EnginePlan) -> AdapterSet:
+    return max(plan.adapters, key=lambda adapter: adapter.rank)
+
+
+def _write_weights(
+    store: WeightStore, plan: EnginePlan, reference: Reference, origin: Literal["base", "finetuned"]
+) -> None:
+    """Reference what doesn't change, and write what does, one tensor at a time."""
+    changed = touched_parameters(reference.merged)
+    kept = {name: ref for name, ref in reference.refs.items() if name not in changed}
+    store.reference(kept, reference.dtypes, origin)
+    if changed:
+        names = [name for name in reference.refs if name in changed]
+        shapes = {name: reference.refs[name].shape for name in names}
+        specs = [TensorSpec(name, reference.dtypes[name], shapes[name]) for name in names]
+        store.write("merged", specs, (reference.stored(name) for name in names))
+    if plan.mode == "separate":
+        branch_specs = [spec for pair in _branch_specs(plan, reference) for spec in pair]
+        store.write("adapter", branch_specs, _branches(plan, reference))
+
+
+def _branch_specs(plan: EnginePlan, reference: Reference) -> list[tuple[TensorSpec, TensorSpec]]:
+    """Return A [rank, in] and B [out, rank] of every branch in the engine's graph."""
+    specs = []
+    for module, rank in plan.ranks.items():
+        fan_out, *fan_in = reference.refs[f"{module}.weight"].shape
+        down = TensorSpec(f"{module}.lora_A", reference.adapter_dtype, (rank, math.prod(fan_in)))
+        up = TensorSpec(f"{module}.lora_B", reference.adapter_dtype, (fan_out, rank))
+        specs.append((down, up))
+    return specs
+
+
+def _branches(plan: EnginePlan, reference: Reference) -> Iterator[Tensor]:
+    for module in plan.ranks:
+        branch = reference.branch(module)
+        assert branch is not None
+        yield from branch
+
+
+def _branch_names(plan: EnginePlan) -> list[str]:
+    return [f"{module}.{part}" for module in plan.ranks for part in ("lora_A", "lora_B")]
+
+
+def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[AdapterFile, ...]:
+    """Write the adapters a swappable engine was asked with into its folder, canonically."""
+    if plan.mode != "swappable":
+        return ()
+    files = []
+    (draft / "adapters").mkdir()
+    for adapter in plan.adapters:
+        path = draft / "adapters" / f"{adapter.label}.safetensors"
+        rank = write_adapter(
+            adapter.carried, path, dtype, max_rank=plan.max_rank, targets=list(plan.ranks)
+        )
+        files.append(
+            AdapterFile(
+                file=f"adapters/{path.name}",
+                rank=rank,
+                bytes=path.stat().st_size,
+                sha256=sha256_file(path),
+            )
+        )
+    return tuple(files)
+
+
+def _verify(
+    builder: _Builder,
+    plan: EnginePlan,
+    spec: GraphSpec,
+    model: ir.Model,
+    store: WeightStore,
+    reference: Reference,
+) -> Verification:
+    key = _oracle_key(plan)
+    layers = spec.arch.num_layers
+    if key not in builder.oracles:
+        adapted = plan.mode != "full"
+        runs = 1 + adapted + (spec.dtype == "fp16")
+        with builder.reporter.steps(f"{plan.name}: reference", layers * runs) as advance:
+            base = reference.base if adapted else None
+            builder.oracles[key] = make_oracle(spec, reference.effective, base, lambda: advance(1))
+    builder.reporter.log(
+        f"{plan.name}: verifying on {twin_size(spec.size).tokens} tokens against diffusers"
+    )
+    twin = lower_like(trace_graph(twin_spec(spec)), spec.dtype)
+    values = _padded_branches(plan, reference) if plan.mode == "swappable" else {}
+    if values:
+        to_inputs(twin, _branch_names(plan))
+    return verify_engine(store.folder, model, twin, spec, store.bound, values, builder.oracles[key])
+
+
+def _oracle_key(plan: EnginePlan) -> str:
+    """Name what the reference computes; separate and swappable engines compute the same."""
+    if plan.mode in ("full", "merged"):
+        return f"{plan.mode} {[a.label for a in plan.adapters]}"
+    return f"unmerged {_widest(plan).label}"
+
+
+def _padded_branches(plan: EnginePlan, reference: Reference) -> dict[str, Tensor]:
+    """Return values for a swappable engine's adapter inputs: the widest adapter, zero-padded."""
+    values = {}
+    for specs in _branch_specs(plan, reference):
+        module = specs[0].name.removesuffix(".lora_A")
+        branch = reference.branch(module)
+        for axis, spec in enumerate(specs):
+            padded = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+            if branch is not None:
+                part = branch[axis]
+                padded[: part.shape[0], : part.shape[1]] = part
+            values[spec.name] = padded
+    return values
+
+
+@contextmanager
+def _sharing(out: Path) -> Iterator[None]:
+    """Use the pool beside other builds; whoever is alone at the end sweeps it."""
+    pool = Pool(out / ".weights")
+    pool.folder.mkdir(exist_ok=True)
+    with (pool.folder / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        freed = pool.sweep()
+        if freed:
+            log.info("freed %d bytes of pooled weights", freed)

@@ -1,0 +1,55 @@
+"""`wanexport adapter`: LoRA files of any dialect become the one file that runtimes load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wanexport.adapter import write_adapter
+from wanexport.config import parse_config
+from wanexport.errors import AdapterError, BuildError
+from wanexport.lora import resolve_adapter, split_rest
+from wanexport.materials import find_lora
+from wanexport.names import module_shapes
+from wanexport.request import LoraArgument
+from wanrt.errors import WanrtError
+from wanrt.manifest import read_manifest
+
+__all__ = ["make_canonical"]
+
+
+def make_canonical(
+    loras: Sequence[LoraArgument], engine: Path, output: Path, *, force: bool
+) -> int:
+    """Write the canonical adapter of one swappable engine and return its rank.
+
+    Raises:
+        AdapterError: a file can't be applied in full by that engine: another architecture, a rank
+            or a module it has no room for, a part that isn't low-rank.
+        BuildError: the engine isn't swappable, or the output exists.
+    """
+    try:
+        manifest = read_manifest(engine)
+    except WanrtError as error:
+        raise BuildError(str(error), error.hint) from None
+    if manifest.mode != "swappable":
+        raise BuildError(
+            f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
+            "build a swappable one: wanexport build --mode swappable --rank 32",
+        )
+    if output.exists() and not force:
+        raise BuildError(f"{output} exists", "replace it with --force")
+    config = parse_config(manifest.config, str(engine / "engine.json"))
+    shapes = module_shapes(config.architecture)
+    adapters = [resolve_adapter(find_lora(lora.path), shapes, lora.strength) for lora in loras]
+    carried, rest = split_rest(adapters)
+    if rest:
+        parts = [part for adapter in rest for part in adapter.describe_parts()]
+        raise AdapterError(
+            f"{rest[0].path}: a swappable engine can't carry {parts[0]}"
+            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
+        )
+    return write_adapter(
+        carried, output, manifest.dtype, max_rank=manifest.max_rank, targets=manifest.targets
+    )

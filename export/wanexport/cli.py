@@ -1,0 +1,240 @@
+"""The wanexport command: build | inspect | adapter. The only module here that prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from wanexport.errors import WanExportError
+
+if TYPE_CHECKING:
+    from wanexport.config import Config
+    from wanexport.request import BuildRequest
+
+app = typer.Typer(
+    name="wanexport",
+    help="Build engines of fine-tuned Wan2.1 models, with LoRA merged, separate or swappable.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+EXTRAS = dict.fromkeys(("torch", "diffusers", "onnx", "onnx_ir", "onnxscript"), "export") | {
+    "onnxruntime": "cpu"
+}
+
+
+class ModeName(StrEnum):
+    """How an engine carries its adapter."""
+
+    full = "full"
+    merged = "merged"
+    separate = "separate"
+    swappable = "swappable"
+
+
+class DtypeName(StrEnum):
+    """What an engine computes in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class BackendName(StrEnum):
+    """What executes an engine."""
+
+    onnxruntime = "onnxruntime"
+
+
+class WeightsName(StrEnum):
+    """How weights get into an engine folder."""
+
+    link = "link"
+    copy = "copy"
+
+
+class VerifyName(StrEnum):
+    """What an engine is compared with before it exists."""
+
+    diffusers = "diffusers"
+    none = "none"
+
+
+ConfigOption = Annotated[
+    str, typer.Option("--config", metavar="NAME|FILE", help="A shipped configuration or a TOML.")
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; repeat to combine."),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
+    try:
+        app(None if argv is None else list(argv), prog_name="wanexport", standalone_mode=True)
+    except WanExportError as error:
+        _fail(str(error), error.hint)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-made is left", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in (
+            "torch",
+            "diffusers",
+            "onnx_ir",
+            "onnxscript",
+            "onnx",
+            "onnxruntime",
+        ):
+            extra = "cpu" if error.name.startswith("onnxruntime") else "export"
+            _fail(f"{error.name} isn't installed", f"pip install 'wanexport[{extra}]'")
+        raise
+    sys.exit(0)
+
+
+@app.command()
+def build(
+    rank: Annotated[
+        list[int] | None, typer.Option("--rank", min=1, help="Rank of a made adapter; repeats.")
+    ] = None,
+    mode: Annotated[
+        list[ModeName] | None, typer.Option("--mode", help="Engines to make; all by default.")
+    ] = None,
+    config: ConfigOption = "wan2.1-i2v-demo",
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|FILE|ID|random", help="The base checkpoint."),
+    ] = None,
+    finetuned: Annotated[
+        str | None, typer.Option(metavar="DIR|FILE|ID", help="The full fine-tune's checkpoint.")
+    ] = None,
+    lora: Lora = None,
+    dtype: Annotated[DtypeName | None, typer.Option(help="Overrides the configuration's.")] = None,
+    backend: Annotated[BackendName, typer.Option(help="What runs them.")] = BackendName.onnxruntime,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames, 4k + 1.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Videos per forward.")] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="One engine for all the configuration's sizes.")
+    ] = False,
+    max_rank: Annotated[
+        int | None, typer.Option(min=1, help="Of the swappable engine; the largest asked.")
+    ] = None,
+    merge_rest: Annotated[
+        bool, typer.Option("--merge-rest", help="Merge what a mode can't carry into its base.")
+    ] = False,
+    weights: Annotated[
+        WeightsName, typer.Option(help="copy makes folders that can be moved.")
+    ] = WeightsName.link,
+    verify: Annotated[VerifyName, typer.Option(help="Reference.")] = VerifyName.diffusers,
+    out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
+    force: Annotated[bool, typer.Option("--force", help="Replace what differs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built, and why.")
+    ] = False,
+) -> None:
+    """Build one engine per mode and rank; what is there already is kept."""
+    from wanexport.request import MODES, RANDOM, BuildRequest, parse_lora
+
+    del backend  # one so far
+    resolved = _config(
+        config, dtype, {"width": width, "height": height, "frames": frames, "batch": batch}
+    )
+    if base is None and config != "wan2.1-i2v-demo":
+        _fail(f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed")
+    request = BuildRequest(
+        config=resolved,
+        modes=tuple(dict.fromkeys(name.value for name in mode)) if mode else MODES,
+        ranks=tuple(dict.fromkeys(rank or ())),
+        base=base or RANDOM,
+        finetuned=finetuned,
+        loras=tuple(parse_lora(argument) for argument in lora or ()),
+        max_rank=max_rank,
+        merge_rest=merge_rest,
+        dynamic=dynamic,
+        copy=weights is WeightsName.copy,
+        verify=verify is VerifyName.diffusers,
+        out=out,
+        force=force,
+    )
+    if dry_run:
+        _print_plans(request)
+    else:
+        _build(request)
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(help="A LoRA or checkpoint: file, folder or cached id.")],
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="NAME|FILE", help="What it is meant for.")
+    ] = None,
+) -> None:
+    """Say what a LoRA or checkpoint holds, and what would be applied where."""
+    from wanexport.config import load_config
+    from wanexport.inspection import describe_file, format_description
+
+    description = describe_file(Path(file), load_config(config) if config else None)
+    print(format_description(description))
+
+
+@app.command()
+def adapter(
+    files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRA files.")],
+    engine: Annotated[Path, typer.Option("--for", metavar="ENGINE", help="A swappable engine.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The canonical adapter.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+) -> None:
+    """Make the canonical adapter that a swappable engine loads; several files become one."""
+    from wanexport.canonical import make_canonical
+    from wanexport.request import parse_lora
+
+    rank = make_canonical([parse_lora(file) for file in files], engine, output, force=force)
+    print(f"saved {output} (rank {rank})")
+
+
+def _config(name: str, dtype: DtypeName | None, size: dict[str, int | None]) -> Config:
+    from wanexport.config import load_config, override
+
+    return override(load_config(name), dtype.value if dtype else None, size)
+
+
+def _build(request: BuildRequest) -> None:
+    from wanexport.build import build_engines
+    from wanexport.progress import Reporter
+    from wanexport.report import effect_warnings, format_built
+
+    reporter = Reporter()
+    built = build_engines(request, reporter)
+    print(format_built(built))
+    for warning in effect_warnings(built):
+        print(warning, file=sys.stderr)
+
+
+def _print_plans(request: BuildRequest) -> None:
+    from wanexport.materials import gather
+    from wanexport.plan import plan_engines
+    from wanexport.progress import Reporter
+    from wanexport.report import format_plans
+
+    materials = gather(request, Reporter(), dry_run=True)
+    print(format_plans(plan_engines(request, materials), materials.to_make_bytes))
+
+
+def _fail(message: str, hint: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    sys.exit(1)

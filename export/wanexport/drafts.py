@@ -1,0 +1,86 @@
+"""Engine folders that appear whole or not at all.
+
+A draft is a dot folder beside its engine, held by a lock that ends with its process. Publishing is
+a rename. What a killed build leaves is a draft that nobody holds; the next build removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["draft_folder", "publish", "sweep_drafts"]
+
+SUFFIX = ".draft"
+
+
+@contextmanager
+def draft_folder(out: Path, name: str) -> Iterator[Path]:
+    """Make a folder to build in; whatever is left of it afterwards is removed."""
+    draft, handle = _make_held(out, name)
+    try:
+        draft.chmod(0o755)
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
+
+
+def _make_held(out: Path, name: str) -> tuple[Path, int]:
+    """Make a folder and lock it; another build's sweep may get between the two."""
+    while True:
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=SUFFIX, dir=out))
+        with suppress(FileNotFoundError):
+            handle = os.open(draft, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if draft.exists():
+                return draft, handle
+            os.close(handle)
+
+
+def publish(draft: Path, target: Path, *, replace: bool) -> bool:
+    """Give a finished draft its name.
+
+    Args:
+        draft: the folder, engine.json written.
+        target: what it becomes.
+        replace: whether an engine that is there makes way.
+
+    Returns:
+        Whether the draft took the name; if not, something else has it.
+    """
+    if replace and target.exists():
+        old = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.old.", suffix=SUFFIX, dir=target.parent)
+        )
+        target.rename(old)
+        draft.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+        return True
+    try:
+        draft.rename(target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
+
+
+def sweep_drafts(out: Path) -> int:
+    """Remove the drafts of builds that are no more and return how many there were."""
+    removed = 0
+    for draft in out.glob(f".*{SUFFIX}"):
+        with suppress(OSError):
+            handle = os.open(draft, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(draft, ignore_errors=True)
+                removed += 1
+            finally:
+                os.close(handle)
+    return removed

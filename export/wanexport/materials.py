@@ -1,0 +1,172 @@
+"""What engines are made from: checkpoints and adapters, found or made, with their hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanexport.adapter import cross_attention_targets, seeded_adapter
+from wanexport.checkpoint import Checkpoint, open_checkpoint
+from wanexport.errors import AdapterError
+from wanexport.hashing import sha256_file
+from wanexport.hub import cached_snapshot
+from wanexport.lora import Adapter, resolve_adapter, split_rest, stacked_ranks
+from wanexport.names import module_shapes
+from wanexport.progress import Reporter
+from wanexport.request import RANDOM, SEED, BuildRequest
+from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
+
+__all__ = ["AdapterSet", "Materials", "find_lora", "gather"]
+
+NOT_MADE = "not made yet"
+
+
+@dataclass(frozen=True)
+class AdapterSet:
+    """Adapters applied together, as one.
+
+    Args:
+        label: what engine names call it: r32, or r32-NAME for a file.
+        ranks: module -> rank of the low-rank branch that carries it unmerged.
+        adapters: the resolved files; empty if they aren't made yet.
+        carried: the parts of them that a branch can carry.
+        rest: the parts that no branch can, merged into the base where that is allowed.
+        sources: (path, sha256, strength) of each file.
+    """
+
+    label: str
+    ranks: Mapping[str, int]
+    adapters: tuple[Adapter, ...]
+    carried: tuple[Adapter, ...]
+    rest: tuple[Adapter, ...]
+    sources: tuple[tuple[str, str, float], ...]
+    random_weights: bool
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a module."""
+        return max(self.ranks.values(), default=1)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All modules that are adapted, in whatever way."""
+        return tuple(sorted({target for a in self.adapters for target in a.targets}))
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything that is read to make the engines of one request."""
+
+    base: Checkpoint | None  # None: to be made, in a dry run
+    base_sources: tuple[tuple[str, str], ...]
+    finetuned: Checkpoint | None
+    finetuned_sources: tuple[tuple[str, str], ...]
+    adapter_sets: tuple[AdapterSet, ...]
+    to_make_bytes: int
+
+
+def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Materials:
+    """Open what the request names, and make what it leaves to us.
+
+    Seeded weights and adapters lie in `OUT/.made`, so that engines can link to them. A dry run
+    makes nothing.
+    """
+    arch, config = request.config.architecture, request.config
+    made = request.out / ".made"
+    to_make = 0
+    base: Checkpoint | None = None
+    if request.base == RANDOM:
+        folder = made / f"{config.name}-{config.dtype}-seed{SEED}"
+        specs = checkpoint_specs(arch, config.dtype)
+        total = sum(spec.nbytes for spec in specs)
+        if dry_run and not folder.exists():
+            to_make += total
+        else:
+            if not folder.exists():
+                reporter.log(f"making {total / 1e9:.2f} GB of random weights in {folder}")
+            with reporter.bytes("random weights", total) as advance:
+                ensure_demo_checkpoint(folder, arch, config.dtype, SEED, advance)
+            base = open_checkpoint(str(folder), arch)
+    else:
+        base = open_checkpoint(request.base, arch)
+    finetuned = open_checkpoint(request.finetuned, arch) if request.finetuned else None
+    sets = []
+    for rank in request.ranks:
+        path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
+        sets.append(_seeded_set(path, request, rank, dry_run=dry_run))
+    if request.loras:
+        sets.append(_file_set(request))
+    return Materials(
+        base,
+        _hash_files(base, reporter),
+        finetuned,
+        _hash_files(finetuned, reporter),
+        tuple(sets),
+        to_make,
+    )
+
+
+def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) -> AdapterSet:
+    arch = request.config.architecture
+    shapes = module_shapes(arch)
+    targets = cross_attention_targets(arch)
+    if not path.exists() and dry_run:
+        ranks = dict.fromkeys(targets, rank)
+        return AdapterSet(f"r{rank}", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seeded_adapter(path, shapes, targets, rank, SEED)
+    return _resolve([(path, 1.0)], request, f"r{rank}")
+
+
+def _file_set(request: BuildRequest) -> AdapterSet:
+    paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
+    return _resolve(paths, request, "-".join(path.stem for path, _ in paths))
+
+
+def find_lora(name: str) -> Path:
+    """Find a file, a folder with one safetensors file, or the like in the Hugging Face cache."""
+    path = Path(name)
+    if not path.exists():
+        path = cached_snapshot(name, AdapterError)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise AdapterError(f"{path} holds {len(files)} safetensors files", "name one of them")
+        path = files[0]
+    return path
+
+
+def _resolve(paths: list[tuple[Path, float]], request: BuildRequest, name: str) -> AdapterSet:
+    shapes = module_shapes(request.config.architecture)
+    adapters = tuple(resolve_adapter(path, shapes, strength) for path, strength in paths)
+    carried, rest = split_rest(adapters)
+    unmerged = [mode for mode in request.modes if mode in ("separate", "swappable")]
+    if rest and unmerged and not request.merge_rest:
+        parts = [part for adapter in rest for part in adapter.describe_parts()]
+        raise AdapterError(
+            f"{paths[0][0]}: mode {unmerged[0]} can't carry {parts[0]}"
+            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            "add --merge-rest to merge that part into the base, or use --mode merged",
+        )
+    ranks = stacked_ranks(carried)
+    rank = max(ranks.values(), default=1)
+    return AdapterSet(
+        name if name == f"r{rank}" else f"r{rank}-{name}",
+        ranks,
+        adapters,
+        tuple(carried),
+        tuple(rest),
+        tuple((str(path), sha256_file(path), strength) for path, strength in paths),
+        any(adapter.random_weights for adapter in adapters),
+    )
+
+
+def _hash_files(checkpoint: Checkpoint | None, reporter: Reporter) -> tuple[tuple[str, str], ...]:
+    if checkpoint is None:
+        return ()
+    paths = sorted({ref.path for ref in checkpoint.tensors.values()})
+    total = sum(path.stat().st_size for path in paths)
+    with reporter.bytes("hashing the checkpoint", total) as advance:
+        return tuple((str(path), sha256_file(path, advance)) for path in paths)

@@ -1,0 +1,249 @@
+"""Which engines a request comes to, what each is made from, and whether one that exists is it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from wanexport import __version__
+from wanexport.errors import BuildError, ConfigError
+from wanexport.hashing import sha256_text
+from wanexport.islands import computes_in_fp32
+from wanexport.lora import touched_parameters
+from wanexport.materials import AdapterSet, Materials
+from wanexport.names import module_shapes
+from wanexport.request import BuildRequest, Mode
+from wanexport.tensors import ITEMSIZE, SAFETENSORS_DTYPE
+from wanrt.errors import WanrtError
+from wanrt.manifest import Manifest, read_manifest
+
+__all__ = ["EnginePlan", "check_disk", "plan_engines"]
+
+Action = Literal["build", "reuse", "replace", "conflict"]
+
+# What shapes an artefact besides its sources; a new release of one means a new engine.
+TOOLS = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")
+SHAPING = ("dit.py", "trace.py", "passes.py", "weights.py", "build.py", "lora.py", "adapter.py")
+TRACE_BYTES = 700 << 20  # peak of the trace, whatever the model's size
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """One engine of a request.
+
+    Args:
+        name: its folder's name.
+        mode: full, merged, separate or swappable.
+        adapters: none (full), the one it carries, or those that ship with a swappable engine.
+        ranks: module -> rank of the low-rank branch in its graph.
+        max_rank: of a swappable engine.
+        inputs: all that decides whether an existing engine is this one.
+        action: what a build does with the folder, and why.
+        write_bytes: about what a build writes.
+        memory_bytes: about the build's peak of anonymous memory, verification apart.
+    """
+
+    name: str
+    mode: Mode
+    adapters: tuple[AdapterSet, ...]
+    ranks: Mapping[str, int]
+    max_rank: int | None
+    inputs: Mapping[str, str]
+    action: Action
+    reason: str
+    write_bytes: int
+    memory_bytes: int
+
+    @property
+    def rank(self) -> int | None:
+        """The adapter's rank, where the engine is bound to one."""
+        return self.adapters[0].rank if self.mode in ("merged", "separate") else None
+
+
+def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan]:
+    """Return the engines of a request in the order of its modes and ranks."""
+    plans = []
+    for mode in request.modes:
+        if mode == "full":
+            plans.append(_plan(request, materials, mode, ()))
+        elif mode == "swappable":
+            plans.append(_plan(request, materials, mode, materials.adapter_sets))
+        else:
+            plans += [_plan(request, materials, mode, (s,)) for s in materials.adapter_sets]
+    return plans
+
+
+def check_disk(out: Path, needed: int) -> None:
+    """Refuse a build that can't fit.
+
+    Raises:
+        BuildError: the disk has less room than the build writes.
+    """
+    folder = out.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BuildError(
+            f"the build writes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free",
+            "free some, or use --out on a larger disk",
+        )
+
+
+def _plan(
+    request: BuildRequest, materials: Materials, mode: Mode, adapters: tuple[AdapterSet, ...]
+) -> EnginePlan:
+    max_rank = None
+    ranks: dict[str, int] = {}
+    if mode == "separate":
+        ranks = dict(adapters[0].ranks)
+    elif mode == "swappable":
+        _refuse_rest(adapters)
+        largest = max(s.rank for s in adapters)
+        max_rank = request.max_rank or largest
+        if max_rank < largest:
+            raise ConfigError(
+                f"--max-rank {max_rank} is below the adapter's rank, {largest}", "raise --max-rank"
+            )
+        targets = sorted({module for s in adapters for module in s.ranks})
+        ranks = dict.fromkeys(targets, max_rank)
+    size = "dynamic" if request.dynamic else request.config.size.name
+    label = f"-{adapters[0].label}" if mode in ("merged", "separate") else ""
+    name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"
+    inputs = _inputs(request, materials, mode, adapters, ranks)
+    action, reason = _decide(request, request.out / name, inputs)
+    written, largest_tensor = _sizes(request, materials, mode, adapters, ranks)
+    return EnginePlan(
+        name,
+        mode,
+        adapters,
+        ranks,
+        max_rank,
+        inputs,
+        action,
+        reason,
+        0 if action == "reuse" else written,
+        TRACE_BYTES + 4 * largest_tensor,
+    )
+
+
+def _refuse_rest(adapters: Sequence[AdapterSet]) -> None:
+    if len(adapters) > 1 and any(s.rest for s in adapters):
+        raise BuildError(
+            "a swappable engine has one base, so adapters with parts to merge can't share it",
+            "build one adapter at a time",
+        )
+
+
+def _inputs(
+    request: BuildRequest,
+    materials: Materials,
+    mode: Mode,
+    adapters: Sequence[AdapterSet],
+    ranks: Mapping[str, int],
+) -> dict[str, str]:
+    finetuned = mode == "full" and materials.finetuned is not None
+    sources = materials.finetuned_sources if finetuned else materials.base_sources
+    config = request.config.model_dump(mode="json", exclude={"name"})
+    if not request.dynamic:
+        del config["dynamic_sizes"]
+    inputs = {
+        "config": json.dumps(config, sort_keys=True),
+        "mode": mode,
+        "dynamic": str(request.dynamic),
+        "weights": "copy" if request.copy else "link",
+        "verified": str(request.verify),
+        "base": ",".join(digest for _, digest in sources) or "not made yet",
+        "adapter": ",".join(
+            f"{sha}@{strength:g}" for s in adapters for _, sha, strength in s.sources
+        ),
+        "ranks": sha256_text(json.dumps(dict(ranks), sort_keys=True)),
+        "wanexport": f"{__version__}+{_code_hash()}",
+    }
+    return inputs | {tool: _version(tool) for tool in TOOLS}
+
+
+def _decide(request: BuildRequest, folder: Path, inputs: Mapping[str, str]) -> tuple[Action, str]:
+    """Compare what an existing folder was made from with what it would be made from now."""
+    if not os.path.lexists(folder):
+        return "build", "new"
+    try:
+        manifest = read_manifest(folder)
+        reason = _difference(manifest, inputs)
+    except WanrtError as error:
+        reason = str(error)
+    if not reason:
+        if request.force:
+            return "replace", "--force"
+        return "reuse", "made from the same"
+    return ("replace" if request.force else "conflict"), reason
+
+
+def _difference(manifest: Manifest, inputs: Mapping[str, str]) -> str:
+    """Name the first input that differs, or nothing."""
+    for key, value in inputs.items():
+        was = manifest.inputs.get(key)
+        if was == value:
+            continue
+        if key == "verified" and was == "True":
+            continue  # more than was asked for
+        short = len(value) < 24 and len(was or "") < 24
+        return f"{key} was {was}, is {value}" if short else f"made from another {key}"
+    return ""
+
+
+def _sizes(
+    request: BuildRequest,
+    materials: Materials,
+    mode: Mode,
+    adapters: Sequence[AdapterSet],
+    ranks: Mapping[str, int],
+) -> tuple[int, int]:
+    """Estimate the bytes a build writes, and the largest tensor it handles."""
+    arch = request.config.architecture
+    shapes = module_shapes(arch)
+    itemsize = ITEMSIZE[SAFETENSORS_DTYPE[request.config.dtype]]
+    count = {name: math.prod(shape) for name, shape in shapes.items()}
+    written = 64_000 * arch.num_layers + 600_000  # model.onnx and the rotary table
+    checkpoint = materials.finetuned if mode == "full" and materials.finetuned else materials.base
+    if checkpoint is not None:
+        stored = {name: ref.dtype for name, ref in checkpoint.tensors.items()}
+        cast = [n for n in count if _casts(n, stored[n], request.config.dtype)]
+        written += sum(count[n] * itemsize for n in cast) + (
+            checkpoint.nbytes if request.copy else 0
+        )
+    if mode == "merged":
+        touched = touched_parameters(adapters[0].adapters) or {
+            f"{module}.weight" for module in adapters[0].ranks
+        }
+        written += sum(count[name] * itemsize for name in touched)
+    per_rank = {m: sum(shapes[f"{m}.weight"][:2]) * itemsize for m in ranks}
+    if mode == "separate":
+        written += sum(per_rank[m] * r for m, r in ranks.items())
+    if mode == "swappable":
+        written += sum(per_rank[m] * r for s in adapters for m, r in s.ranks.items())
+    return written, max(count.values()) * 4
+
+
+def _casts(name: str, stored: str, dtype: str) -> bool:
+    return stored != SAFETENSORS_DTYPE[dtype] and not computes_in_fp32(name)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _code_hash() -> str:
+    """Hash the modules that shape an engine, so that no engine outlives the code that made it."""
+    folder = Path(__file__).parent
+    return sha256_text("".join((folder / name).read_text() for name in SHAPING))[:12]

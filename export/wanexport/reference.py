@@ -1,0 +1,71 @@
+"""The parameters an engine has to compute with, made from the sources and not from the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from wanexport.lora import Adapter, merge_parameter, stack_low_rank
+from wanexport.tensors import TensorRef
+from wanexport.weights import TORCH_DTYPES, cast_tensor
+
+__all__ = ["Reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Reads parameters of one engine in fp32, rounded where the engine rounds.
+
+    Args:
+        refs: the checkpoint's tensors by diffusers name.
+        dtypes: parameter -> the safetensors dtype the engine stores it in.
+        merged: adapters merged into the weights (all of them, or what no branch can carry).
+        carried: adapters that run as a low-rank branch.
+        adapter_dtype: the safetensors dtype of the branch's A and B.
+    """
+
+    refs: Mapping[str, TensorRef]
+    dtypes: Mapping[str, str]
+    merged: Sequence[Adapter] = ()
+    carried: Sequence[Adapter] = ()
+    adapter_dtype: str = "F32"
+
+    def stored(self, name: str) -> Tensor:
+        """Return a parameter as the engine stores it: merged in fp32, rounded once."""
+        dtype = self.dtypes[name]
+        weight = self.refs[name].read()
+        if self.merged:
+            weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
+        return cast_tensor(weight, dtype, name)
+
+    def effective(self, name: str) -> Tensor:
+        """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
+        weight = self.stored(name).float()
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and self.carried:
+            branch = self.branch(module)
+            if branch is not None:
+                down, up = (tensor.float() for tensor in branch)
+                weight = weight + (up @ down).reshape(weight.shape)
+        return weight
+
+    def branch(self, module: str) -> tuple[Tensor, Tensor] | None:
+        """Return A [r, in] and B [out, r] of a module's branch, in the engine's dtype."""
+        deltas = [
+            delta
+            for adapter in self.carried
+            for delta in adapter.by_parameter.get(f"{module}.weight", ())
+        ]
+        if not deltas:
+            return None
+        down, up = stack_low_rank(deltas)
+        return (
+            cast_tensor(down, self.adapter_dtype, f"{module}.lora_A"),
+            cast_tensor(up, self.adapter_dtype, f"{module}.lora_B"),
+        )
+
+    def base(self, name: str) -> Tensor:
+        """Return a parameter in fp32 without any adapter."""
+        return cast_tensor(self.refs[name].read(), self.dtypes[name], name).float()

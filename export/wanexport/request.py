@@ -1,0 +1,108 @@
+"""What the user asked for, resolved and checked against itself; nothing is read yet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wanexport.config import Config
+from wanexport.errors import ConfigError
+
+__all__ = ["MODES", "BuildRequest", "LoraArgument", "parse_lora"]
+
+Mode = Literal["full", "merged", "separate", "swappable"]
+MODES: tuple[Mode, ...] = ("full", "merged", "separate", "swappable")
+RANDOM = "random"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class LoraArgument:
+    """A LoRA file (or a file of a hub repository) and the strength it is applied with."""
+
+    path: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One `wanexport build`: a configuration, and the axes of the study.
+
+    Args:
+        config: model, size and dtype, flags applied.
+        modes: which engines to make, in this order.
+        ranks: ranks of the seeded adapters; empty with `loras`.
+        base: the checkpoint, or `random` for seeded weights.
+        finetuned: the full fine-tune; None puts the base's weights into the full engine.
+        loras: files that together are the adapter.
+        max_rank: of the swappable engine; None takes the largest asked.
+        merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
+        dynamic: leave batch, frames, height and width open.
+        copy: copy weights into the engines instead of linking them.
+        verify: compare every engine with diffusers' model before it exists.
+        out: where engines go.
+        force: replace engines that were made from something else.
+    """
+
+    config: Config
+    modes: tuple[Mode, ...] = MODES
+    ranks: tuple[int, ...] = ()
+    base: str = RANDOM
+    finetuned: str | None = None
+    loras: tuple[LoraArgument, ...] = ()
+    max_rank: int | None = None
+    merge_rest: bool = False
+    dynamic: bool = False
+    copy: bool = False
+    verify: bool = True
+    out: Path = Path("engines")
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        adapted = [mode for mode in self.modes if mode != "full"]
+        if adapted and not self.ranks and not self.loras:
+            raise ConfigError(
+                f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE"
+            )
+        if self.ranks and self.loras:
+            raise ConfigError(
+                "--rank is the rank of a made adapter; a --lora file brings its own",
+                "drop one of the two",
+            )
+        largest = max(self.ranks, default=1)
+        width = self.config.architecture.width
+        if largest > width:
+            raise ConfigError(
+                f"rank {largest} exceeds the model's width, {width}", "use a smaller --rank"
+            )
+        if self.max_rank is not None and self.max_rank < largest:
+            raise ConfigError(
+                f"--max-rank {self.max_rank} is below --rank {largest}", "raise --max-rank"
+            )
+        if self.dynamic and not self.config.dynamic_sizes:
+            raise ConfigError(
+                f"{self.config.name} names no dynamic_sizes for --dynamic",
+                "add [[dynamic_sizes]] to the configuration",
+            )
+
+
+def parse_lora(argument: str) -> LoraArgument:
+    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
+
+    Raises:
+        ConfigError: the strength isn't a finite number.
+    """
+    path, colon, strength = argument.rpartition(":")
+    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
+        return LoraArgument(argument)
+    try:
+        value = float(strength)
+    except ValueError:
+        raise ConfigError(
+            f"--lora {argument}: {strength!r} is not a strength", "write FILE:0.8"
+        ) from None
+    if not math.isfinite(value):
+        raise ConfigError(f"--lora {argument}: the strength must be finite")
+    return LoraArgument(path, value)
