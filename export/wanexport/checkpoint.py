@@ -201,7 +201,6 @@ def _read_architecture(shapes: Shapes, where: str, config: Mapping[str, object])
         if name not in shapes:
             raise CheckpointError(
                 f"{where} has no tensor {name}, so it isn't a whole Wan2.1 DiT",
-                "of a sharded checkpoint name the folder, not one file",
             )
         if len(shapes[name]) != rank:
             raise CheckpointError(f"{where}: {name} is {list(shapes[name])}, not of rank {rank}")
@@ -267,9 +266,7 @@ def _name_configs(arch: Architecture) -> str:
     fitting = [name for name in list_configs() if load_config(name).architecture == arch]
     if fitting:
         return f"it fits --config {' or '.join(fitting)}"
-    sizes = ", ".join(
-        f"{key} = {value}" for key, value in arch.model_dump(exclude_none=True).items()
-    )
+    sizes = [f"{key} = {value}" for key, value in arch.model_dump(exclude_none=True).items()]
     return f"no shipped configuration fits it; write one with {', '.join(sizes)}"
 
 
@@ -284,8 +281,7 @@ def _check_tensors(shapes: Shapes, wanted: Shapes, where: str) -> None:
         )
     if missing:
         raise CheckpointError(
-            f"{where} lacks {len(missing)} of {len(wanted)} tensors: {some(missing)}",
-            "of a sharded checkpoint name the folder, not one file",
+            f"{where} lacks {len(missing)} of {len(wanted)} tensors: {some(missing)}"
         )
     for name, shape in shapes.items():
         if shape != wanted[name]:

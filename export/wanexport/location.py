@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ __all__ = ["Location", "locate_checkpoint"]
 WEIGHTS_NAME = "diffusion_pytorch_model"
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_JSON_BYTES = 64 << 20
+SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.safetensors$")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -42,6 +44,8 @@ def locate_checkpoint(path_or_id: str) -> Location:
         return _indexed(path)
     if path.suffix == ".json":
         raise CheckpointError(f"{path} isn't a checkpoint", f"give its folder: {path.parent}")
+    if SHARD.search(path.name):
+        raise CheckpointError(f"{path} is one of several shards", f"give its folder: {path.parent}")
     return Location(path, (path,))
 
 

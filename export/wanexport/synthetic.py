@@ -17,8 +17,9 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +41,7 @@ Layout = Literal["diffusers", "original"]
 
 RECIPE = 1  # raise it when the same arguments come to make other values
 RECIPE_NAME = "recipe.json"
+INDEX_NAME = f"{WEIGHTS_NAME}{INDEX_SUFFIX}"
 RANDOM_METADATA = {"format": "pt", "wanexport.random": "true"}
 BLOCK = 1 << 20  # values drawn at a time; small enough to stay in a core's cache
 THREADS = 2
@@ -86,7 +88,7 @@ def write_checkpoint(
         weight_map.update({spec.name: file for spec in stored})
     total = sum(spec.nbytes for specs in shards for spec in specs)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(folder / f"{WEIGHTS_NAME}{INDEX_SUFFIX}", index)
+    _write_json(folder / INDEX_NAME, index)
     _write_json(folder / "config.json", _model_config(arch, layout))
 
 
@@ -107,7 +109,7 @@ def ensure_demo_checkpoint(
         Whether it was made now.
 
     Raises:
-        CheckpointError: the folder exists and wasn't made by this function.
+        CheckpointError: the folder exists and wasn't made by this function, or can't be made.
     """
     recipe: dict[str, object] = {
         "recipe": RECIPE,
@@ -115,29 +117,23 @@ def ensure_demo_checkpoint(
         "dtype": dtype,
         "architecture": arch.model_dump(mode="json"),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f".{folder.name}.lock")):
-        if _is_whole(folder, arch, recipe):
-            return False
-        if folder.exists() and not (folder / RECIPE_NAME).is_file():
-            raise CheckpointError(
-                f"{folder} exists and isn't a checkpoint of random weights",
-                "move it away, or name it with --base",
-            )
-        for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        outdated = folder.with_name(f".{folder.name}.old.tmp")
-        try:
-            temporary.mkdir()
-            _write_json(temporary / RECIPE_NAME, recipe)
-            write_checkpoint(temporary, arch, dtype, seed, on_bytes=on_bytes)
-            if folder.exists():
-                folder.rename(outdated)
-            temporary.rename(folder)
-        finally:
-            for left in (temporary, outdated):
-                shutil.rmtree(left, ignore_errors=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f".{folder.name}.lock")):
+            if _is_whole(folder, arch, recipe):
+                return False
+            if folder.exists() and not (folder / RECIPE_NAME).is_file():
+                raise CheckpointError(
+                    f"{folder} exists and isn't a checkpoint of random weights",
+                    "move it away, or name it with --base",
+                )
+            for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
+                shutil.rmtree(stale, ignore_errors=True)
+            with _replaced(folder) as temporary:
+                _write_json(temporary / RECIPE_NAME, recipe)
+                write_checkpoint(temporary, arch, dtype, seed, on_bytes=on_bytes)
+    except OSError as error:
+        raise CheckpointError(f"{folder} can't be made: {error.strerror or error}") from None
     return True
 
 
@@ -202,6 +198,22 @@ def _distribution(spec: TensorSpec) -> tuple[float, float]:
     return (1.0 if spec.name.endswith(".weight") else 0.0), 0.02
 
 
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the folder's place on success and vanishes otherwise."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    outdated = folder.with_name(f".{folder.name}.old.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            folder.rename(outdated)
+        temporary.rename(folder)
+    finally:
+        for left in (temporary, outdated):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _rename(spec: TensorSpec, layout: Layout) -> TensorSpec:
     name = to_original(spec.name) if layout == "original" else spec.name
     assert name is not None
@@ -248,8 +260,10 @@ def _model_config(arch: Architecture, layout: Layout) -> dict[str, object]:
 
 def _is_whole(folder: Path, arch: Architecture, recipe: dict[str, object]) -> bool:
     try:
-        made = json.loads((folder / RECIPE_NAME).read_text(encoding="utf-8"))
-        return bool(made == recipe and open_checkpoint(str(folder), arch).random_weights)
+        if json.loads((folder / RECIPE_NAME).read_bytes()) != recipe:
+            return False
+        open_checkpoint(str(folder), arch)
+        return all((folder / name).is_file() for name in (INDEX_NAME, "config.json"))
     except (OSError, ValueError, WanExportError):
         return False
 
