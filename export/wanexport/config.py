@@ -188,7 +188,7 @@ def load_config(name_or_file: str) -> Config:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError
         raise ConfigError(f"{path} is not TOML: {error}") from None
     return parse_config(raw, str(path))
 
@@ -232,7 +232,7 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
         return f"is {value!r}; it becomes part of a folder's name", slug and f"try {slug!r}"
     wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return f"is {value!r}; it should be {wanted}", _as_number(value)
+    return f"is {value!r}; it should be {wanted}", _as_number(value) if kind == "int_type" else ""
 
 
 def _as_number(value: object) -> str:
