@@ -1,0 +1,49 @@
+# make demo   build the demo's engines and bench them
+# make test   lint, check types, run every test this machine can run, list what was left out
+# make lint   the first two of those
+# make clean  remove the environment and caches; engines stay
+#
+# PYTHON (3.11 or newer) makes the environment VENV; both, and PYTEST_ARGS, can be given.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+DEMO := $(VENV)/.installed-demo
+DEV := $(VENV)/.installed-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(DEMO)
+	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
+	$(BIN)/wanrt bench engines/
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find benchmarks export runtime tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is no Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV)"
+	@$(INSTALL) -e '.[cpu,export]'
+	@touch $@
+
+# what the tests need holds what the demo needs
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV)"
+	@$(INSTALL) -e '.[dev]'
+	@touch $(DEMO) $@
