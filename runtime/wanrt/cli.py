@@ -164,9 +164,7 @@ def verify(
     with byte_progress("hashing", sum(map(verify_size, folders))) as advance:
         for folder in folders:
             for found in verify_engine(folder, restore_mtime=restore_mtime, on_bytes=advance):
-                print(
-                    f"WRONG  {found.problem}" if found.problem else f"ok     {folder / found.file}"
-                )
+                print("WRONG " if found.problem else "ok    ", found.problem or folder / found.file)
                 wrong += not found.ok
     print(f"{len(folders)} engines, {wrong} files wrong" if wrong else f"{len(folders)} engines ok")
     if wrong:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wanrt.errors import ResultsError
-from wanrt.report import COLUMNS, NBSP, headlines, table_rows, title
+from wanrt.report import COLUMNS, headlines, table_rows, title
 from wanrt.results import BenchResult, CandidateResult, GroupResult
 
 __all__ = ["to_csv", "to_json", "to_markdown", "write_text"]
@@ -65,12 +65,8 @@ def to_markdown(result: BenchResult) -> str:
             if row.reason and not cells[2]:
                 cells[4] = row.reason
             lines.append(_markdown_line((*cells, _weights(candidate))))
-        lines += [
-            "",
-            *(f"{line.replace(NBSP, ' ')}  " for line in (*headlines(group), *group.notes)),
-            "",
-        ]
-    lines += [f"{folder}: failed: {reason}  " for folder, reason in result.broken.items()]
+        lines += ["", *(f"- {line}" for line in (*headlines(group), *group.notes)), ""]
+    lines += [f"- failed: {reason}" for reason in result.broken.values()]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -14,11 +14,12 @@ __all__ = ["render_advice", "render_bench", "table_rows"]
 
 WIDTH = 79
 COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory", "")
+HEADER = tuple("" if name == "dtype" else name for name in COLUMNS)
 RIGHT = (False, False, True, True, False, True, False)
-LABEL_MAX = 20
-NBSP = "\N{NO-BREAK SPACE}"
+LABEL_MAX = 14
 TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 RATE_UNITS = ((1e6, "M"), (1e3, "k"), (1.0, ""))
+FLOP_UNITS = ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
 BYTE_UNITS = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 MARKS = "R: random weights · U: unverified"
 
@@ -38,7 +39,7 @@ def render_bench(result: BenchResult, verbose: bool = False) -> str:
         blocks[0] += "\n" + "\n".join(_wrap(f"forward: {result.timed}"))
     blocks += [_render_group(group, verbose) for group in result.groups]
     if result.broken:
-        lines = [_wrap(f"  {folder}  failed: {why}") for folder, why in result.broken.items()]
+        lines = [_wrap(f"failed: {why}") for why in result.broken.values()]
         blocks.append("\n".join(line for wrapped in lines for line in wrapped))
     if result.interrupted:
         blocks.append("interrupted: only what was measured until then is shown")
@@ -90,9 +91,9 @@ def headlines(group: GroupResult) -> list[str]:
         ratio = row.ratio
         if row.mode not in ("separate", "swappable") or ratio is None or ratio.low is None:
             continue
-        marks = [f"random{NBSP}weights"] if row.random_weights else []
+        marks = ["random weights"] if row.random_weights else []
         marks += [] if row.verified else ["unverified"]
-        tail = f" [{f',{NBSP}'.join(marks)}]" if marks else ""
+        tail = f" [{', '.join(marks)}]" if marks else ""
         name = row_name(row, group)
         if ratio.verdict == "same":
             lines.append(f"{name}: no measurable difference to the full fine-tune{tail}")
@@ -124,11 +125,11 @@ def title(group: GroupResult) -> str:
 def _render_group(group: GroupResult, verbose: bool) -> str:
     rows = table_rows(group)
     widths = _widths([row.cells for row in rows])
-    lines = [*_wrap(title(group)), "", _line(COLUMNS, widths)]
+    lines = [*_wrap(title(group)), "", _line(HEADER, widths)]
     for row, candidate in zip(rows, group.candidates, strict=True):
         lines += _table_lines(row, widths)
         if verbose and candidate.summary is not None:
-            lines.append(_detail(candidate))
+            lines += _detail(candidate)
     marks = [part for part in MARKS.split(" · ") if any(part[0] in r.cells[-1] for r in rows)]
     if marks:
         lines.append("  " + " · ".join(marks))
@@ -164,16 +165,19 @@ def _table_lines(row: Row, widths: Sequence[int]) -> list[str]:
     )
 
 
-def _detail(row: CandidateResult) -> str:
+def _detail(row: CandidateResult) -> list[str]:
     s = row.summary
     if s is None or row.flops_per_s is None:
-        return ""
+        return []
     unit = _pick(TIME_UNITS, s.min)
     parts = [f"n {s.n}", f"min {_quantity(s.min, unit)}", f"max {_quantity(s.max, unit)}"]
     if s.p95 is not None:
         parts.append(f"p95 {_quantity(s.p95, unit)}")
-    parts += [f"CV {s.cv:.1%}", f"{_significant(row.flops_per_s / 1e12)} TFLOP/s"]
-    return "      " + " · ".join(parts)
+    parts.append(f"CV {s.cv:.1%}")
+    parts.append(_quantity(row.flops_per_s, _pick(FLOP_UNITS, row.flops_per_s)))
+    indent = " " * 6
+    text = indent + " · ".join(parts)
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _ratio(ratio: Ratio | None) -> str:
@@ -201,7 +205,7 @@ def _marks(row: CandidateResult) -> str:
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
+    return [max(len(cell) for cell in column) for column in zip(HEADER, *rows, strict=True)]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -240,8 +244,9 @@ def _shorten(label: str) -> str:
 
 
 def _wrap(text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH, subsequent_indent="    ") or [""]
-    return [line.replace(NBSP, " ") for line in lines]
+    together = text.replace("random weights", "random\N{NO-BREAK SPACE}weights")
+    lines = textwrap.wrap(together, WIDTH, subsequent_indent="    ") or [""]
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _wrap_items(items: Sequence[str]) -> list[str]:
