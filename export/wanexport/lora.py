@@ -160,7 +160,7 @@ def _merge_products(
     rows = max(1, BLOCK // weight.shape[1])
     for start in range(0, weight.shape[0], rows):
         block = slice(start, start + rows)
-        merged[block] = torch.addmm(weight[block].float(), b[block], a)
+        merged[block] = weight[block].to(torch.float32, copy=True).addmm_(b[block], a)
     return merged
 
 
