@@ -107,10 +107,13 @@ def seeded_adapter(
         specs.append(TensorSpec(f"transformer.{module}.lora_A.weight", stored, (rank, width)))
         specs.append(TensorSpec(f"transformer.{module}.lora_B.weight", stored, (out, rank)))
         spreads += [width**-0.5, EFFECT * rank**-0.5]
-    settings = {
-        f"{DIFFUSERS_PREFIX}{key}": value
-        for key, value in (("peft_type", "LORA"), ("r", rank), ("lora_alpha", rank))
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted(targets),
     }
+    settings = {f"{DIFFUSERS_PREFIX}{key}": value for key, value in config.items()}
     metadata = {
         "format": "pt",
         "wanexport.random": "true",

@@ -22,10 +22,10 @@ Advance = Callable[[int], None]
 
 
 class Reporter:
-    """Shows one bar per piece of work on stderr; quiet when stderr is no terminal."""
+    """Says what is being done on stderr, with a bar for each long piece if that is a terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=quiet)
         self._disabled = quiet or not self._console.is_terminal
 
     def log(self, message: str) -> None:
