@@ -85,21 +85,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         app(None if argv is None else list(argv), prog_name="wanexport", standalone_mode=True)
     except WanExportError as error:
         _fail(str(error), error.hint)
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-made is left", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] in (
-            "torch",
-            "diffusers",
-            "onnx_ir",
-            "onnxscript",
-            "onnx",
-            "onnxruntime",
-        ):
-            extra = "cpu" if error.name.startswith("onnxruntime") else "export"
-            _fail(f"{error.name} isn't installed", f"pip install 'wanexport[{extra}]'")
+    except SystemExit as stop:  # typer turns an interrupt into this code
+        if stop.code == INTERRUPTED:
+            print("interrupted; nothing half-made is left", file=sys.stderr)
         raise
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        _fail(f"{error.name} isn't installed", f"pip install 'wanexport[{extra}]'")
     sys.exit(0)
 
 
