@@ -18,9 +18,7 @@ I2V = Architecture(
     image_dim=80,
     added_kv_proj_dim=256,
 )
-T2V = Architecture(
-    num_layers=2, num_attention_heads=1, ffn_dim=320, in_channels=16, text_dim=64
-)
+T2V = Architecture(num_layers=2, num_attention_heads=1, ffn_dim=320, in_channels=16, text_dim=64)
 FLF2V = I2V.model_copy(update={"pos_embed_seq_len": 514, "num_layers": 1})
 SIZE = Size(width=96, height=64, frames=5)
 OTHER_SIZES = (Size(width=48, height=80, frames=1), Size(width=64, height=32, frames=13, batch=2))

@@ -69,7 +69,7 @@ def test_scale_of_attention_is_one_and_exact(full_scale: ir.Model) -> None:
     assert scales == {1.0}
 
 
-def test_metadata_holds_no_paths(full_scale: ir.Model, tmp_path: Path) -> None:
+def test_metadata_holds_no_paths(full_scale: ir.Model) -> None:
     full_scale_proto = ir.serde.serialize_model(_without_parameters(full_scale))
     data = full_scale_proto.SerializeToString()
     assert len(data) < 4 << 20

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from wanexport.adapter import write_adapter
 from wanexport.checkpoint import Checkpoint
 from wanexport.config import Dtype
-from wanexport.drafts import draft_folder, publish, sweep_drafts
+from wanexport.drafts import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.errors import BuildError
 from wanexport.hashing import sha256_file
 from wanexport.islands import computes_in_fp32
@@ -176,16 +177,22 @@ def _write_weights(
 ) -> None:
     """Reference what doesn't change, and write what does, one tensor at a time."""
     changed = touched_parameters(reference.merged)
-    kept = {name: ref for name, ref in reference.refs.items() if name not in changed}
-    store.reference(kept, reference.dtypes, origin)
+    store.reference(reference.refs, reference.dtypes, origin, changed)
     if changed:
         names = [name for name in reference.refs if name in changed]
         shapes = {name: reference.refs[name].shape for name in names}
         specs = [TensorSpec(name, reference.dtypes[name], shapes[name]) for name in names]
-        store.write("merged", specs, (reference.stored(name) for name in names))
+        store.write("merged", specs, _merged(reference, names))
     if plan.mode == "separate":
         branch_specs = [spec for pair in _branch_specs(plan, reference) for spec in pair]
         store.write("adapter", branch_specs, _branches(plan, reference))
+
+
+def _merged(reference: Reference, names: list[str]) -> Iterator[Tensor]:
+    for name, following in zip_longest(names, names[1:]):
+        if following is not None:
+            reference.refs[following].prefetch()  # the disk works while this one is merged
+        yield reference.stored(name)
 
 
 def _branch_specs(plan: EnginePlan, reference: Reference) -> list[tuple[TensorSpec, TensorSpec]]:
@@ -292,6 +299,8 @@ def _sharing(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
+        for folder in (pool.folder, out / ".made"):
+            sweep_temporaries(folder)
         freed = pool.sweep()
         if freed:
             log.info("freed %d bytes of pooled weights", freed)

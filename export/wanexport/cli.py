@@ -134,7 +134,9 @@ def build(
     ] = WeightsName.link,
     verify: Annotated[VerifyName, typer.Option(help="Reference.")] = VerifyName.diffusers,
     out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
-    force: Annotated[bool, typer.Option("--force", help="Replace what differs.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Rebuild and replace what is there.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and why.")
     ] = False,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["draft_folder", "publish", "sweep_drafts"]
+__all__ = ["draft_folder", "publish", "sweep_drafts", "sweep_temporaries"]
 
 SUFFIX = ".draft"
 
@@ -54,18 +54,19 @@ def publish(draft: Path, target: Path, *, replace: bool) -> bool:
     Returns:
         Whether the draft took the name; if not, something else has it.
     """
-    if replace and target.exists():
-        old = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.old.", suffix=SUFFIX, dir=target.parent)
-        )
-        target.rename(old)
-        draft.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+    if replace and os.path.lexists(target):
+        with draft_folder(target.parent, f"{target.name}.old") as aside:
+            target.rename(aside / target.name)
+            try:
+                draft.rename(target)
+            except OSError:
+                (aside / target.name).rename(target)
+                raise
         return True
     try:
         draft.rename(target)
     except OSError:
-        if target.exists():
+        if os.path.lexists(target):
             return False
         raise
     return True
@@ -84,3 +85,10 @@ def sweep_drafts(out: Path) -> int:
             finally:
                 os.close(handle)
     return removed
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove the half-written files of builds that are no more; none may be under way."""
+    for file in folder.glob(".*.tmp"):
+        if file.is_file():
+            file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One file's bytes at a second place without copying them."""
+"""One file's bytes at a second place without copying them, and the pool for what can't be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["place_file"]
+__all__ = ["place_file", "pool_path"]
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 UNLINKABLE = {
@@ -22,11 +22,23 @@ UNLINKABLE = {
 }
 
 
-def place_file(source: Path, target: Path) -> Literal["reflink", "hardlink"] | None:
+def pool_path(pool: Path, digest: str, dtype: str = "") -> Path:
+    """Return where a pool keeps a file of that hash, or what it holds cast to a dtype."""
+    return pool / f"{digest}{'-' if dtype else ''}{dtype.lower()}.safetensors"
+
+
+def place_file(
+    source: Path, target: Path, *, clone: bool = True
+) -> Literal["reflink", "hardlink"] | None:
     """Make `target` have the bytes of `source` without copying them, if the file system can.
 
     A reflink shares the blocks and keeps them when the source is written over in place; a hard
     link shares the file itself. Symbolic links of the source are followed, none is ever made.
+
+    Args:
+        source: whose bytes.
+        target: where.
+        clone: whether a reflink will do; of a hard link the source can count its users.
 
     Returns:
         How it was done, or None if neither works here; then there is no target.
@@ -37,7 +49,7 @@ def place_file(source: Path, target: Path) -> Literal["reflink", "hardlink"] | N
     source = source.resolve(strict=True)
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    if _reflink(source, target):
+    if clone and _reflink(source, target):
         return "reflink"
     try:
         os.link(source, target)

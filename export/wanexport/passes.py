@@ -17,7 +17,14 @@ from onnx_ir.passes import common
 
 from wanexport.errors import BuildError
 
-__all__ = ["check_graph", "clean", "lower_attention", "share_constants", "to_inputs"]
+__all__ = [
+    "accumulate_branches",
+    "check_graph",
+    "clean",
+    "lower_attention",
+    "share_constants",
+    "to_inputs",
+]
 
 FORBIDDEN = ("ScatterND", "SplitToSequence", "SequenceAt", "SequenceConstruct", "CastLike", "Conv")
 
@@ -39,6 +46,43 @@ def clean(model: ir.Model) -> None:
     lost = named - set(model.graph.initializers)
     if lost:
         raise BuildError(f"a graph pass lost the parameter {min(lost)}", "this is a bug; report it")
+
+
+def accumulate_branches(model: ir.Model) -> None:
+    """Let the second Gemm of a low-rank branch add to the base's output instead of an Add.
+
+    Saves a read and a write of [rows, out] per branch, which is what a branch costs below rank 200
+    or so; `benchmarks/lora_forms.py` measures this form against two others.
+    """
+    expected = sum(name.endswith(".lora_B") for name in model.graph.initializers)
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "Add":
+            continue
+        base, branch = (value.producer() if value is not None else None for value in node.inputs)
+        if base is None or branch is None or not _is_branch(branch):
+            continue
+        fused = ir.Node(
+            "", "Gemm", [*branch.inputs[:2], base.outputs[0]], [branch.attributes["transB"]]
+        )
+        fused.outputs[0].name = node.outputs[0].name
+        fused.outputs[0].shape, fused.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node, branch], [fused], [node.outputs[0]], [fused.outputs[0]]
+        )
+        count += 1
+    if count != expected:
+        raise BuildError(f"{count} of {expected} branches were joined", "this is a bug; report it")
+
+
+def _is_branch(node: ir.Node) -> bool:
+    """Tell whether a Gemm applies a lora_B, cast or not, and adds nothing yet."""
+    values = [value for value in node.inputs if value is not None]
+    if node.op_type != "Gemm" or len(values) != 2:
+        return False
+    cast = values[1].producer()
+    up = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else values[1]
+    return up is not None and (up.name or "").endswith("lora_B")
 
 
 def share_constants(model: ir.Model) -> None:

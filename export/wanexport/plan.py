@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 from wanexport import __version__
+from wanexport.checkpoint import Checkpoint
 from wanexport.errors import BuildError, ConfigError
 from wanexport.hashing import sha256_text
 from wanexport.islands import computes_in_fp32
+from wanexport.links import pool_path
 from wanexport.lora import touched_parameters
 from wanexport.materials import AdapterSet, Materials
 from wanexport.names import module_shapes
 from wanexport.request import BuildRequest, Mode
 from wanexport.tensors import ITEMSIZE, SAFETENSORS_DTYPE
+from wanrt.engine import check_times
 from wanrt.errors import WanrtError
 from wanrt.manifest import Manifest, read_manifest
 
@@ -30,7 +33,11 @@ Action = Literal["build", "reuse", "replace", "conflict"]
 
 # What shapes an artefact besides its sources; a new release of one means a new engine.
 TOOLS = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")
-SHAPING = ("dit.py", "trace.py", "passes.py", "weights.py", "build.py", "lora.py", "adapter.py")
+SHAPING = (
+    "adapter.py", "build.py", "checkpoint.py", "deltas.py", "dialects.py", "dit.py", "islands.py",
+    "lora.py", "names.py", "passes.py", "reference.py", "resolution.py", "scales.py", "tensors.py",
+    "trace.py", "weights.py",
+)  # fmt: skip
 TRACE_BYTES = 700 << 20  # peak of the trace, whatever the model's size
 
 
@@ -69,15 +76,16 @@ class EnginePlan:
 
 def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan]:
     """Return the engines of a request in the order of its modes and ranks."""
-    plans = []
+    wanted: list[tuple[Mode, tuple[AdapterSet, ...]]] = []
     for mode in request.modes:
         if mode == "full":
-            plans.append(_plan(request, materials, mode, ()))
+            wanted.append((mode, ()))
         elif mode == "swappable":
-            plans.append(_plan(request, materials, mode, materials.adapter_sets))
+            wanted.append((mode, materials.adapter_sets))
         else:
-            plans += [_plan(request, materials, mode, (s,)) for s in materials.adapter_sets]
-    return plans
+            wanted += [(mode, (adapters,)) for adapters in materials.adapter_sets]
+    pooled: set[Path] = set()
+    return [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
 
 
 def check_disk(out: Path, needed: int) -> None:
@@ -98,7 +106,11 @@ def check_disk(out: Path, needed: int) -> None:
 
 
 def _plan(
-    request: BuildRequest, materials: Materials, mode: Mode, adapters: tuple[AdapterSet, ...]
+    request: BuildRequest,
+    materials: Materials,
+    mode: Mode,
+    adapters: tuple[AdapterSet, ...],
+    pooled: set[Path],
 ) -> EnginePlan:
     max_rank = None
     ranks: dict[str, int] = {}
@@ -119,7 +131,10 @@ def _plan(
     name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"
     inputs = _inputs(request, materials, mode, adapters, ranks)
     action, reason = _decide(request, request.out / name, inputs)
-    written, largest_tensor = _sizes(request, materials, mode, adapters, ranks)
+    written = 0
+    if action in ("build", "replace"):
+        written = _written(request, materials, mode, adapters, ranks, pooled)
+    largest = max(map(math.prod, module_shapes(request.config.architecture).values()))
     return EnginePlan(
         name,
         mode,
@@ -129,8 +144,8 @@ def _plan(
         inputs,
         action,
         reason,
-        0 if action == "reuse" else written,
-        TRACE_BYTES + 4 * largest_tensor,
+        written,
+        TRACE_BYTES + 16 * largest,
     )
 
 
@@ -162,7 +177,7 @@ def _inputs(
         "verified": str(request.verify),
         "base": ",".join(digest for _, digest in sources) or "not made yet",
         "adapter": ",".join(
-            f"{sha}@{strength:g}" for s in adapters for _, sha, strength in s.sources
+            f"{sha}@{strength!r}" for s in adapters for _, sha, strength in s.sources
         ),
         "ranks": sha256_text(json.dumps(dict(ranks), sort_keys=True)),
         "wanexport": f"{__version__}+{_code_hash()}",
@@ -176,6 +191,7 @@ def _decide(request: BuildRequest, folder: Path, inputs: Mapping[str, str]) -> t
         return "build", "new"
     try:
         manifest = read_manifest(folder)
+        check_times(folder, manifest)
         reason = _difference(manifest, inputs)
     except WanrtError as error:
         reason = str(error)
@@ -199,41 +215,57 @@ def _difference(manifest: Manifest, inputs: Mapping[str, str]) -> str:
     return ""
 
 
-def _sizes(
+def _written(
     request: BuildRequest,
     materials: Materials,
     mode: Mode,
     adapters: Sequence[AdapterSet],
     ranks: Mapping[str, int],
-) -> tuple[int, int]:
-    """Estimate the bytes a build writes, and the largest tensor it handles."""
-    arch = request.config.architecture
+    pooled: set[Path],
+) -> int:
+    """Estimate the bytes that building one engine writes; what it pools is added to `pooled`."""
+    arch, dtype = request.config.architecture, SAFETENSORS_DTYPE[request.config.dtype]
     shapes = module_shapes(arch)
-    itemsize = ITEMSIZE[SAFETENSORS_DTYPE[request.config.dtype]]
-    count = {name: math.prod(shape) for name, shape in shapes.items()}
+    itemsize = ITEMSIZE[dtype]
+    nbytes = {name: math.prod(shape) * itemsize for name, shape in shapes.items()}
     written = 64_000 * arch.num_layers + 600_000  # model.onnx and the rotary table
-    checkpoint = materials.finetuned if mode == "full" and materials.finetuned else materials.base
-    if checkpoint is not None:
-        stored = {name: ref.dtype for name, ref in checkpoint.tensors.items()}
-        cast = [n for n in count if _casts(n, stored[n], request.config.dtype)]
-        written += sum(count[n] * itemsize for n in cast) + (
-            checkpoint.nbytes if request.copy else 0
-        )
-    if mode == "merged":
-        touched = touched_parameters(adapters[0].adapters) or {
-            f"{module}.weight" for module in adapters[0].ranks
-        }
-        written += sum(count[name] * itemsize for name in touched)
+    if request.copy:
+        written += sum(nbytes.values())
+    else:
+        finetuned = mode == "full" and materials.finetuned is not None
+        checkpoint = materials.finetuned if finetuned else materials.base
+        sources = materials.finetuned_sources if finetuned else materials.base_sources
+        cast = _casts(request.out / ".weights", checkpoint, dict(sources), dtype)
+        written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
+        pooled.update(cast)
+        written += sum(nbytes[name] for name in _rewritten(mode, adapters))
     per_rank = {m: sum(shapes[f"{m}.weight"][:2]) * itemsize for m in ranks}
     if mode == "separate":
         written += sum(per_rank[m] * r for m, r in ranks.items())
     if mode == "swappable":
         written += sum(per_rank[m] * r for s in adapters for m, r in s.ranks.items())
-    return written, max(count.values()) * 4
+    return written
 
 
-def _casts(name: str, stored: str, dtype: str) -> bool:
-    return stored != SAFETENSORS_DTYPE[dtype] and not computes_in_fp32(name)
+def _rewritten(mode: Mode, adapters: Sequence[AdapterSet]) -> set[str]:
+    """Return the parameters that an engine has values of its own for."""
+    if mode == "merged" and not adapters[0].adapters:  # not made yet
+        return {f"{module}.weight" for module in adapters[0].ranks}
+    if mode == "merged":
+        return touched_parameters(adapters[0].adapters)
+    return touched_parameters(part for s in adapters for part in s.rest)
+
+
+def _casts(
+    pool: Path, checkpoint: Checkpoint | None, digests: Mapping[str, str], dtype: str
+) -> dict[Path, int]:
+    """Return the files of the pool that a checkpoint comes to in another dtype, and their sizes."""
+    sizes: dict[Path, int] = {}
+    for name, ref in checkpoint.tensors.items() if checkpoint is not None else ():
+        if ref.dtype != dtype and not computes_in_fp32(name):
+            path = pool_path(pool, digests[str(ref.path)], dtype)
+            sizes[path] = sizes.get(path, 0) + math.prod(ref.shape) * ITEMSIZE[dtype]
+    return sizes
 
 
 def _version(package: str) -> str:

@@ -38,7 +38,7 @@ class Reference:
         weight = self.refs[name].read()
         if self.merged:
             weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
-        return cast_tensor(weight, dtype, name)
+        return cast_tensor(weight, dtype, self._place(name))
 
     def effective(self, name: str) -> Tensor:
         """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
@@ -68,4 +68,7 @@ class Reference:
 
     def base(self, name: str) -> Tensor:
         """Return a parameter in fp32 without any adapter."""
-        return cast_tensor(self.refs[name].read(), self.dtypes[name], name).float()
+        return cast_tensor(self.refs[name].read(), self.dtypes[name], self._place(name)).float()
+
+    def _place(self, name: str) -> str:
+        return f"{self.refs[name].path}: {self.refs[name].name}"

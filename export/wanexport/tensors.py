@@ -1,4 +1,4 @@
-"""Safetensors files as byte ranges: where each tensor lies, and files written one tensor at a time.
+"""Safetensors files as byte ranges: where tensors lie, and files written one tensor at a time.
 
 The safetensors library validates every file that is read; it neither tells byte offsets nor writes
 a file without holding all of it, so the header (8 bytes of length, then JSON, then the data, see
@@ -13,6 +13,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ class TensorRef(TensorSpec):
 
     path: Path
     offset: int
+
+    def prefetch(self) -> None:
+        """Ask the system to bring the bytes into its page cache, without waiting for them."""
+        with self.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), self.offset, self.nbytes, os.POSIX_FADV_WILLNEED)
 
     def read(self) -> torch.Tensor:
         """Return the tensor in its stored dtype; its memory is a private map of the file."""
@@ -130,7 +136,7 @@ def write_safetensors(
     metadata: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> str:
-    """Write a safetensors file one tensor at a time, so that only one is ever in memory.
+    """Write a safetensors file one tensor at a time, so that two at most are ever in memory.
 
     Args:
         path: where; the file appears whole or not at all.
@@ -156,18 +162,23 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)  # aligned data; the format allows trailing spaces
     digest = hashlib.sha256()
-    with atomic_file(path) as file:
-        head = len(text).to_bytes(8, "little") + text
-        file.write(head)
-        digest.update(head)
+    with atomic_file(path) as file, ThreadPoolExecutor(2) as pool:
+
+        def emit(data: memoryview) -> None:
+            hashing = pool.submit(digest.update, data)
+            file.write(data)
+            hashing.result()
+            on_bytes(len(data))
+
+        # one tensor is written and hashed while the next is made
+        pending = pool.submit(emit, memoryview(len(text).to_bytes(8, "little") + text))
         for spec, tensor in zip(specs, tensors, strict=True):
             if tuple(tensor.shape) != spec.shape or _torch_dtypes()[spec.dtype] != tensor.dtype:
                 raise ValueError(f"{spec.name}: got {tensor.dtype} {tuple(tensor.shape)}")
             flat = tensor.detach().contiguous().flatten().view(torch.uint8)
-            data = flat.numpy().data
-            file.write(data)
-            digest.update(data)
-            on_bytes(spec.nbytes)
+            pending.result()
+            pending = pool.submit(emit, memoryview(flat.numpy().data))
+        pending.result()
     return digest.hexdigest()
 
 

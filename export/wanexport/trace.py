@@ -176,6 +176,7 @@ def _trace_piece(spec: _PieceSpec) -> ir.Graph:
         if isinstance(getattr(value.const_value, "raw", None), FakeTensor):
             value.const_value = None
     passes.clean(program.model)
+    passes.accumulate_branches(program.model)
     return program.model.graph
 
 
