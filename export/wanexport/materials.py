@@ -150,6 +150,11 @@ def _resolve(paths: list[tuple[Path, float]], request: BuildRequest, name: str) 
             + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
             "add --merge-rest to merge that part into the base, or use --mode merged",
         )
+    if unmerged and not carried:
+        raise AdapterError(
+            f"{paths[0][0]} has no low-rank part that mode {unmerged[0]} could carry",
+            "use --mode merged",
+        )
     ranks = stacked_ranks(carried)
     rank = max(ranks.values(), default=1)
     return AdapterSet(
