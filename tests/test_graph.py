@@ -137,8 +137,9 @@ def test_twin_of_another_structure_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [SIZE_480P, SIZE, *OTHER_SIZES], ids=lambda s: s.name)
 def test_twin_size_is_small(size: Size) -> None:
-    twin = twin_size(size)
-    assert 0 < twin.tokens <= 1024
+    assert 0 < twin_size(I2V, size).tokens <= 1024
+    twin = twin_size(I2V_14B, size)
+    assert 0 < twin.tokens <= 256
     assert twin.width % 16 == twin.height % 16 == 0
 
 

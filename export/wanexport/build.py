@@ -26,14 +26,23 @@ from wanexport.islands import computes_in_fp32
 from wanexport.lora import touched_parameters
 from wanexport.manifesting import make_manifest
 from wanexport.materials import AdapterSet, Materials, gather
+from wanexport.oracle import ReadParameter, run_oracle
 from wanexport.passes import to_inputs
 from wanexport.plan import EnginePlan, check_disk, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
 from wanexport.request import BuildRequest
 from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec
+from wanexport.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.trace import GraphSpec, trace_graph
-from wanexport.verify import Oracle, lower_like, make_oracle, twin_size, twin_spec, verify_engine
+from wanexport.verify import (
+    Oracle,
+    lower_like,
+    twin_inputs,
+    twin_size,
+    twin_spec,
+    verify_engine,
+)
 from wanexport.weights import TORCH_DTYPES, Pool, WeightStore
 from wanrt.manifest import MANIFEST_NAME, AdapterFile, Verification
 
@@ -58,7 +67,7 @@ class _Builder:
     request: BuildRequest
     materials: Materials
     reporter: Reporter
-    oracles: dict[str, Oracle] = field(default_factory=dict)
+    samples: dict[str, Tensor] = field(default_factory=dict)  # what the reference said
 
     @property
     def pool(self) -> Pool:
@@ -247,29 +256,54 @@ def _verify(
     store: WeightStore,
     reference: Reference,
 ) -> Verification:
-    key = _oracle_key(plan)
-    layers = spec.arch.num_layers
-    if key not in builder.oracles:
-        adapted = plan.mode != "full"
-        runs = 1 + adapted + (spec.dtype == "fp16")
-        with builder.reporter.steps(f"{plan.name}: reference", layers * runs) as advance:
-            base = reference.base if adapted else None
-            builder.oracles[key] = make_oracle(spec, reference.effective, base, lambda: advance(1))
-    builder.reporter.log(
-        f"{plan.name}: verifying on {twin_size(spec.size).tokens} tokens against diffusers"
-    )
+    oracle = _consult_oracle(builder, plan, spec, reference)
+    size = twin_size(spec.arch, spec.size)
+    builder.reporter.log(f"{plan.name}: verifying on {size.tokens} tokens against diffusers")
     twin = lower_like(trace_graph(twin_spec(spec)), spec.dtype)
     values = _padded_branches(plan, reference) if plan.mode == "swappable" else {}
     if values:
         to_inputs(twin, _branch_names(plan))
-    return verify_engine(store.folder, model, twin, spec, store.bound, values, builder.oracles[key])
+    with builder.reporter.steps(f"{plan.name}: verifying", spec.arch.num_layers + 2) as advance:
+        return verify_engine(
+            store.folder,
+            model,
+            twin,
+            spec,
+            store.bound,
+            values,
+            oracle,
+            lambda: advance(1),
+        )
 
 
-def _oracle_key(plan: EnginePlan) -> str:
-    """Name what the reference computes; separate and swappable engines compute the same."""
-    if plan.mode in ("full", "merged"):
-        return f"{plan.mode} {[a.label for a in plan.adapters]}"
-    return f"unmerged {_widest(plan).label}"
+def _consult_oracle(
+    builder: _Builder, plan: EnginePlan, spec: GraphSpec, reference: Reference
+) -> Oracle:
+    """Run the reference on the twin's inputs, or recall what it said for an earlier engine."""
+
+    def run(key: str, read: ReadParameter, dtype: str = "fp32") -> Tensor:
+        key = f"{key} {dtype}"
+        if key not in builder.samples:
+            with builder.reporter.steps(f"{key}: reference", spec.arch.num_layers) as advance:
+                builder.samples[key] = run_oracle(
+                    spec.arch, read, inputs, TRACED_DTYPES[dtype], lambda: advance(1)
+                )
+        return builder.samples[key]
+
+    inputs = twin_inputs(spec)
+    key = _what_it_computes(builder.materials, plan)
+    sample = run(key, reference.effective)
+    base = run("base", reference.base) if plan.mode != "full" else None
+    rounded = run(key, reference.effective, "fp16") if spec.dtype == "fp16" else None
+    return Oracle(sample, base, rounded)
+
+
+def _what_it_computes(materials: Materials, plan: EnginePlan) -> str:
+    """Name the weights an engine computes with; separate and swappable engines share them."""
+    if plan.mode == "full":
+        return "base" if materials.finetuned is None else "full fine-tune"
+    kind = "merged" if plan.mode == "merged" else "unmerged"
+    return f"{kind} {_widest(plan).label}"
 
 
 def _padded_branches(plan: EnginePlan, reference: Reference) -> dict[str, Tensor]:

@@ -21,7 +21,6 @@ from torch import Tensor
 from wanexport import passes
 from wanexport.config import Architecture, Size
 from wanexport.errors import BuildError, VerificationError
-from wanexport.oracle import ReadParameter, run_oracle
 from wanexport.tensors import TensorRef, TensorSpec, open_safetensors, write_safetensors
 from wanexport.trace import OUTPUT_NAME, TORCH_DTYPES, GraphSpec, model_inputs
 from wanexport.weights import IR_DTYPES
@@ -30,6 +29,8 @@ from wanrt.manifest import Verification
 __all__ = ["Oracle", "relative_l2", "twin_size", "verify_engine"]
 
 MAX_TOKENS = 1024
+MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so
+WIDE = 2048
 FP32_TOLERANCE = 1e-5
 DTYPE_FACTOR = 1.5
 
@@ -49,12 +50,13 @@ class Oracle:
     rounded: Tensor | None = None
 
 
-def twin_size(size: Size) -> Size:
-    """Return a size of the same proportions and at most 1,024 tokens."""
+def twin_size(arch: Architecture, size: Size) -> Size:
+    """Return a size of the same proportions and at most 1,024 tokens, fewer for wide models."""
+    most = MAX_TOKENS if arch.width <= WIDE else MAX_TOKENS_WIDE
     frames = min(size.frames, 5)
     small = size.model_copy(update={"frames": frames, "batch": min(size.batch, 2)})
-    while small.tokens > MAX_TOKENS:
-        shrink = math.sqrt(MAX_TOKENS / small.tokens) * 0.99
+    while small.tokens > most:
+        shrink = math.sqrt(most / small.tokens) * 0.99
         width = max(16, int(small.width * shrink) // 16 * 16)
         height = max(16, int(small.height * shrink) // 16 * 16)
         small = small.model_copy(update={"width": width, "height": height})
@@ -63,41 +65,27 @@ def twin_size(size: Size) -> Size:
 
 def twin_spec(spec: GraphSpec) -> GraphSpec:
     """Return what the twin is traced from: fp32 for bf16, which no CPU backend computes."""
-    size = twin_size(spec.size)
+    size = twin_size(spec.arch, spec.size)
     if spec.dtype == "bf16":
         return replace(spec, size=size, dtype="fp32", storage={})
     return replace(spec, size=size)
 
 
-def twin_inputs(arch: Architecture, size: Size) -> dict[str, Tensor]:
-    """Return seeded inputs in fp32: unit normal, the timestep in the middle of the schedule."""
+def twin_inputs(spec: GraphSpec) -> dict[str, Tensor]:
+    """Return seeded inputs in fp32: unit normal, the timestep in the middle of the schedule.
+
+    Those of an fp16 engine are rounded to it, for the reference too.
+    """
+    arch, size = spec.arch, twin_size(spec.arch, spec.size)
     generator = torch.Generator().manual_seed(0)
     inputs = {
         name: torch.randn(shape, generator=generator)
         for name, (shape, _) in model_inputs(arch, size, "fp32").items()
     }
+    if spec.dtype == "fp16":
+        inputs = {name: value.half().float() for name, value in inputs.items()}
     inputs["timestep"] = torch.linspace(986.5, 512.25, size.batch)
     return inputs
-
-
-def make_oracle(
-    spec: GraphSpec,
-    read: ReadParameter,
-    read_base: ReadParameter | None,
-    on_block: Callable[[], None],
-) -> Oracle:
-    """Run the reference on the twin's inputs, with and without the adapter."""
-    size, arch = twin_size(spec.size), spec.arch
-    inputs = twin_inputs(arch, size)
-    if spec.dtype == "fp16":  # the engine sees rounded inputs; so must the reference
-        inputs = {n: t if n == "timestep" else t.half().float() for n, t in inputs.items()}
-    sample = run_oracle(arch, read, inputs, torch.float32, on_block)
-    base = rounded = None
-    if read_base is not None:
-        base = run_oracle(arch, read_base, inputs, torch.float32, on_block)
-    if spec.dtype == "fp16":
-        rounded = run_oracle(arch, read, inputs, torch.float16, on_block)
-    return Oracle(sample, base, rounded)
 
 
 def verify_engine(
@@ -108,6 +96,7 @@ def verify_engine(
     bound: Mapping[str, TensorRef],
     adapter: Mapping[str, Tensor],
     oracle: Oracle,
+    on_segment: Callable[[], None] = lambda: None,
 ) -> Verification:
     """Run the twin on the engine's bytes and compare it with the oracle.
 
@@ -119,20 +108,21 @@ def verify_engine(
         bound: where each initializer's bytes lie.
         adapter: values of a swappable engine's adapter inputs.
         oracle: what should come out.
+        on_segment: called after the stem, after every block and after the head.
 
     Raises:
         VerificationError: the error exceeds what the dtype allows, or the output isn't finite.
     """
     same_structure(engine, twin)
     dtype = twin_spec(spec).dtype
-    size = twin_size(spec.size)
-    feeds = twin_inputs(spec.arch, size)
+    size = twin_size(spec.arch, spec.size)
+    feeds = twin_inputs(spec)
     values = {
         name: tensor.to(TORCH_DTYPES["fp32" if name == "timestep" else dtype])
         for name, tensor in feeds.items()
     }
     values.update({name: tensor.to(TORCH_DTYPES[dtype]) for name, tensor in adapter.items()})
-    sample = _run_segments(folder, twin, spec.arch.num_layers, bound, values)
+    sample = _run_segments(folder, twin, spec.arch.num_layers, bound, values, on_segment)
     error = relative_l2(sample, oracle.sample)
     reference = None if oracle.rounded is None else relative_l2(oracle.rounded, oracle.sample)
     tolerance = FP32_TOLERANCE if reference is None else DTYPE_FACTOR * reference
@@ -203,15 +193,20 @@ def _run_segments(
     layers: int,
     bound: Mapping[str, TensorRef],
     values: dict[str, Tensor],
+    on_segment: Callable[[], None],
 ) -> Tensor:
     """Run stem, blocks and head one after the other and return the sample in fp32."""
     x = "stem"
     values.update(_run_segment(folder, twin, [x, "time", *_block_inputs(twin)], bound, values))
     for layer in range(layers):
+        on_segment()
         values.update(_run_segment(folder, twin, [f"blocks.{layer}"], bound, values))
         del values[x]
         x = f"blocks.{layer}"
-    return _run_segment(folder, twin, [OUTPUT_NAME], bound, values)[OUTPUT_NAME].float()
+    on_segment()
+    sample = _run_segment(folder, twin, [OUTPUT_NAME], bound, values)[OUTPUT_NAME]
+    on_segment()
+    return sample.float()
 
 
 def _block_inputs(twin: ir.Model) -> list[str]:
