@@ -28,7 +28,7 @@ from wanexport.manifesting import make_manifest
 from wanexport.materials import AdapterSet, Materials, gather
 from wanexport.oracle import ReadParameter, run_oracle
 from wanexport.passes import to_inputs
-from wanexport.plan import EnginePlan, check_disk, plan_engines
+from wanexport.plan import EnginePlan, check_disk, check_out, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
 from wanexport.request import BuildRequest
@@ -83,6 +83,7 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
             before that stay; nothing half-made does.
     """
     try:
+        check_out(request.out)
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):

@@ -50,6 +50,9 @@ def make_canonical(
             + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
             "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
         )
-    return write_adapter(
-        carried, output, manifest.dtype, max_rank=manifest.max_rank, targets=manifest.targets
-    )
+    try:
+        return write_adapter(
+            carried, output, manifest.dtype, max_rank=manifest.max_rank, targets=manifest.targets
+        )
+    except OSError as error:
+        raise BuildError(f"{output} can't be written: {error.strerror or error}") from None

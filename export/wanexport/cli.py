@@ -221,10 +221,11 @@ def _build(request: BuildRequest) -> None:
 
 def _print_plans(request: BuildRequest) -> None:
     from wanexport.materials import gather
-    from wanexport.plan import plan_engines
+    from wanexport.plan import check_out, plan_engines
     from wanexport.progress import Reporter
     from wanexport.report import format_plans
 
+    check_out(request.out)
     materials = gather(request, Reporter(), dry_run=True)
     print(format_plans(plan_engines(request, materials), materials.to_make_bytes))
 

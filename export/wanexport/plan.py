@@ -27,7 +27,7 @@ from wanrt.engine import check_times
 from wanrt.errors import WanrtError
 from wanrt.manifest import Manifest, read_manifest
 
-__all__ = ["EnginePlan", "check_disk", "plan_engines"]
+__all__ = ["EnginePlan", "check_disk", "check_out", "plan_engines"]
 
 Action = Literal["build", "reuse", "replace", "conflict"]
 
@@ -86,6 +86,17 @@ def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan
             wanted += [(mode, (adapters,)) for adapters in materials.adapter_sets]
     pooled: set[Path] = set()
     return [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place where no folder can be.
+
+    Raises:
+        BuildError: it, or something above it, is a file.
+    """
+    nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
+    if not nearest.is_dir():
+        raise BuildError(f"{nearest} is not a folder", "choose another --out")
 
 
 def check_disk(out: Path, needed: int) -> None:

@@ -77,6 +77,11 @@ class BuildRequest:
             raise ConfigError(
                 f"rank {largest} exceeds the model's width, {width}", "use a smaller --rank"
             )
+        if self.max_rank is not None and self.max_rank > width:
+            raise ConfigError(
+                f"--max-rank {self.max_rank} exceeds the model's width, {width}",
+                "use a smaller --max-rank",
+            )
         if self.max_rank is not None and self.max_rank < largest:
             raise ConfigError(
                 f"--max-rank {self.max_rank} is below --rank {largest}", "raise --max-rank"
