@@ -99,9 +99,17 @@ class TestConflict:
         self.refused(out, "made from another adapter")
         assert not np.array_equal(sample(engines(out)["separate"]), before)
 
-    @pytest.mark.parametrize("strength", [0.5, 1.0000001])
-    def test_another_strength(self, out: Path, strength: float) -> None:
-        self.refused(out, "another adapter", loras=(LoraArgument(str(self.lora), strength),))
+    @pytest.mark.usefixtures("out")
+    def test_another_strength_is_another_engine(self) -> None:
+        (built,) = self.again(loras=(LoraArgument(str(self.lora), 0.5),))
+        assert built.path.name.endswith("-style-x0.5")
+
+    @pytest.mark.usefixtures("out")
+    def test_another_strength_of_the_same_digits(self) -> None:
+        self.again(loras=(LoraArgument(str(self.lora), 0.5),))
+        nearly = (LoraArgument(str(self.lora), 0.50000001),)
+        with pytest.raises(BuildError, match="another adapter"):
+            self.again(loras=nearly)
 
     def test_another_base(self, out: Path, sources: Path) -> None:
         self.refused(out, "made from another base", base=str(sources / "finetuned"))

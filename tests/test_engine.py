@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,24 @@ def test_read_only_and_unaligned_memory(tmp_path: Path) -> None:
     x = np.frombuffer(data, np.float32, offset=1).reshape(6, 16)
     with load_engine(make_engine(tmp_path / "e", Tiny())) as engine:
         _close(engine.forward(x=x, timestep=T)["y"], expect(Tiny(), X))
+
+
+def test_bound_inputs_live_as_long_as_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bind(binding: Any, name: str, value: Any) -> None:  # as onnxruntime 1.23 does
+        binding._iobinding.bind_ortvalue_input(name, value._ortvalue)
+
+    monkeypatch.setattr("onnxruntime.IOBinding.bind_ortvalue_input", bind)
+    x = X.copy()
+    alive = weakref.ref(x)
+    engine = load_engine(make_engine(tmp_path / "e", Tiny()))
+    engine.bind(x=x, timestep=T)
+    del x
+    assert alive() is not None
+    engine.time_forward()
+    engine.close()
+    assert alive() is None
 
 
 WRONG_INPUTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -273,7 +273,7 @@ def test_two_files_are_one_adapter(bench: Bench, tmp_path: Path) -> None:
     strengths = {"musubi": 0.75, "elsewhere": -0.5}
     built = bench.build(tmp_path, strengths)
     check(bench, built, strengths)
-    assert "musubi-elsewhere" in built["merged"].path.name
+    assert "r4-musubi-x0.75-elsewhere-x-0.5" in built["merged"].path.name
     manifest = read_manifest(built["separate"].path)
     assert manifest.rank == RANK
     assert set(manifest.targets) == {*CROSS, *ELSEWHERE}

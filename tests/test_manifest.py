@@ -124,7 +124,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "unknown dtype": (_edit(lambda m: m.update(dtype="fp8")), "dtype"),
     "unknown backend": (_edit(lambda m: m.update(backend="magic")), "backend"),
     "unknown role": (_edit(lambda m: _graph(m)["inputs"][0].update(role="x")), "role"),
-    "merged without rank": (_edit(lambda m: m.update(mode="merged")), "needs a rank"),
+    "separate without rank": (_edit(lambda m: m.update(mode="separate")), "needs a rank"),
     "rank 0": (_edit(lambda m: m.update(rank=0)), "rank"),
     "swappable without max_rank": (_edit(lambda m: m.update(mode="swappable")), "max_rank"),
     "no graph": (_edit(lambda m: m.update(graphs={})), "no 'forward'"),
@@ -151,6 +151,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "graph missing": (lambda f, _: (f / "model.onnx").unlink(), "model.onnx is missing"),
     "graph cut off": (lambda f, _: os.truncate(f / "model.onnx", 9), "has 9 bytes"),
     "weights written over": (_weights(lambda p: touch_ns(p, 1)), "wrote over"),
+    "no weight_bytes": (_edit(lambda m: _graph(m).pop("weight_bytes")), "forward.weight_bytes"),
 }  # fmt: skip
 
 
@@ -162,6 +163,22 @@ def test_broken_manifests_are_refused_in_one_line(engine: Path, case: str) -> No
         check_engine(engine, "cpu")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weight_bytes_are_what_the_graph_refers_to(tmp_path: Path) -> None:
+    import onnx
+    from studies import build
+
+    build(tmp_path, ranks=(2,), modes=("separate",), verify=False)
+    (folder,) = (path.parent for path in tmp_path.glob("[!.]*/engine.json"))
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    referred = [
+        int(entry.value)
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "length"
+    ]
+    assert contract.read_manifest(folder).weight_bytes == sum(referred) > 0
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:

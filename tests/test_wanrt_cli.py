@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -245,6 +246,7 @@ def test_info(call: Wanrt, family: Path) -> None:
     assert "swappable, rank up to 4, on 1 modules" in out
     assert "random weights" in out
     assert "relative L2 3e-07" in out
+    assert "1.1 KiB in 1 file of 1.2 KiB, random weights" in out
     assert "adapters/r2.safetensors: rank 2" in out
     assert max(len(line) for line in out.splitlines()[1:]) <= 79
 
@@ -293,6 +295,20 @@ def test_run_of_one_workload(call: Wanrt, tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "e", Tiny(workloads={"small": 6, "large": 10}))
     _, out, _ = call("run", folder, "--workload", "large", "--save", tmp_path / "o")
     assert out == "y float32 [10, 16]\n"
+
+
+def test_a_copied_engine_is_told_from_one_written_over(
+    call: Wanrt, family: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(family / "tiny-full", copy, copy_function=shutil.copyfile)
+    touch_ns(copy / "weights" / "tiny.safetensors", 1)
+    code, _, err = call("run", copy, "--save", tmp_path / "o")
+    assert code == 1
+    assert "the engine was copied or moved, or somebody wrote over these bytes" in err
+    assert f"wanrt verify {copy} --restore-mtime; if they differ, rebuild" in err
+    assert call("verify", copy, "--restore-mtime")[0] == 0
+    assert call("run", copy, "--save", tmp_path / "o")[0] == 0
 
 
 def test_verify_right_engines(call: Wanrt, family: Path) -> None:

@@ -111,6 +111,7 @@ def manifest_dict(
     """Return engine.json's content."""
     rows: int | str = next(iter(tiny.workloads.values())) if len(tiny.workloads) == 1 else "rows"
     spec = {"dtype": tiny.dtype, "shape": [rows, tiny.width]}
+    weight_bytes = sum(array.nbytes for array in weights(tiny).values())
     inputs: list[dict[str, Any]] = [
         {"name": "x", **spec},
         {"name": "timestep", "dtype": "fp32", "shape": [1], "range": [0.0, 1000.0]},
@@ -135,7 +136,8 @@ def manifest_dict(
         "full_finetune": tiny.full_finetune,
         "graphs": {
             "forward": {
-                "file": "model.onnx", **graph, "inputs": inputs, "outputs": [{"name": "y", **spec}]
+                "file": "model.onnx", **graph, "weight_bytes": weight_bytes,
+                "inputs": inputs, "outputs": [{"name": "y", **spec}],
             }
         },
         "workloads": {name: _workload(rows, tiny) for name, rows in tiny.workloads.items()},

@@ -19,6 +19,7 @@ from torch import Tensor
 from wanexport.adapter import write_adapter
 from wanexport.checkpoint import Checkpoint
 from wanexport.config import Dtype
+from wanexport.disk import check_out
 from wanexport.drafts import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.errors import BuildError
 from wanexport.hashing import sha256_file
@@ -28,7 +29,7 @@ from wanexport.manifesting import make_manifest
 from wanexport.materials import AdapterSet, Materials, gather
 from wanexport.oracle import ReadParameter, run_oracle
 from wanexport.passes import to_inputs
-from wanexport.plan import EnginePlan, check_disk, check_out, plan_engines
+from wanexport.plan import EnginePlan, check_plans, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
 from wanexport.request import BuildRequest
@@ -67,11 +68,8 @@ class _Builder:
     request: BuildRequest
     materials: Materials
     reporter: Reporter
+    pool: Pool
     samples: dict[str, Tensor] = field(default_factory=dict)  # what the reference said
-
-    @property
-    def pool(self) -> Pool:
-        return Pool(self.request.out / ".weights")
 
 
 def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
@@ -89,22 +87,13 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         with _sharing(request.out):
             materials = gather(request, reporter, dry_run=False)
             plans = plan_engines(request, materials)
-            _refuse_conflicts(plans)
-            check_disk(request.out, sum(plan.write_bytes for plan in plans))
-            builder = _Builder(request, materials, reporter)
+            check_plans(request.out, plans)
+            pool = Pool((request.out / ".weights").resolve())
+            builder = _Builder(request, materials, reporter, pool)
             return [_build(builder, plan) for plan in plans]
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise BuildError(f"{where}{error.strerror or error}", "the build stopped there") from error
-
-
-def _refuse_conflicts(plans: list[EnginePlan]) -> None:
-    for plan in plans:
-        if plan.action == "conflict":
-            raise BuildError(
-                f"engine {plan.name} is there already, and {plan.reason}",
-                "replace it with --force, or build into another folder with --out",
-            )
 
 
 def _build(builder: _Builder, plan: EnginePlan) -> Built:
@@ -179,7 +168,7 @@ def _reference(plan: EnginePlan, checkpoint: Checkpoint, spec: GraphSpec) -> Ref
 
 
 def _widest(plan: EnginePlan) -> AdapterSet:
-    return max(plan.adapters, key=lambda adapter: adapter.rank)
+    return max(plan.adapters, key=lambda adapter: adapter.rank or 0)
 
 
 def _write_weights(

@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 @app.command()
 def build(
     rank: Annotated[
-        list[int] | None, typer.Option("--rank", min=1, help="Rank of a made adapter; repeats.")
+        list[int] | None,
+        typer.Option("--rank", min=1, help="Rank of an adapter to make."),
     ] = None,
     mode: Annotated[
         list[ModeName] | None, typer.Option("--mode", help="Engines to make; all by default.")
@@ -132,7 +133,9 @@ def build(
     weights: Annotated[
         WeightsName, typer.Option(help="copy makes folders that can be moved.")
     ] = WeightsName.link,
-    verify: Annotated[VerifyName, typer.Option(help="Reference.")] = VerifyName.diffusers,
+    verify: Annotated[
+        VerifyName, typer.Option(help="Compare outputs with.")
+    ] = VerifyName.diffusers,
     out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
     force: Annotated[
         bool, typer.Option("--force", help="Rebuild and replace what is there.")
@@ -220,14 +223,17 @@ def _build(request: BuildRequest) -> None:
 
 
 def _print_plans(request: BuildRequest) -> None:
+    from wanexport.disk import check_out
     from wanexport.materials import gather
-    from wanexport.plan import check_out, plan_engines
+    from wanexport.plan import check_plans, plan_engines
     from wanexport.progress import Reporter
     from wanexport.report import format_plans
 
     check_out(request.out)
     materials = gather(request, Reporter(), dry_run=True)
-    print(format_plans(plan_engines(request, materials), materials.to_make_bytes))
+    plans = plan_engines(request, materials)
+    print(format_plans(plans, request.out, materials.to_make_bytes))
+    check_plans(request.out, plans, materials.to_make_bytes)
 
 
 def _fail(message: str, hint: str) -> NoReturn:

@@ -103,6 +103,11 @@ def _graph(folder: Path, model: ir.Model) -> Graph:
         file=path.name,
         bytes=path.stat().st_size,
         sha256=sha256_file(path),
+        weight_bytes=sum(
+            value.const_value.nbytes
+            for value in model.graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ),
         inputs=tuple(_spec(value) for value in model.graph.inputs),
         outputs=tuple(_spec(value) for value in model.graph.outputs),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wanexport.adapter import cross_attention_targets, seeded_adapter
 from wanexport.checkpoint import Checkpoint, open_checkpoint
+from wanexport.disk import check_disk, format_bytes
 from wanexport.errors import AdapterError
 from wanexport.hashing import sha256_file
 from wanexport.hub import cached_snapshot
@@ -44,9 +45,9 @@ class AdapterSet:
     random_weights: bool
 
     @property
-    def rank(self) -> int:
-        """The largest rank of a module."""
-        return max(self.ranks.values(), default=1)
+    def rank(self) -> int | None:
+        """The largest rank of a module; None if nothing of it is low-rank."""
+        return max(self.ranks.values(), default=None)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -84,7 +85,8 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
             to_make += total
         else:
             if not folder.exists():
-                reporter.log(f"making {total / 1e9:.2f} GB of random weights in {folder}")
+                check_disk(request.out, total)
+                reporter.log(f"making {format_bytes(total)} of random weights in {folder}")
             with reporter.bytes("random weights", total) as advance:
                 ensure_demo_checkpoint(folder, arch, config.dtype, SEED, advance)
             base = open_checkpoint(str(folder), arch)
@@ -117,12 +119,13 @@ def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) 
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         seeded_adapter(path, shapes, targets, rank, SEED)
-    return _resolve([(path, 1.0)], request, f"r{rank}")
+    return _resolve([(path, 1.0)], request, "")
 
 
 def _file_set(request: BuildRequest) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
-    return _resolve(paths, request, "-".join(path.stem for path, _ in paths))
+    names = [path.stem if s == 1.0 else f"{path.stem}-x{s:g}" for path, s in paths]
+    return _resolve(paths, request, "-".join(names))
 
 
 def find_lora(name: str) -> Path:
@@ -156,9 +159,9 @@ def _resolve(paths: list[tuple[Path, float]], request: BuildRequest, name: str) 
             "use --mode merged",
         )
     ranks = stacked_ranks(carried)
-    rank = max(ranks.values(), default=1)
+    rank = [f"r{max(ranks.values())}"] if ranks else []
     return AdapterSet(
-        name if name == f"r{rank}" else f"r{rank}-{name}",
+        "-".join([*rank, *([name] if name else [])]),
         ranks,
         adapters,
         tuple(carried),

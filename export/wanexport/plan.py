@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,6 +13,7 @@ from typing import Literal
 
 from wanexport import __version__
 from wanexport.checkpoint import Checkpoint
+from wanexport.disk import check_disk
 from wanexport.errors import BuildError, ConfigError
 from wanexport.hashing import sha256_text
 from wanexport.islands import computes_in_fp32
@@ -27,7 +27,7 @@ from wanrt.engine import check_times
 from wanrt.errors import WanrtError
 from wanrt.manifest import Manifest, read_manifest
 
-__all__ = ["EnginePlan", "check_disk", "check_out", "plan_engines"]
+__all__ = ["EnginePlan", "check_plans", "plan_engines"]
 
 Action = Literal["build", "reuse", "replace", "conflict"]
 
@@ -88,32 +88,24 @@ def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan
     return [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
 
 
-def check_out(out: Path) -> None:
-    """Refuse a place where no folder can be.
+def check_plans(out: Path, plans: Sequence[EnginePlan], also_bytes: int = 0) -> None:
+    """Refuse plans that can't be carried out.
+
+    Args:
+        out: where the engines go.
+        plans: all engines of a request.
+        also_bytes: what is written besides them.
 
     Raises:
-        BuildError: it, or something above it, is a file.
+        BuildError: an engine of that name was made from something else, or the disk is too small.
     """
-    nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
-    if not nearest.is_dir():
-        raise BuildError(f"{nearest} is not a folder", "choose another --out")
-
-
-def check_disk(out: Path, needed: int) -> None:
-    """Refuse a build that can't fit.
-
-    Raises:
-        BuildError: the disk has less room than the build writes.
-    """
-    folder = out.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise BuildError(
-            f"the build writes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free",
-            "free some, or use --out on a larger disk",
-        )
+    for plan in plans:
+        if plan.action == "conflict":
+            raise BuildError(
+                f"engine {plan.name} is there already, and {plan.reason}",
+                "replace it with --force, or build into another folder with --out",
+            )
+    check_disk(out, also_bytes + sum(plan.write_bytes for plan in plans))
 
 
 def _plan(
@@ -129,7 +121,7 @@ def _plan(
         ranks = dict(adapters[0].ranks)
     elif mode == "swappable":
         _refuse_rest(adapters)
-        largest = max(s.rank for s in adapters)
+        largest = max(s.rank or 1 for s in adapters)
         max_rank = request.max_rank or largest
         if max_rank < largest:
             raise ConfigError(
@@ -138,7 +130,11 @@ def _plan(
         targets = sorted({module for s in adapters for module in s.ranks})
         ranks = dict.fromkeys(targets, max_rank)
     size = "dynamic" if request.dynamic else request.config.size.name
-    label = f"-{adapters[0].label}" if mode in ("merged", "separate") else ""
+    label = ""
+    if mode == "swappable":
+        label = f"-{adapters[0].label}" if request.loras else f"-r{max_rank}"
+    elif mode != "full":
+        label = f"-{adapters[0].label}"
     name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"
     inputs = _inputs(request, materials, mode, adapters, ranks)
     action, reason = _decide(request, request.out / name, inputs)
@@ -246,7 +242,7 @@ def _written(
         finetuned = mode == "full" and materials.finetuned is not None
         checkpoint = materials.finetuned if finetuned else materials.base
         sources = materials.finetuned_sources if finetuned else materials.base_sources
-        cast = _casts(request.out / ".weights", checkpoint, dict(sources), dtype)
+        cast = _pooled(request.out, checkpoint, dict(sources), dtype)
         written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
         pooled.update(cast)
         written += sum(nbytes[name] for name in _rewritten(mode, adapters))
@@ -267,15 +263,26 @@ def _rewritten(mode: Mode, adapters: Sequence[AdapterSet]) -> set[str]:
     return touched_parameters(part for s in adapters for part in s.rest)
 
 
-def _casts(
-    pool: Path, checkpoint: Checkpoint | None, digests: Mapping[str, str], dtype: str
+def _pooled(
+    out: Path, checkpoint: Checkpoint | None, digests: Mapping[str, str], dtype: str
 ) -> dict[Path, int]:
-    """Return the files of the pool that a checkpoint comes to in another dtype, and their sizes."""
+    """Return the files of the pool that a checkpoint comes to, and their sizes.
+
+    A file that holds anything to cast goes there as a whole; so does one on another file system.
+    """
+    if checkpoint is None:
+        return {}
+    device = next(path for path in (out, *out.resolve().parents) if path.exists()).stat().st_dev
     sizes: dict[Path, int] = {}
-    for name, ref in checkpoint.tensors.items() if checkpoint is not None else ():
-        if ref.dtype != dtype and not computes_in_fp32(name):
-            path = pool_path(pool, digests[str(ref.path)], dtype)
-            sizes[path] = sizes.get(path, 0) + math.prod(ref.shape) * ITEMSIZE[dtype]
+    for file in checkpoint.files:
+        path = file.path.resolve()
+        refs = [(n, ref) for n, ref in checkpoint.tensors.items() if ref.path == path]
+        stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
+        if any(ref.dtype != stored[name] for name, ref in refs):
+            size = sum(math.prod(ref.shape) * ITEMSIZE[stored[name]] for name, ref in refs)
+            sizes[pool_path(out / ".weights", digests[str(path)], dtype)] = size
+        elif path.stat().st_dev != device:
+            sizes[pool_path(out / ".weights", digests[str(path)])] = path.stat().st_size
     return sizes
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from wanexport.disk import format_bytes
 
 if TYPE_CHECKING:
     from wanexport.build import Built
     from wanexport.plan import EnginePlan
 
-__all__ = ["effect_warnings", "format_built", "format_bytes", "format_plans"]
+__all__ = ["effect_warnings", "format_built", "format_plans"]
 
 
-def format_plans(plans: Sequence[EnginePlan], to_make_bytes: int) -> str:
+def format_plans(plans: Sequence[EnginePlan], out: Path, to_make_bytes: int) -> str:
     """Return a line per engine: what would happen, what it writes and needs, and why."""
-    width = max(len(plan.name) for plan in plans)
-    lines = []
+    prefix, names = _shorten([plan.name for plan in plans])
+    width = max(map(len, names), default=0)
+    lines = [f"{out / prefix}"]
     if to_make_bytes:
-        lines.append(f"make {format_bytes(to_make_bytes)} of random weights first")
+        lines.append(f"  make {format_bytes(to_make_bytes)} of random weights first")
     lines += [
-        f"{plan.action:<8}  {plan.name:<{width}}  writes {format_bytes(plan.write_bytes):>8}  "
+        f"  {plan.action:<8} {name:<{width}}  writes {format_bytes(plan.write_bytes):>8}  "
         f"memory {format_bytes(plan.memory_bytes):>8}  {plan.reason}"
-        for plan in plans
+        for plan, name in zip(plans, names, strict=True)
     ]
     total = to_make_bytes + sum(plan.write_bytes for plan in plans)
     lines.append(f"writes {format_bytes(total)} in all")
@@ -29,20 +34,34 @@ def format_plans(plans: Sequence[EnginePlan], to_make_bytes: int) -> str:
 
 
 def format_built(built: Sequence[Built]) -> str:
-    """Return a line per engine: where it is and how well it was verified."""
-    lines = []
-    for engine in built:
-        if engine.verification is None:
+    """Return a line per engine: where it is and how well it was verified.
+
+    Errors and effects are relative L2 distances of the outputs.
+    """
+    prefix, names = _shorten([engine.path.name for engine in built])
+    width = max(map(len, names), default=0)
+    lines = [f"{engine.path.parent / prefix}" for engine in built[:1]]
+    for engine, name in zip(built, names, strict=True):
+        found = engine.verification
+        if found is None:
             note = "there already, made from the same"
-        elif engine.verification.error is None:
+        elif found.error is None:
             note = "unverified"
         else:
-            v = engine.verification
-            note = f"error {v.error:.1e} of at most {v.tolerance:.1e} (relative L2, {v.dtype})"
-            if v.adapter_effect is not None:
-                note += f", adapter moves the output by {v.adapter_effect:.1e}"
-        lines.append(f"{engine.path}  {note}")
+            note = f"error {found.error:.1e} (at most {found.tolerance:.1e})"
+            if found.adapter_effect is not None:
+                note += f", adapter's effect {found.adapter_effect:.1e}"
+        lines.append(f"  {name:<{width}}  {note}")
     return "\n".join(lines)
+
+
+def _shorten(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Split engine names into what they share, up to a dash, and the rest."""
+    split = [name.split("-") for name in names]
+    columns = zip(*(words[:-1] for words in split), strict=False) if len(names) > 1 else iter(())
+    shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, columns)]
+    rest = ["-".join(words[len(shared) :]) for words in split]
+    return "-".join([*shared, "*"]) if shared else "", rest
 
 
 def effect_warnings(built: Sequence[Built]) -> list[str]:
@@ -59,13 +78,3 @@ def effect_warnings(built: Sequence[Built]) -> list[str]:
                 "   hint: is it trained? see its scale: wanexport inspect FILE"
             )
     return warnings
-
-
-def format_bytes(count: int) -> str:
-    """Return a size with three digits in the nearest decimal unit."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"

@@ -23,7 +23,7 @@ from wanexport.config import Architecture, Size
 from wanexport.errors import BuildError, VerificationError
 from wanexport.tensors import TensorRef, TensorSpec, open_safetensors, write_safetensors
 from wanexport.trace import OUTPUT_NAME, TORCH_DTYPES, GraphSpec, model_inputs
-from wanexport.weights import IR_DTYPES
+from wanexport.weights import CONSTANTS_NAME, IR_DTYPES
 from wanrt.manifest import Verification
 
 __all__ = ["Oracle", "relative_l2", "twin_size", "verify_engine"]
@@ -166,25 +166,36 @@ def same_structure(engine: ir.Model, twin: ir.Model) -> None:
         raise BuildError("the verification twin has another graph than the engine", "report this")
 
 
-def _outline(graph: ir.Graph) -> list[tuple[str, str, tuple[str, ...]]]:
-    """List operators with the parameters they read, in a canonical order; casts are left out."""
-    parameters = {name for name, value in graph.initializers.items() if "." in name}
-    cast: dict[str, str] = {}
-    outline = []
+def _outline(graph: ir.Graph) -> list[tuple[object, ...]]:
+    """List all nodes but casts: operator, attributes, and what each input is.
+
+    A value is the input or parameter it comes from, or the number of the node that makes it;
+    integer constants are shapes and all count as one.
+    """
+    known: dict[str, object] = {value.name or "": value.name for value in graph.inputs}
+    for name, value in graph.initializers.items():
+        constant = _constant(value)
+        shape = value.dtype == ir.DataType.INT64
+        known[name] = name if constant is None else "shape" if shape else constant.tobytes()
+    outline: list[tuple[object, ...]] = []
     for node in graph:
-        names = [cast.get(v.name or "", v.name or "") for v in node.inputs if v is not None]
+        inputs = tuple(known[v.name or ""] if v is not None else None for v in node.inputs)
         if node.op_type == "Cast":
-            cast[node.outputs[0].name or ""] = names[0]
-        elif node.op_type in _COMPUTES:
-            used = tuple(n for n in names if n in parameters and ".val_" not in n)
-            outline.append((node.domain, node.op_type, used))
+            known[node.outputs[0].name or ""] = inputs[0]
+            continue
+        for index, output in enumerate(node.outputs):
+            known[output.name or ""] = (len(outline), index)
+        attributes = tuple(sorted((name, repr(a.value)) for name, a in node.attributes.items()))
+        outline.append((node.domain, node.op_type, attributes, inputs))
     return outline
 
 
-_COMPUTES = frozenset(
-    ("Gemm", "MatMul", "Attention", "MultiHeadAttention", "RMSNormalization", "LayerNormalization",
-     "RotaryEmbedding", "Gelu", "Sigmoid", "Sin", "Cos", "Transpose", "Add", "Mul")
-)  # fmt: skip
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return what no checkpoint holds, bound to the engine's file of constants or not yet."""
+    tensor = value.const_value
+    if isinstance(tensor, ir.ExternalTensor):
+        return tensor if Path(tensor.location).name == CONSTANTS_NAME else None
+    return tensor
 
 
 def _run_segments(

@@ -36,6 +36,7 @@ Origin = Literal["base", "finetuned", "adapter", "merged", "constants"]
 
 IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+CONSTANTS_NAME = "constants.safetensors"
 INLINE_BYTES = 1024  # smaller constants stay in model.onnx, as onnx's own writers do
 
 
@@ -44,27 +45,39 @@ class Pool:
     """Files that several engines share and no checkpoint has, by content: `engines/.weights`."""
 
     folder: Path
+    digests: dict[Path, str] = field(default_factory=dict)  # of what was written just now
 
     def cast(
-        self, refs: Sequence[TensorRef], dtype: str, on_bytes: Callable[[int], None]
+        self,
+        refs: Mapping[str, TensorRef],
+        specs: Mapping[str, TensorSpec],
+        dtype: str,
+        on_bytes: Callable[[int], None],
     ) -> dict[str, TensorRef]:
-        """Return the tensors of one file in another dtype, written once and streamed.
+        """Return the tensors of one file as the graph wants them, written once and streamed.
+
+        What needs no cast goes along: it is little, and the engine then doesn't hold on to a file
+        twice the size of what it reads.
 
         Args:
-            refs: all of the file that has to be cast, whichever of it one engine needs, so that
+            refs: all of the file that the model has, whichever of it one engine needs, so that
                 every engine finds the same file here.
-            dtype: the safetensors name of the dtype.
+            specs: under the same keys, the names, dtypes and shapes to write.
+            dtype: the engine's, which with the file's hash names the result.
             on_bytes: called with the number of bytes just written.
         """
-        source = refs[0].path
+        source = next(iter(refs.values())).path
         path = pool_path(self.folder, sha256_file(source), dtype)
-        specs = [TensorSpec(ref.name, dtype, ref.shape) for ref in refs]
         with self._alone():
-            if not self._holds(path, specs):
-                tensors = (cast_tensor(ref.read(), dtype, f"{source}: {ref.name}") for ref in refs)
-                write_safetensors(path, specs, tensors, on_bytes=on_bytes)
-        held = open_safetensors(path).tensors
-        return {ref.name: held[ref.name] for ref in refs}
+            if not self._holds(path, list(specs.values())):
+                tensors = (
+                    cast_tensor(ref.read(), specs[name].dtype, f"{source}: {ref.name}")
+                    for name, ref in refs.items()
+                )
+                self.digests[path] = write_safetensors(
+                    path, list(specs.values()), tensors, on_bytes=on_bytes
+                )
+        return open_safetensors(path).tensors
 
     def copy(self, source: Path) -> Path:
         """Return a copy of a file that can't be linked from where it lies, made once."""
@@ -141,20 +154,21 @@ class WeightStore:
         if self.copy:
             self._copy({n: ref for n, ref in refs.items() if n not in changed}, dtypes, origin)
             return
-        by_file: dict[tuple[Path, str], list[tuple[str, TensorRef]]] = {}
+        by_file: dict[Path, dict[str, TensorRef]] = {}
         for name, ref in refs.items():
-            key = (ref.path, "" if ref.dtype == dtypes[name] else dtypes[name])
-            by_file.setdefault(key, []).append((name, ref))
-        for (_, dtype), pairs in by_file.items():
-            kept = [(name, ref) for name, ref in pairs if name not in changed]
-            if not kept:
+            by_file.setdefault(ref.path, {})[name] = ref
+        for named in by_file.values():
+            if changed and set(named) <= set(changed):
                 continue
-            if dtype:
-                cast = self.pool.cast([ref for _, ref in pairs], dtype, self.on_bytes)
-                kept = [(name, cast[ref.name]) for name, ref in kept]
-            path = self._place(kept[0][1].path, origin, pooled=bool(dtype))
-            for name, ref in kept:
-                self.bound[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)
+            casts = {dtypes[name] for name, ref in named.items() if ref.dtype != dtypes[name]}
+            for dtype in casts:  # one at most: what isn't cast to the engine's dtype isn't cast
+                specs = {n: TensorSpec(ref.name, dtypes[n], ref.shape) for n, ref in named.items()}
+                pooled = self.pool.cast(named, specs, dtype, self.on_bytes)
+                named = {name: pooled[ref.name] for name, ref in named.items()}
+            path = self._place(next(iter(named.values())).path, origin, pooled=bool(casts))
+            for name, ref in named.items():
+                if name not in changed:
+                    self.bound[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)
 
     def write(
         self,
@@ -239,7 +253,7 @@ class WeightStore:
             storage = "copy"
             shutil.copyfile(source, target)
             self.on_bytes(target.stat().st_size)
-        digest = sha256_file(source)
+        digest = self.pool.digests.get(source) or sha256_file(source)
         self._record(
             target, origin, "pool" if pooled and storage == "hardlink" else storage, digest
         )

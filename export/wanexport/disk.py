@@ -1,0 +1,48 @@
+"""Whether what is to be written can be, and how sizes are said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from wanexport.errors import BuildError
+
+__all__ = ["check_disk", "check_out", "format_bytes"]
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place where no folder can be.
+
+    Raises:
+        BuildError: it, or something above it, is a file.
+    """
+    nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
+    if not nearest.is_dir():
+        raise BuildError(f"{nearest} is not a folder", "choose another --out")
+
+
+def check_disk(out: Path, needed: int) -> None:
+    """Refuse a build that can't fit.
+
+    Raises:
+        BuildError: the disk has less room than the build writes.
+    """
+    folder = out.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BuildError(
+            f"the build writes {format_bytes(needed)}, {folder} has {format_bytes(free)} free",
+            "free some, or use --out on a larger disk",
+        )
+
+
+def format_bytes(count: int) -> str:
+    """Return a size with three digits in the nearest binary unit."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
