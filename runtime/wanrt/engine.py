@@ -102,7 +102,7 @@ def check_engine(folder: Path, device: Device) -> Manifest:
     """Return a folder's manifest after every check that needs no loading.
 
     Raises:
-        ManifestError: engine.json or a file it names isn't right, or somebody wrote over weights.
+        ManifestError: engine.json or a file it names isn't right, or linked weights have another mtime.
         UnsupportedError: this machine lacks what the engine needs.
     """
     from wanrt.ort_session import check_runtime
@@ -123,6 +123,8 @@ def check_times(folder: Path, manifest: Manifest) -> None:
         path = folder / weights.file
         if weights.storage in LINKED and path.stat().st_mtime_ns != weights.mtime_ns:
             raise ManifestError(
-                f"{path}: somebody wrote over these bytes (its mtime isn't the recorded one)",
-                f"see what changed: wanrt verify {folder}; then rebuild with --force",
+                f"{path}: its mtime isn't the recorded one: the engine was copied or moved, "
+                "or somebody wrote over these bytes",
+                f"compare the bytes: wanrt verify {folder} --restore-mtime; "
+                "if they differ, rebuild with --force",
             )

@@ -28,14 +28,17 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     weights = "random weights" if manifest.random_weights else "real weights"
     if not manifest.full_finetune and manifest.mode == "full":
         weights += ", the base's own (no fine-tune given)"
-    total = sum(file.bytes for file in manifest.weights)
+    total = _size(sum(file.bytes for file in manifest.weights))
+    used = _size(manifest.weight_bytes)
+    count = len(manifest.weights)
+    files = f"{used} in {count} {'file' if count == 1 else 'files'} of {total}"
     facts = [
         ("name", manifest.name),
         ("model", manifest.model),
         ("mode", _mode(manifest)),
         ("dtype", manifest.dtype),
         ("backend", manifest.backend),
-        ("weights", f"{weights}, {len(manifest.weights)} files, {_size(total)}"),
+        ("weights", f"{files}, {weights}"),
         ("verified", _verified(manifest.verification)),
     ]
     for key, workload in manifest.workloads.items():

@@ -61,11 +61,16 @@ class TensorSpec(_Model):
 
 
 class Graph(_Model):
-    """One ONNX graph of the engine; its weights lie in the files listed by the manifest."""
+    """One ONNX graph of the engine; its weights lie in the files listed by the manifest.
+
+    `weight_bytes` counts the ranges of those files that its initializers refer to: what a backend
+    loads, and often less than the files.
+    """
 
     file: RelativePath
     bytes: Count
     sha256: Sha256
+    weight_bytes: Count
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -91,8 +96,8 @@ class Workload(_Model):
 class WeightFile(_Model):
     """A safetensors file that the graphs reference by byte range.
 
-    Written once and linked afterwards, so a change of size or mtime means that somebody wrote over
-    the bytes the engine runs with.
+    Written once and linked afterwards, so a change of size or mtime means that the folder was
+    copied, or that somebody wrote over the bytes the engine runs with.
     """
 
     file: RelativePath
@@ -166,8 +171,8 @@ class Manifest(_Model):
             raise ValueError("graphs has no 'forward'")
         if not self.workloads:
             raise ValueError("workloads is empty")
-        if self.mode in ("merged", "separate") and self.rank is None:
-            raise ValueError(f"mode {self.mode} needs a rank")
+        if self.mode == "separate" and self.rank is None:
+            raise ValueError("mode separate needs a rank")
         if self.mode == "swappable" and self.max_rank is None:
             raise ValueError("mode swappable needs max_rank")
         for graph in self.graphs.values():
@@ -185,6 +190,11 @@ class Manifest(_Model):
     def forward(self) -> Graph:
         """The graph of one forward."""
         return self.graphs["forward"]
+
+    @property
+    def weight_bytes(self) -> int:
+        """What loading the engine's graphs takes from its weight files."""
+        return sum(graph.weight_bytes for graph in self.graphs.values())
 
     @property
     def files(self) -> list[Graph | WeightFile | AdapterFile]:

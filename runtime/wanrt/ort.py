@@ -61,6 +61,7 @@ class OrtEngine:
         self._adapter = {spec.name: spec for spec in inputs if spec.role != "data"}
         self._buffers = {name: _zeros(spec) for name, spec in self._adapter.items()}
         self._outputs: dict[str, Array | None] = {}
+        self._held: dict[str, ort.OrtValue] = {}
         self._bound = False
         static = len(manifest.workloads) == 1 or workload is not None
         with backend_errors(folder):
@@ -97,9 +98,8 @@ class OrtEngine:
             values[name] = to_ortvalue(name, inputs[name])
             self._check_value(spec, values[name], symbols)
         with backend_errors(self._folder):
-            for binding in io.bindings:
-                for name, value in values.items():
-                    binding.bind_ortvalue_input(name, value)
+            for name, value in values.items():
+                self._bind_input(io, name, value)
             self._bind_outputs(io, symbols)
         self._bound = True
 
@@ -157,6 +157,7 @@ class OrtEngine:
         self._io = None
         self._buffers.clear()
         self._outputs.clear()
+        self._held.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -199,9 +200,13 @@ class OrtEngine:
 
     def _bind_adapter(self, io: _Io) -> None:
         for name, buffer in self._buffers.items():
-            value = wrap_array(buffer)
-            for binding in io.bindings:
-                binding.bind_ortvalue_input(name, value)
+            self._bind_input(io, name, wrap_array(buffer))
+
+    def _bind_input(self, io: _Io, name: str, value: ort.OrtValue) -> None:
+        """Bind and hold a value: it owns its array, which older ONNX Runtimes' bindings let go."""
+        for binding in io.bindings:
+            binding.bind_ortvalue_input(name, value)
+        self._held[name] = value
 
     def _bind_outputs(self, io: _Io, symbols: dict[str, int]) -> None:
         """Bind outputs to memory made once per shape; those of unknown shape are ORT's to make."""
@@ -217,7 +222,8 @@ class OrtEngine:
             if array is None:
                 io.reading.bind_output(spec.name)
             else:
-                io.reading.bind_ortvalue_output(spec.name, wrap_array(array))
+                self._held[spec.name] = wrap_array(array)
+                io.reading.bind_ortvalue_output(spec.name, self._held[spec.name])
 
 
 def _zeros(spec: TensorSpec) -> Array:

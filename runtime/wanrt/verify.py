@@ -88,4 +88,4 @@ def _check_time(folder: Path, weights: WeightFile, restore: bool) -> str | None:
     if restore:
         os.utime(path, ns=(path.stat().st_atime_ns, weights.mtime_ns))
         return None
-    return f"{path}: its bytes are right, its mtime isn't: wanrt verify --restore-mtime {folder}"
+    return f"{path}: its bytes are right, its mtime isn't: wanrt verify {folder} --restore-mtime"
