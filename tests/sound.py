@@ -34,7 +34,7 @@ class World:
         self.config = root / "tiny.toml"
         self.lora = root / "style.safetensors"
         self.separate = root / "study" / "tiny-96x64x5-fp32-separate-r4-style"
-        self.swappable = root / "study" / "tiny-96x64x5-fp32-swappable-r4"
+        self.swappable = root / "study" / "tiny-96x64x5-fp32-swappable-r4-style"
         self.adapter = self.swappable / "adapters" / "r4-style.safetensors"
 
     def copy(self, path: Path) -> Path:
