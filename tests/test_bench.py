@@ -13,7 +13,8 @@ from wanrt import bench_engines
 from wanrt.bench import BenchOptions
 from wanrt.errors import ResultsError
 from wanrt.fake import FakeLab, Script
-from wanrt.machine import usable_cores
+from wanrt.machine import available_bytes, usable_cores
+from wanrt.manifest import read_manifest
 from wanrt.results import BenchResult, CandidateResult
 
 TIMES = {
@@ -164,8 +165,9 @@ def test_models_and_workloads_are_groups_of_their_own(tmp_path: Path) -> None:
 
 def test_engines_that_do_not_fit_together_are_measured_in_pairs(tmp_path: Path) -> None:
     make_family(tmp_path)
-    sizes = {path.parent.parent.name: path.stat().st_size for path in tmp_path.glob("*/*/tiny*")}
-    pair = 2 * (sizes["tiny-full"] + sizes["tiny-separate-r4"])
+    pair = 2 * sum(
+        read_manifest(tmp_path / f"tiny-{n}").weight_bytes for n in ("full", "separate-r4")
+    )
     result = _bench(tmp_path, {"available_bytes": pair})
     rows = _rows(result)
     assert "measured in pairs" in result.groups[0].notes[0]
@@ -173,6 +175,47 @@ def test_engines_that_do_not_fit_together_are_measured_in_pairs(tmp_path: Path) 
     assert {f.load for f in rows["swappable r2 fp32"].forwards} == {2}
     assert _ratio(rows["swappable r4 fp32"]) == pytest.approx(0.5)
     assert rows["separate r4 fp32"].ratio is not None
+
+
+def test_a_pair_that_does_not_fit_is_skipped(tmp_path: Path) -> None:
+    make_engine(tmp_path / "a", Tiny())
+    make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="b"))
+    one = 2 * read_manifest(tmp_path / "b").weight_bytes
+    result = _bench(tmp_path, {"available_bytes": one})
+    rows = _rows(result)
+    assert "together with its baseline, 0.0 GiB are free" in (
+        rows["separate r4 fp32"].skipped or ""
+    )
+    assert rows["full fp32"].forwards
+    assert not any("in pairs" in note for note in result.groups[0].notes)
+    assert result.ok
+
+
+def test_unknown_device_memory_means_pairs(tmp_path: Path) -> None:
+    result = _bench(make_family(tmp_path), {"available_bytes": None}, device="cuda")
+    assert "memory isn't known" in result.groups[0].notes[0]
+    assert _rows(result)["separate r4 fp32"].ratio is not None
+
+
+def test_page_cache_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"max": "1000", "current": "900", "stat": "anon 1\ninactive_file 300\nactive_file 50\n"}
+    for name, text in files.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr("wanrt.machine.CGROUP", tmp_path)
+    assert available_bytes() == 450
+
+
+def test_memory_of_later_groups_is_not_told(tmp_path: Path) -> None:
+    make_engine(tmp_path / "a", Tiny(model="a"))
+    make_engine(tmp_path / "b", Tiny(model="b"))
+    assert [row.memory_bytes is None for row in _bench(tmp_path).rows] == [False, True]
+
+
+def test_the_fewest_rounds_may_exceed_the_budget(tmp_path: Path) -> None:
+    make_engine(tmp_path / "a", Tiny())
+    notes = _bench(tmp_path, rounds=None, time_budget_s=0.5).groups[0].notes
+    assert notes == ("the time budget of 0.5 s was exceeded by the fewest rounds, 3",)
+    assert _bench(tmp_path, rounds=None, time_budget_s=9).groups[0].notes == ()
 
 
 def test_an_engine_larger_than_the_memory_is_skipped(tmp_path: Path) -> None:
@@ -270,6 +313,8 @@ def test_a_busy_machine_is_told(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
     result = _bench(tmp_path, {"machine": {"load_average": 1.5}})
     assert [advice.code for advice in result.advice] == ["busy-machine"]
+    script = {"machine": {"load_average": 1.5}, "unsupported": {"tiny-full": "no"}}
+    assert _bench(tmp_path, script).advice == ()
 
 
 def test_on_this_machine(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from wanrt.candidates import Candidate, Group, plan_bench
 from wanrt.engine import Device
 from wanrt.lab import Lab, RealLab
 from wanrt.results import BenchResult, CandidateResult, GroupResult, compare
-from wanrt.rounds import Entry, Schedule, measure_load
+from wanrt.rounds import MIN_ROUNDS, Entry, Schedule, measure_load
 from wanrt.values import Ratio
 
 __all__ = ["BenchOptions", "Progress", "bench_engines"]
@@ -23,7 +23,7 @@ class BenchOptions:
     """How to bench; the defaults suit a first look.
 
     `warmup` forwards are discarded at each visit of an engine. `rounds` overrides what the time
-    budget would give.
+    budget would give; the budget is for measuring, and the fewest rounds may exceed it.
     """
 
     device: Device = "cpu"
@@ -75,14 +75,15 @@ def bench_engines(
         options=asdict(options),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         broken=plan.broken,
-        advice=advise_on_machine(machine),
     )
-    benches = [_GroupBench(lab, group, options) for group in plan.groups]
+    benches = [_GroupBench(lab, group, options, n == 0) for n, group in enumerate(plan.groups)]
 
     def snapshot() -> BenchResult:
         groups = tuple(bench.result() for bench in benches)
         timed = next((bench.timed for bench in benches if bench.timed), "")
-        return replace(result, groups=groups, timed=timed)
+        measured = any(row.forwards for group in groups for row in group.candidates)
+        advice = advise_on_machine(machine) if measured else ()
+        return replace(result, groups=groups, timed=timed, advice=advice)
 
     on_round(result)  # a results file that can't be written is known before the work
     deadline = lab.now() + options.time_budget_s
@@ -98,8 +99,9 @@ def bench_engines(
 class _GroupBench:
     """The bench of one group: its entries and what is known of them so far."""
 
-    def __init__(self, lab: Lab, group: Group, options: BenchOptions) -> None:
+    def __init__(self, lab: Lab, group: Group, options: BenchOptions, first: bool) -> None:
         self._lab = lab
+        self._first = first
         self._group = group
         self._options = options
         self._entries = [Entry(c, skipped=c.skipped) for c in group.candidates]
@@ -124,9 +126,11 @@ class _GroupBench:
                 seed=self._options.seed,
                 deadline=now + (deadline - now) / (len(loads) - number),
                 on_round=_reporter(title, on_round, on_progress),
+                fresh=self._first and number == 0,
             )
             timed = measure_load(self._lab, self._group, entries, number, schedule)
             self.timed = self.timed or timed
+            self._note_overrun(entries, number, schedule)
 
     def result(self) -> GroupResult:
         """Return what is known so far."""
@@ -141,38 +145,61 @@ class _GroupBench:
         """Load all engines at once, or pair by pair with their baseline if they don't fit."""
         active = [entry for entry in self._entries if entry.active]
         available = self._lab.available_bytes()
-        if not self._options.mapped:
-            for entry in active:
-                need = self._need([entry])
-                if need > available:
-                    entry.skipped = (
-                        f"needs about {need / 2**30:.1f} GiB of memory, "
-                        f"{available / 2**30:.1f} GiB are free (--mapped needs half)"
-                    )
+        for entry in active:
+            self._skip_unless_fit([entry], [entry], available)
         active = [entry for entry in active if entry.active]
-        if not active or self._need(active) <= available:
+        together = self._need(active)
+        if not active or (available is not None and together <= available):
             return [active] if active else []
-        self._notes.append(
-            f"the engines need about {self._need(active) / 2**30:.1f} GiB together, "
-            f"{available / 2**30:.1f} GiB are free: measured in pairs with their baseline"
-        )
-        return self._pairs(active)
+        loads = self._pairs(active, available)
+        why = "free device memory isn't known (pip install nvidia-ml-py)"
+        if available is not None:
+            why = f"the engines need about {_gib(together)} together, {_gib(available)} are free"
+        paired = any(len(load) > 1 for load in loads)
+        how = "in pairs with their baseline" if paired else "one at a time, without ratios"
+        if len(loads) > 1 or available is not None:
+            self._notes.append(f"{why}: measured {how}")
+        return loads
 
-    def _pairs(self, active: list[Entry]) -> list[list[Entry]]:
+    def _skip_unless_fit(
+        self, entries: list[Entry], load: list[Entry], available: int | None
+    ) -> None:
+        """Skip the entries if their load exceeds the memory; mapped pages needn't fit."""
+        need = self._need(load)
+        if available is None or need <= available or self._options.mapped:
+            return
+        what = "" if len(load) == len(entries) else " together with its baseline"
+        remedy = " (--mapped needs half)" if self._options.device == "cpu" else ""
+        for entry in entries:
+            entry.skipped = (
+                f"needs about {_gib(need)} of memory{what}, {_gib(available)} are free{remedy}"
+            )
+
+    def _note_overrun(self, entries: list[Entry], load: int, schedule: Schedule) -> None:
+        rounds = {f.round for entry in entries for f in entry.forwards if f.load == load}
+        fewest = schedule.rounds is None and len(rounds) == MIN_ROUNDS
+        budget = f"{self._options.time_budget_s:g} s"
+        note = f"the time budget of {budget} was exceeded by the fewest rounds, {MIN_ROUNDS}"
+        if fewest and self._lab.now() > schedule.deadline and note not in self._notes:
+            self._notes.append(note)
+
+    def _pairs(self, active: list[Entry], available: int | None) -> list[list[Entry]]:
         loads = []
         for folder in dict.fromkeys(entry.candidate.folder for entry in active):
             members = [entry for entry in active if entry.candidate.folder == folder]
             base = self._baseline(members[0], active)
             if base is not None and base is not members[0]:
-                loads.append([base, *members])
+                self._skip_unless_fit(members, [base, *members], available)
+                loads += [[base, *members]] if members[0].active else []
         paired = {id(entry) for load in loads for entry in load}
-        return loads + [[entry] for entry in active if id(entry) not in paired]
+        return loads + [[e] for e in active if e.active and id(e) not in paired]
 
     def _need(self, entries: list[Entry]) -> int:
-        """Estimate private memory: the weights, once more where they are repacked."""
+        """Estimate device memory: the weights, once more where a CPU repacks them."""
         manifests = {entry.candidate.folder: entry.candidate.manifest for entry in entries}
-        weights = sum(file.bytes for m in manifests.values() for file in m.weights)
-        return weights if self._options.mapped else 2 * weights
+        weights = sum(manifest.weight_bytes for manifest in manifests.values())
+        repacked = self._options.device == "cpu" and not self._options.mapped
+        return 2 * weights if repacked else weights
 
     def _baseline(self, entry: Entry, entries: list[Entry]) -> Entry | None:
         """Return the `full` entry to compare with, of the same dtype if there is one."""
@@ -200,6 +227,10 @@ class _GroupBench:
             failed=entry.failed,
             advice=advise_on_row([f.seconds for f in entry.forwards], ratio),
         )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _reporter(

@@ -102,7 +102,7 @@ def check_engine(folder: Path, device: Device) -> Manifest:
     """Return a folder's manifest after every check that needs no loading.
 
     Raises:
-        ManifestError: engine.json or a file it names isn't right, or linked weights have another mtime.
+        ManifestError: engine.json or a file isn't right, or linked weights have another mtime.
         UnsupportedError: this machine lacks what the engine needs.
     """
     from wanrt.ort_session import check_runtime

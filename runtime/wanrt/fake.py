@@ -50,7 +50,7 @@ class Script(BaseModel):
     unsupported: dict[str, str] = {}
     failing: dict[str, str] = {}
     memory_bytes: dict[str, int] = {}
-    available_bytes: int = 1 << 40
+    available_bytes: int | None = 1 << 40
     machine: dict[str, str | int | float] = {}
     interrupt_at: int | None = None
 
@@ -98,7 +98,7 @@ class FakeLab:
         """Return what the loaded engines took."""
         return self.taken
 
-    def available_bytes(self) -> int:
+    def available_bytes(self) -> int | None:
         """Return what the script says."""
         return self.script.available_bytes
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from wanrt.engine import Device, Engine, check_engine, load_engine
-from wanrt.machine import Machine, available_bytes, describe_machine, private_bytes
+from wanrt.machine import (
+    Machine,
+    available_bytes,
+    describe_machine,
+    free_gpu_bytes,
+    private_bytes,
+)
 from wanrt.manifest import Manifest
 
 __all__ = ["Lab", "RealLab"]
@@ -26,11 +32,11 @@ class Lab(Protocol):
     def now(self) -> float:
         """Return a clock in seconds."""
 
-    def private_bytes(self) -> int:
-        """Return the process's private memory."""
+    def private_bytes(self) -> int | None:
+        """Return the process's private memory on the device, or None if it isn't known."""
 
-    def available_bytes(self) -> int:
-        """Return the memory that could still be taken."""
+    def available_bytes(self) -> int | None:
+        """Return the device memory that could still be taken, or None if it isn't known."""
 
     def describe(self) -> Machine:
         """Return the machine and its versions."""
@@ -62,13 +68,13 @@ class RealLab:
         """Return a monotonic clock in seconds."""
         return time.perf_counter()
 
-    def private_bytes(self) -> int:
-        """Return the process's private memory."""
-        return private_bytes()
+    def private_bytes(self) -> int | None:
+        """Return the process's private memory on the device, or None if it isn't known."""
+        return private_bytes() if self.device == "cpu" else None
 
-    def available_bytes(self) -> int:
-        """Return the memory that could still be taken."""
-        return available_bytes()
+    def available_bytes(self) -> int | None:
+        """Return the device memory that could still be taken, or None if it isn't known."""
+        return available_bytes() if self.device == "cpu" else free_gpu_bytes()
 
     def describe(self) -> Machine:
         """Return the machine and its versions."""

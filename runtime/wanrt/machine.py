@@ -12,7 +12,16 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Machine", "available_bytes", "describe_machine", "private_bytes", "usable_cores"]
+__all__ = [
+    "Machine",
+    "available_bytes",
+    "describe_machine",
+    "free_gpu_bytes",
+    "private_bytes",
+    "usable_cores",
+]
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -81,16 +90,32 @@ def available_bytes() -> int:
     """Return how much memory could be taken without swapping; a cgroup's limit counts."""
     available = int(psutil.virtual_memory().available)
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
+        limit = int((CGROUP / "memory.max").read_text(encoding="ascii"))
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        stat = (CGROUP / "memory.stat").read_text(encoding="ascii")
+        fields = dict(line.split() for line in stat.splitlines())
+        cache = int(fields["inactive_file"]) + int(fields["active_file"])  # given up when needed
+    except (OSError, ValueError, KeyError):  # no cgroup v2, or "max"
         return available
-    return min(available, limit - used)
+    return max(0, min(available, limit - used + cache))
+
+
+def free_gpu_bytes() -> int | None:
+    """Return the first GPU's free memory by NVML, or None where it isn't known. Not run yet."""
+    try:
+        import pynvml  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).free)
+    except pynvml.NVMLError:
+        return None
 
 
 def _quota() -> int:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()
         return math.ceil(int(quota) / int(period))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return os.cpu_count() or 1

@@ -21,7 +21,7 @@ from wanrt.inputs import make_inputs
 from wanrt.lab import Lab
 from wanrt.values import Forward
 
-__all__ = ["Entry", "Schedule", "measure_load"]
+__all__ = ["MIN_ROUNDS", "Entry", "Schedule", "measure_load"]
 
 MIN_ROUNDS = 3
 MAX_ROUNDS = 200
@@ -50,6 +50,7 @@ class Schedule:
     """How one load's rounds go.
 
     `deadline` is on the lab's clock; `on_round` hears of the rounds done and of their number.
+    `fresh` says that no engine was loaded before, so that what the process grows by is an engine's.
     """
 
     warmup: int
@@ -57,6 +58,7 @@ class Schedule:
     seed: int
     deadline: float
     on_round: Callable[[int, int], None]
+    fresh: bool = True
 
 
 @dataclass
@@ -77,7 +79,7 @@ def measure_load(
         loaded: dict[Path, _Loaded] = {}
         for entry in entries:
             if entry.active and entry.candidate.folder not in loaded:
-                _load(lab, group, entry, entries, loaded, stack, schedule.seed)
+                _load(lab, group, entry, entries, loaded, stack, schedule)
         active = [entry for entry in entries if entry.active]
         if not active:
             return ""
@@ -106,20 +108,22 @@ def _load(
     entries: Sequence[Entry],
     loaded: dict[Path, _Loaded],
     stack: ExitStack,
-    seed: int,
+    schedule: Schedule,
 ) -> None:
-    """Load an entry's engine and run it once; its memory is what the process grew by."""
+    """Load an entry's engine and run it once; its memory is what a fresh process grew by."""
     candidate = entry.candidate
     twins = [other for other in entries if other.candidate.folder == candidate.folder]
     try:
         workload = candidate.manifest.workloads[group.name]
-        inputs = make_inputs(candidate.manifest, workload, seed)
+        inputs = make_inputs(candidate.manifest, workload, schedule.seed)
         before = lab.private_bytes()
         engine = stack.enter_context(lab.load(candidate.folder, group.name))
         engine.bind(**inputs)
         engine.time_forward()
-        for twin in twins:
-            twin.memory_bytes = max(0, lab.private_bytes() - before)
+        after = lab.private_bytes()
+        if schedule.fresh and before is not None and after is not None:
+            for twin in twins:
+                twin.memory_bytes = max(0, after - before)
         loaded[candidate.folder] = _Loaded(engine)
     except UnsupportedError as error:
         for twin in twins:
