@@ -256,10 +256,28 @@ def test_results_are_handed_out_after_every_round(tmp_path: Path) -> None:
     assert seen == [0, 2, 4, 6]
 
 
-def test_equal_labels_become_folder_names(tmp_path: Path) -> None:
-    make_engine(tmp_path / "a", Tiny(name="a"))
-    make_engine(tmp_path / "b", Tiny(name="b"))
-    assert [row.label for row in _bench(tmp_path).rows] == ["a", "b"]
+def test_equal_labels_get_what_tells_them_apart(tmp_path: Path) -> None:
+    for name in (
+        "wan-fp32-separate-r4",
+        "wan-fp32-separate-r4-mylora",
+        "wan-fp32-separate-r4-x0.5",
+    ):
+        make_engine(tmp_path / name, Tiny(name=name, mode="separate", rank=4))
+    for name in ("old-full", "new-full"):
+        make_engine(tmp_path / name, Tiny(name=name))
+    assert [row.label for row in _bench(tmp_path).rows] == [
+        "full new", "full old", "separate r4", "separate r4 mylora", "separate r4 x0.5"
+    ]  # fmt: skip
+
+
+def test_tokens_per_second_and_ratio_come_from_the_same_rounds(tmp_path: Path) -> None:
+    make_engine(tmp_path / "a", Tiny())
+    make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="b"))
+    script = {"forward_s": {"tiny-full": [1.0, 4.0], "b": [2.0]}}
+    full, separate = _bench(tmp_path, script, warmup=0).rows
+    assert full.seconds == pytest.approx(2.0)  # of visits that take 1 and 4
+    assert (full.tokens_per_s, separate.tokens_per_s) == (pytest.approx(3), pytest.approx(3))
+    assert _ratio(separate) == pytest.approx(1.0)
 
 
 def test_dot_folders_and_other_things_are_ignored(tmp_path: Path) -> None:

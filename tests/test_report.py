@@ -46,9 +46,9 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
   candidate         forward    tok/s  to full (95 %)             memory
   full         fp32 2.412 s  13.58 k  1                        41.0 GiB R
-  merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
-  separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU RU
-  separate r4  fp32 2.431 s  13.48 k  0.992 (0.992 to 0.992)   41.2 GiB R
+  merged r4    fp32 2.412 s  13.58 k  no measurable difference 41.0 GiB R
+  separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
+  separate r4  fp32 2.432 s  13.47 k  0.992 (0.992 to 0.992)   41.2 GiB R
   swappable r2 fp32 2.502 s  13.09 k  0.964 (0.963 to 0.966)   42.0 GiB R
   swappable r4 fp32 2.512 s  13.04 k  0.960 (0.959 to 0.962)   42.0 GiB R
   R: random weights · U: unverified
@@ -71,12 +71,12 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
   candidate         forward    tok/s  to full (95 %)             memory
   full         fp32 2.412 s  13.58 k  1                        41.0 GiB R
-      n 20 · min 2.405 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.954 MFLOP/s
-  merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
-      n 20 · min 2.404 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.951 MFLOP/s
-  separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU RU
-  separate r4  fp32 2.431 s  13.48 k  0.992 (0.992 to 0.992)   41.2 GiB R
-      n 20 · min 2.425 s · max 2.440 s · p95 2.440 s · CV 0.3% · 6.900 MFLOP/s
+      n 20 · min 2.405 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.953 MFLOP/s
+  merged r4    fp32 2.412 s  13.58 k  no measurable difference 41.0 GiB R
+      n 20 · min 2.404 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.954 MFLOP/s
+  separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
+  separate r4  fp32 2.432 s  13.47 k  0.992 (0.992 to 0.992)   41.2 GiB R
+      n 20 · min 2.425 s · max 2.440 s · p95 2.440 s · CV 0.3% · 6.895 MFLOP/s
   swappable r2 fp32 2.502 s  13.09 k  0.964 (0.963 to 0.965)   42.0 GiB R
       n 20 · min 2.502 s · max 2.502 s · p95 2.502 s · CV 0.0% · 6.704 MFLOP/s
   swappable r4 fp32 2.512 s  13.04 k  0.960 (0.959 to 0.961)   42.0 GiB R
@@ -98,11 +98,11 @@ Fake CPU · 2 cores · 2 threads · onnxruntime 1.2.3
 
 tiny · 64x32x1 · 6 tokens per forward
 
-  candidate            forward  tok/s  to full (95 %)  memory
-  merged r4      fp32  failed: ONNX Runtime: Failed to allocate memory for
-                       requested buffer of size 33554432000
-  a-very-…g-name fp32 100.0 ms  60.00  -              0.0 KiB
-  s              fp32 100.0 ms  60.00  -              0.0 KiB U
+  candidate                  forward  tok/s  to full (95 %)  memory
+  merged r4            fp32  failed: ONNX Runtime: Failed to allocate memory
+                             for requested buffer of size 33554432000
+  separate r…long-name fp32 100.0 ms  60.00  -              0.0 KiB
+  separate r4 s        fp32 100.0 ms  60.00  -              0.0 KiB U
   U: unverified
 
 no `full` engine of this model and workload: no ratios
@@ -122,9 +122,9 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 | candidate | dtype | forward | tok/s | to full (95 %) | memory | weights |
 |---|---|--:|--:|---|--:|---|
 | full | fp32 | 2.412 s | 13.58 k | 1 | 41.0 GiB | random weights |
-| merged r4 | fp32 | 2.413 s | 13.58 k | no measurable difference | 41.0 GiB | random weights |
+| merged r4 | fp32 | 2.412 s | 13.58 k | no measurable difference | 41.0 GiB | random weights |
 | separate r4 | bf16 |  |  | skipped: bf16 doesn't run on ONNX Runtime's CPU |  | random weights, unverified |
-| separate r4 | fp32 | 2.431 s | 13.48 k | 0.992 (0.992 to 0.992) | 41.2 GiB | random weights |
+| separate r4 | fp32 | 2.432 s | 13.47 k | 0.992 (0.992 to 0.992) | 41.2 GiB | random weights |
 | swappable r2 | fp32 | 2.502 s | 13.09 k | 0.964 (0.963 to 0.966) | 42.0 GiB | random weights |
 | swappable r4 | fp32 | 2.512 s | 13.04 k | 0.960 (0.959 to 0.962) | 42.0 GiB | random weights |
 
@@ -204,8 +204,11 @@ def test_an_interval_that_excludes_one_never_prints_one(tmp_path: Path) -> None:
     assert "0.9998 (0.9998 to 0.9998)" in text
 
 
-def test_too_few_rounds_print_no_interval(family: Path) -> None:
-    assert "0.992 (n = 3, too few)" in render_bench(_result(family, rounds=3))
+def test_too_few_rounds_print_no_ratio(family: Path) -> None:
+    text = render_bench(_result(family, rounds=3))
+    assert "k  too few rounds (n = 3) " in text
+    assert "0.992" not in text
+    assert "\n1 round, 2 forwards" in render_bench(_result(family, rounds=1))
 
 
 def test_every_row_and_headline_says_random_weights(family: Path) -> None:
@@ -221,8 +224,19 @@ def test_warnings_name_the_candidate_and_a_remedy(family: Path) -> None:
     script = {"machine": {"load_average": 1.5}}
     text = render_advice(_result(family, script, rounds=3))
     assert text.startswith("warning[busy-machine]: load average 1.50 on 2 cores before the start\n")
-    assert "warning[unresolved]: separate r4 fp32: 3 rounds are too few for a 95 % interval" in text
-    assert text.count("   hint: ") == text.count("warning[")
+    assert "warning[unresolved]: merged r4 fp32, separate r4 fp32, swappable r2 fp32," in text
+    assert text.count("   hint: ") == text.count("warning[") == 2
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_warnings_name_the_workload_where_there_are_several(tmp_path: Path) -> None:
+    for mode in ("full", "merged"):
+        rank = 4 if mode == "merged" else None
+        tiny = Tiny(mode=mode, rank=rank, name=f"tiny-{mode}", workloads={"large": 10, "small": 6})
+        make_engine(tmp_path / mode, tiny)
+    text = render_advice(_result(tmp_path, rounds=3))
+    assert "warning[unresolved]: tiny large: merged r4: 3 rounds are too few" in text
+    assert "warning[unresolved]: tiny small: merged r4: 3 rounds are too few" in text
 
 
 def test_json_keeps_every_time(family: Path) -> None:

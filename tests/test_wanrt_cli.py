@@ -101,7 +101,6 @@ def test_running_imports_neither_torch_nor_wanexport(family: Path) -> None:
 
 USAGE: dict[str, list[str]] = {
     "no such command": ["measure"],
-    "no folder": ["bench"],
     "unknown flag": ["bench", "x", "--colour"],
     "unknown device": ["bench", "x", "--device", "tpu"],
     "no threads": ["bench", "x", "--threads", "0"],
@@ -121,6 +120,8 @@ def test_wrong_usage_exits_with_2(call: Wanrt, case: str) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
+    "bench without engines/": (["bench"], "engines is no folder"),
+    "verify without engines/": (["verify"], "engines is no folder"),
     "bench of nothing": (["bench", "{tmp}/none"], "is no folder"),
     "bench of an empty folder": (["bench", "{tmp}"], "holds no engine"),
     "unknown workload": (["bench", "{e}", "--workload", "x"], "no engine has the workload 'x'"),
@@ -147,13 +148,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_are_an_error_in_one_line(
-    call: Wanrt, tmp_path: Path, family: Path, case: str
+    call: Wanrt, tmp_path: Path, family: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     argv, message = MISTAKES[case]
     if "CUDA" in case and _has_cuda():
         pytest.skip("this machine has what the case lacks")
     empty = tmp_path / "empty"
     empty.mkdir()
+    monkeypatch.chdir(empty)
     code, out, err = call(*(arg.format(tmp=empty, e=family) for arg in argv))
     assert code == 1
     assert not out
@@ -340,11 +342,15 @@ def test_verify_finds_what_is_wrong(call: Wanrt, family: Path, case: str) -> Non
     change(family / "tiny-swappable" / file)
     code, out, _ = call("verify", family)
     assert code == 1
-    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
-    assert len(wrong) == 1
-    assert file in wrong[0]
-    assert message in wrong[0]
-    assert out.endswith("4 engines, 1 files wrong\n")
+    lines = out.splitlines()
+    (wrong,) = [i for i, line in enumerate(lines) if line.startswith("WRONG")]
+    assert lines[wrong].startswith(f"WRONG {family / 'tiny-swappable'}: 1 of ")
+    problem = " ".join(" ".join(lines[wrong + 1 : -1]).split())
+    assert file in problem
+    assert message in problem
+    assert lines[-1] == "1 of 4 engines wrong"
+    told = [line for line in lines if line.startswith(" ")]
+    assert all(len(line) < 80 or len(line.split()) == 1 for line in told)
 
 
 def test_verify_restores_times_of_right_bytes_only(call: Wanrt, family: Path) -> None:
@@ -354,7 +360,9 @@ def test_verify_restores_times_of_right_bytes_only(call: Wanrt, family: Path) ->
     _flip(merged)
     code, out, _ = call("verify", family, "--restore-mtime")
     assert code == 1
-    assert [line.split()[1] for line in out.splitlines() if "WRONG" in line] == [f"{merged}:"]
+    assert [line.split()[1] for line in out.splitlines() if "WRONG" in line] == [
+        f"{merged.parents[1]}:"
+    ]
     assert call("info", family / "tiny-full")[0] == 0
     with wanrt.load_engine(family / "tiny-full"):
         pass

@@ -35,7 +35,8 @@ def advise_on_row(seconds: Sequence[float], ratio: Ratio | None) -> tuple[Advice
         hint = "close what else runs, use fewer --threads than cores, or raise --time-budget"
         found.append(Advice("unstable", text, hint))
     if ratio is not None and ratio.verdict == "unresolved":
-        text = f"{ratio.rounds} rounds are too few for a 95 % interval"
+        rounds = "1 round is" if ratio.rounds == 1 else f"{ratio.rounds} rounds are"
+        text = f"{rounds} too few for a ratio with a 95 % interval"
         found.append(Advice("unresolved", text, "raise --time-budget, or ask for --rounds 6"))
     return tuple(found)
 

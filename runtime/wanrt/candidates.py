@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
@@ -118,15 +119,27 @@ def _order(candidate: Candidate) -> tuple[int, str, int, str]:
 
 
 def _labelled(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Name candidates by mode and rank; where that is ambiguous, by their folder and adapter."""
-    short = [_short(candidate) for candidate in candidates]
-    keys = [(s, c.manifest.dtype) for s, c in zip(short, candidates, strict=True)]
-    return tuple(
-        Candidate(
-            c.folder, c.manifest, c.adapter, c.skipped, s if keys.count(key) == 1 else _long(c)
-        )
-        for c, s, key in zip(candidates, short, keys, strict=True)
-    )
+    """Name candidates by mode and rank; where that is ambiguous, also by what else tells them."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        alike.setdefault((_short(candidate), candidate.manifest.dtype), []).append(i)
+    labels = [""] * len(candidates)
+    for (short, _), members in alike.items():
+        tails = _tails([_long(candidates[i]) for i in members])
+        for i, tail in zip(members, tails, strict=True):
+            labels[i] = f"{short} {tail}".rstrip()
+    return tuple(replace(c, label=text) for c, text in zip(candidates, labels, strict=True))
+
+
+def _tails(names: Sequence[str]) -> list[str]:
+    """Drop the words that all names begin or end with; of one name, all of them."""
+    words = [re.split("[- ]", name) for name in names]
+    for _ in range(2):
+        columns = enumerate(zip(*words, strict=False))
+        shortest = min(map(len, words))
+        common = next((i for i, column in columns if len(set(column)) > 1), shortest)
+        words = [rest[common:][::-1] for rest in words]
+    return ["-".join(rest) for rest in words]
 
 
 def _short(candidate: Candidate) -> str:

@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+ENGINES = [Path("engines")]
 
 
 class DeviceName(StrEnum):
@@ -36,7 +37,9 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
-Engines = Annotated[list[Path], typer.Argument(help="Engine folders, or folders of them.")]
+Engines = Annotated[
+    list[Path] | None, typer.Argument(help="Engine folders, or folders of them; engines/.")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An engine folder.")]
 OnDevice = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
 Threads = Annotated[
@@ -64,12 +67,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def bench(
-    engines: Engines,
+    engines: Engines = None,
     device: OnDevice = DeviceName.cpu,
     threads: Threads = None,
     mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
     warmup: Annotated[int, typer.Option(min=0, help="Forwards discarded at each visit.")] = 1,
-    time_budget: Annotated[float, typer.Option(min=0, help="Seconds for everything.")] = 120.0,
+    time_budget: Annotated[
+        float, typer.Option(min=0, help="Seconds of measuring; at least 3 rounds are run.")
+    ] = 120.0,
     rounds: Annotated[int | None, typer.Option(min=1, help="Instead of a time budget.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs and the order.")] = 0,
     workload: WorkloadName = None,
@@ -96,7 +101,7 @@ def bench(
     chosen = {kind: path for kind, path in exports.items() if path is not None}
     if sum(str(path) == "-" for path in chosen.values()) > 1:
         raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
-    _bench(engines, options, _fake_lab(fake), chosen, verbose)
+    _bench(engines or ENGINES, options, _fake_lab(fake), chosen, verbose)
 
 
 @app.command()
@@ -149,7 +154,7 @@ def info(
 
 @app.command()
 def verify(
-    engines: Annotated[list[Path] | None, typer.Argument(help="Default: engines/")] = None,
+    engines: Engines = None,
     restore_mtime: Annotated[
         bool, typer.Option(help="Where only the time differs, set the recorded one.")
     ] = False,
@@ -157,16 +162,16 @@ def verify(
     """Rehash every file of engines and compare it with their manifests."""
     from wanrt.candidates import find_engines
     from wanrt.progress import byte_progress
-    from wanrt.verify import verify_engine, verify_size
+    from wanrt.verify import render_findings, verify_engine, verify_size
 
-    folders = find_engines(engines or [Path("engines")])
+    folders = find_engines(engines or ENGINES)
     wrong = 0
     with byte_progress("hashing", sum(map(verify_size, folders))) as advance:
         for folder in folders:
-            for found in verify_engine(folder, restore_mtime=restore_mtime, on_bytes=advance):
-                print("WRONG " if found.problem else "ok    ", found.problem or folder / found.file)
-                wrong += not found.ok
-    print(f"{len(folders)} engines, {wrong} files wrong" if wrong else f"{len(folders)} engines ok")
+            found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=advance)
+            print(render_findings(folder, found))
+            wrong += not all(one.ok for one in found)
+    print(f"{wrong} of {len(folders)} engines wrong" if wrong else f"{len(folders)} engines ok")
     if wrong:
         raise typer.Exit(1)
 

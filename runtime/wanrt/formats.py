@@ -93,7 +93,7 @@ def _json_row(group: GroupResult, row: CandidateResult) -> dict[str, object]:
     summary = row.summary
     measured = None
     if summary is not None:
-        measured = {**asdict(summary), "cv": summary.cv}
+        measured = {"typical": row.seconds, **asdict(summary), "cv": summary.cv}
         measured["times"] = [forward["seconds"] for forward in forwards]
         measured["loads"] = [forward["load"] for forward in forwards]
         measured["rounds"] = [forward["round"] for forward in forwards]

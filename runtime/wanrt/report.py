@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wanrt.results import BenchResult, CandidateResult, GroupResult
-from wanrt.values import Ratio
+from wanrt.values import Advice, Ratio
 
 __all__ = ["render_advice", "render_bench", "table_rows"]
 
@@ -16,7 +16,8 @@ WIDTH = 79
 COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory", "")
 HEADER = tuple("" if name == "dtype" else name for name in COLUMNS)
 RIGHT = (False, False, True, True, False, True, False)
-LABEL_MAX = 14
+GAPS = ("  ", " ", " ", "  ", "  ", " ", " ")
+LABEL_MIN, LABEL_MAX = 14, 20
 TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 RATE_UNITS = ((1e6, "M"), (1e3, "k"), (1.0, ""))
 FLOP_UNITS = ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
@@ -48,19 +49,27 @@ def render_bench(result: BenchResult, verbose: bool = False) -> str:
 
 def render_advice(result: BenchResult) -> str:
     """Return the warnings, each with its hint; empty if there are none."""
-    lines = [f"warning[{a.code}]: {a.text}\n   hint: {a.hint}" for a in result.advice]
+    lines = [_wrap(f"warning[{a.code}]: {a.text}") + _hint(a) for a in result.advice]
     for group in result.groups:
+        where = f"{group.model} {group.workload}: " if len(result.groups) > 1 else ""
+        told: dict[Advice, list[str]] = {}
         for row in group.candidates:
-            name = row_name(row, group)
             for a in row.advice:
-                lines.append(f"warning[{a.code}]: {name}: {a.text}\n   hint: {a.hint}")
-    return "".join(f"{line}\n" for line in lines)
+                told.setdefault(a, []).append(row_name(row, group))
+        for a, names in told.items():
+            text = f"warning[{a.code}]: {where}{', '.join(names)}: {a.text}"
+            lines.append(_wrap(text) + _hint(a))
+    return "".join(f"{line}\n" for warning in lines for line in warning)
+
+
+def _hint(advice: Advice) -> list[str]:
+    return textwrap.wrap(f"   hint: {advice.hint}", WIDTH, subsequent_indent="    ")
 
 
 def table_rows(group: GroupResult) -> list[Row]:
     """Return the table's cells, each column in one unit."""
     rows = group.candidates
-    seconds = [row.summary.median for row in rows if row.summary]
+    seconds = [row.seconds for row in rows if row.seconds]
     rates = [row.tokens_per_s for row in rows if row.tokens_per_s]
     sizes = [row.memory_bytes for row in rows if row.memory_bytes is not None]
     time_unit = _pick(TIME_UNITS, min(seconds, default=1.0))
@@ -68,13 +77,13 @@ def table_rows(group: GroupResult) -> list[Row]:
     byte_unit = _pick(BYTE_UNITS, max(sizes, default=0))
     found = []
     for row in rows:
-        name = (_shorten(row.label), row.dtype)
-        if not row.forwards or row.summary is None or row.tokens_per_s is None:
+        name = (row.label, row.dtype)
+        if row.seconds is None or row.tokens_per_s is None:
             found.append(Row((*name, "", "", "", "", _marks(row)), _reason(row)))
             continue
         cells = (
             *name,
-            _quantity(row.summary.median, time_unit),
+            _quantity(row.seconds, time_unit),
             _quantity(row.tokens_per_s, rate_unit),
             _ratio(row.ratio),
             _memory(row.memory_bytes, byte_unit),
@@ -123,7 +132,7 @@ def title(group: GroupResult) -> str:
 
 
 def _render_group(group: GroupResult, verbose: bool) -> str:
-    rows = table_rows(group)
+    rows = _fit_labels(table_rows(group))
     widths = _widths([row.cells for row in rows])
     lines = [*_wrap(title(group)), "", _line(HEADER, widths)]
     for row, candidate in zip(rows, group.candidates, strict=True):
@@ -139,6 +148,14 @@ def _render_group(group: GroupResult, verbose: bool) -> str:
     return "\n".join(lines)
 
 
+def _fit_labels(rows: Sequence[Row]) -> list[Row]:
+    """Shorten labels to what the page leaves them."""
+    widths = _widths([row.cells for row in rows])
+    others = sum(widths[1:]) + sum(map(len, GAPS))
+    limit = min(LABEL_MAX, max(LABEL_MIN, WIDTH - others))
+    return [replace(row, cells=(_shorten(row.cells[0], limit), *row.cells[1:])) for row in rows]
+
+
 def _notes(group: GroupResult) -> list[str]:
     notes = list(group.notes)
     for row in group.candidates:
@@ -148,7 +165,8 @@ def _notes(group: GroupResult) -> list[str]:
     if full and not any(row.full_finetune for row in full):
         notes.append("full carries the base's own weights; a fine-tune's run at the same speed")
     if group.rounds:
-        notes.append(f"{group.rounds} rounds, 2 forwards of each candidate in every round")
+        rounds = "1 round" if group.rounds == 1 else f"{group.rounds} rounds"
+        notes.append(f"{rounds}, 2 forwards of each candidate in every round")
     return notes
 
 
@@ -159,7 +177,7 @@ def _table_lines(row: Row, widths: Sequence[int]) -> list[str]:
         return [_line(row.cells, widths), *_wrap(f"      {row.reason}")]
     left = _line(row.cells[:2], widths[:2])
     indent = " " * (len("  ") + widths[0] + 1 + widths[1] + 2)
-    mark = f" {row.cells[-1]}" if row.cells[-1] else ""
+    mark = f" [{row.cells[-1]}]" if row.cells[-1] else ""
     return textwrap.wrap(
         row.reason + mark, WIDTH, initial_indent=left.ljust(len(indent)), subsequent_indent=indent
     )
@@ -188,7 +206,7 @@ def _ratio(ratio: Ratio | None) -> str:
     if ratio.verdict == "same":
         return "no measurable difference"
     if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.3f} (n = {ratio.rounds}, too few)"
+        return f"too few rounds (n = {ratio.rounds})"
     nearest = ratio.high if ratio.verdict == "slower" else ratio.low
     digits = next((d for d in range(3, 6) if round(nearest, d) != 1), 6)
     return f"{ratio.value:.{digits}f} ({ratio.low:.{digits}f} to {ratio.high:.{digits}f})"
@@ -209,10 +227,9 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    gaps = ("  ", " ", " ", "  ", "  ", " ", " ")
     parts = [
         gap + (cell.rjust(width) if right else cell.ljust(width))
-        for gap, cell, width, right in zip(gaps, cells, widths, RIGHT, strict=False)
+        for gap, cell, width, right in zip(GAPS, cells, widths, RIGHT, strict=False)
     ]
     return "".join(parts).rstrip()
 
@@ -236,11 +253,11 @@ def _significant(value: float) -> str:
     return f"{value:.{max(0, 3 - math.floor(math.log10(value)))}f}"
 
 
-def _shorten(label: str) -> str:
-    if len(label) <= LABEL_MAX:
+def _shorten(label: str, limit: int) -> str:
+    if len(label) <= limit:
         return label
-    half = (LABEL_MAX - 1) // 2
-    return f"{label[: LABEL_MAX - 1 - half]}…{label[-half:]}"
+    half = (limit - 1) // 2
+    return f"{label[: limit - 1 - half]}…{label[-half:]}"
 
 
 def _wrap(text: str) -> list[str]:

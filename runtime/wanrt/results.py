@@ -1,7 +1,9 @@
 """What a bench measured: every figure and verdict computed once, here.
 
-A ratio pairs a candidate's forwards with the baseline's of the same load and round, so that a
-machine that drifts hurts both alike.
+A round of a candidate is the geometric mean of its two visits. Both figures of a row come from
+rounds: its forward and tokens per second from the median round, its ratio from the rounds that it
+shares with the baseline, pair by pair, so that a machine that drifts hurts both alike. They may
+differ by what the machine drifted; the ratio is the one to trust. `summary` is of single forwards.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from wanrt.machine import Machine
 from wanrt.stats import Summary, estimate_location, summarize
@@ -51,16 +54,19 @@ class CandidateResult:
         return summarize(seconds) if seconds else None
 
     @property
+    def seconds(self) -> float | None:
+        """The typical forward: the median round, a round being the mean of its two visits."""
+        return math.exp(median(_log_seconds(self.forwards).values())) if self.forwards else None
+
+    @property
     def tokens_per_s(self) -> float | None:
-        """Batch x tokens / the median forward."""
-        summary = self.summary
-        return self.batch * self.tokens / summary.median if summary else None
+        """Batch x tokens / the typical forward."""
+        return self.batch * self.tokens / self.seconds if self.seconds else None
 
     @property
     def flops_per_s(self) -> float | None:
-        """The manifest's flops / the median forward."""
-        summary = self.summary
-        return self.flops / summary.median if summary else None
+        """The manifest's flops / the typical forward."""
+        return self.flops / self.seconds if self.seconds else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from wanrt.engine import LINKED
 from wanrt.errors import ManifestError
 from wanrt.manifest import MANIFEST_NAME, WeightFile, check_file, read_manifest_only
 
-__all__ = ["Finding", "verify_engine"]
+__all__ = ["Finding", "render_findings", "verify_engine"]
 
 CHUNK = 8 << 20
+WIDTH = 79
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,25 @@ def verify_engine(
             problem = _check_time(folder, part, restore_mtime)
         found.append(Finding(part.file, part.bytes, problem))
     return found
+
+
+def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
+    """Return an engine's verdict, then what is wrong with which file."""
+    problems = [finding.problem for finding in findings if finding.problem]
+    count = f"{len(findings)} {'file' if len(findings) == 1 else 'files'}"
+    if not problems:
+        return f"ok    {folder}: {count}"
+    lines = [f"WRONG {folder}: {len(problems)} of {count}"]
+    for problem in problems:
+        lines += textwrap.wrap(
+            problem,
+            WIDTH,
+            initial_indent="      ",
+            subsequent_indent="        ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def verify_size(folder: Path) -> int:
