@@ -188,10 +188,15 @@ def _write_weights(
 
 
 def _merged(reference: Reference, names: list[str]) -> Iterator[Tensor]:
-    for name, following in zip_longest(names, names[1:]):
-        if following is not None:
-            reference.refs[following].prefetch()  # the disk works while this one is merged
-        yield reference.stored(name)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
+    try:
+        for name, following in zip_longest(names, names[1:]):
+            if following is not None:
+                reference.refs[following].prefetch()  # the disk works while this one is merged
+            yield reference.stored(name)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _branch_specs(plan: EnginePlan, reference: Reference) -> list[tuple[TensorSpec, TensorSpec]]:
