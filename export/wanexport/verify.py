@@ -8,6 +8,7 @@ that neither side ever holds more than a block.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from torch import Tensor
 from wanexport import passes
 from wanexport.config import Architecture, Size
 from wanexport.errors import BuildError, VerificationError
+from wanexport.hashing import sha256_text
 from wanexport.tensors import TensorRef, TensorSpec, open_safetensors, write_safetensors
 from wanexport.trace import OUTPUT_NAME, TORCH_DTYPES, GraphSpec, model_inputs
 from wanexport.weights import CONSTANTS_NAME, IR_DTYPES
@@ -161,33 +163,31 @@ def same_structure(engine: ir.Model, twin: ir.Model) -> None:
     Raises:
         BuildError: they differ, so that the twin would prove nothing about the engine.
     """
-    ours, theirs = _outline(engine.graph), _outline(twin.graph)
-    if ours != theirs:
+    if _fingerprint(engine.graph) != _fingerprint(twin.graph):
         raise BuildError("the verification twin has another graph than the engine", "report this")
 
 
-def _outline(graph: ir.Graph) -> list[tuple[object, ...]]:
-    """List all nodes but casts: operator, attributes, and what each input is.
+def _fingerprint(graph: ir.Graph) -> list[str]:
+    """Return a hash per output of all that it is computed from: operators, attributes, edges.
 
-    A value is the input or parameter it comes from, or the number of the node that makes it;
-    integer constants are shapes and all count as one.
+    Inputs and parameters count by name, other constants by value; integer constants are shapes and
+    all count as one. Casts and broadcasts to a constant shape are looked through.
     """
-    known: dict[str, object] = {value.name or "": value.name for value in graph.inputs}
+    known = {value.name or "": value.name or "" for value in graph.inputs}
     for name, value in graph.initializers.items():
         constant = _constant(value)
-        shape = value.dtype == ir.DataType.INT64
-        known[name] = name if constant is None else "shape" if shape else constant.tobytes()
-    outline: list[tuple[object, ...]] = []
+        known[name] = name
+        if constant is not None:
+            shape = value.dtype == ir.DataType.INT64
+            known[name] = "shape" if shape else hashlib.sha256(constant.tobytes()).hexdigest()
     for node in graph:
-        inputs = tuple(known[v.name or ""] if v is not None else None for v in node.inputs)
-        if node.op_type == "Cast":
-            known[node.outputs[0].name or ""] = inputs[0]
-            continue
+        inputs = [known[v.name or ""] if v is not None else "" for v in node.inputs]
+        transparent = node.op_type == "Cast" or (node.op_type == "Expand" and inputs[1] == "shape")
+        attributes = sorted((name, repr(a.value)) for name, a in node.attributes.items())
         for index, output in enumerate(node.outputs):
-            known[output.name or ""] = (len(outline), index)
-        attributes = tuple(sorted((name, repr(a.value)) for name, a in node.attributes.items()))
-        outline.append((node.domain, node.op_type, attributes, inputs))
-    return outline
+            described = (node.domain, node.op_type, attributes, inputs, index)
+            known[output.name or ""] = inputs[0] if transparent else sha256_text(repr(described))
+    return [known[value.name or ""] for value in graph.outputs]
 
 
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:
