@@ -13,7 +13,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,14 +171,19 @@ def write_safetensors(
             on_bytes(len(data))
 
         # one tensor is written and hashed while the next is made
-        pending = pool.submit(emit, memoryview(len(text).to_bytes(8, "little") + text))
+        head = len(text).to_bytes(8, "little") + text
+        file.write(head)
+        digest.update(head)
+        pending: Future[None] | None = None
         for spec, tensor in zip(specs, tensors, strict=True):
             if tuple(tensor.shape) != spec.shape or _torch_dtypes()[spec.dtype] != tensor.dtype:
                 raise ValueError(f"{spec.name}: got {tensor.dtype} {tuple(tensor.shape)}")
             flat = tensor.detach().contiguous().flatten().view(torch.uint8)
-            pending.result()
+            if pending is not None:
+                pending.result()
             pending = pool.submit(emit, memoryview(flat.numpy().data))
-        pending.result()
+        if pending is not None:
+            pending.result()
     return digest.hexdigest()
 
 
