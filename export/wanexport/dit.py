@@ -120,21 +120,8 @@ class Head(nn.Module):
 
 def make_model(arch: Architecture, layers: int) -> WanTransformer3DModel:
     """Return diffusers' own model of that architecture with `layers` blocks."""
-    return WanTransformer3DModel(
-        num_attention_heads=arch.num_attention_heads,
-        attention_head_dim=arch.attention_head_dim,
-        in_channels=arch.in_channels,
-        out_channels=arch.out_channels,
-        text_dim=arch.text_dim,
-        freq_dim=arch.freq_dim,
-        ffn_dim=arch.ffn_dim,
-        num_layers=layers,
-        eps=arch.eps,
-        image_dim=arch.image_dim,
-        added_kv_proj_dim=arch.added_kv_proj_dim,
-        rope_max_seq_len=arch.rope_max_seq_len,
-        pos_embed_seq_len=arch.pos_embed_seq_len,
-    )
+    sizes = arch.model_dump(exclude={"num_layers"})  # named as diffusers names its arguments
+    return WanTransformer3DModel(num_layers=layers, **sizes)
 
 
 def attach_adapter(piece: nn.Module, ranks: Mapping[str, int]) -> None:
