@@ -13,15 +13,39 @@ import pytest
 import torch
 from commands import wanexport, wanrt, write_config
 from folders import MODES, RANK, Q, engines, sample, sha256, snapshot, write_lora
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from studies import I2V, OTHER_SIZES, SIZE, build, config
 
+from wanexport.adapter import write_adapter
 from wanexport.config import Config
-from wanexport.errors import BuildError
+from wanexport.errors import BuildError, VerificationError
 from wanexport.request import LoraArgument
 from wanrt.manifest import read_manifest
 
 sources, study = folders.sources, folders.study  # fixtures
+
+
+class TestVerification:
+    def test_a_swappable_engine_is_verified_with_every_adapter(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def halve_the_narrow_one(
+            adapters: object, path: Path, *args: object, **kwargs: object
+        ) -> int:
+            rank = write_adapter(adapters, path, *args, **kwargs)  # type: ignore[arg-type]
+            if rank == 2:
+                with safe_open(path, "pt") as file:
+                    metadata = file.metadata()
+                halved = {name: tensor / 2 for name, tensor in load_file(path).items()}
+                save_file(halved, path, metadata=metadata)
+            return rank
+
+        build(tmp_path / "sound", modes=("swappable",), ranks=(2, 4))
+        monkeypatch.setattr("wanexport.build.write_adapter", halve_the_narrow_one)
+        with pytest.raises(VerificationError, match="the engine's outputs are off by"):
+            build(tmp_path / "e", modes=("swappable",), ranks=(2, 4))
+        assert not engines(tmp_path / "e")
 
 
 class TestReuse:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wanexport.config import config_dir, list_configs, load_config, parse_config
+from wanexport.config import DEMO, config_dir, list_configs, load_config, override, parse_config
 from wanexport.errors import ConfigError
 from wanrt.roofline import count_parameters
 
@@ -198,3 +198,14 @@ def test_refuses_what_is_not_toml(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"mine\.toml is not TOML: "):
         load_config(str(path))
+
+
+def test_a_batch_is_every_size_s() -> None:
+    config = override(load_config(DEMO), None, {"batch": 2})
+    assert [size.batch for size in (config.size, *config.dynamic_sizes)] == [2, 2, 2]
+
+
+def test_a_size_given_by_flags_leaves_the_dynamic_ones() -> None:
+    config = override(load_config(DEMO), "fp16", {"width": 320, "height": 192, "frames": 9})
+    assert config.size == load_config(DEMO).dynamic_sizes[0]
+    assert [size.name for size in config.dynamic_sizes] == ["272x480x5"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wanexport.errors import WanExportError
-from wanexport.hashing import sha256_file, sha256_text
+from wanexport.hashing import remember_sha256, sha256_file, sha256_text
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,14 @@ def test_a_file_just_written_is_not_remembered(tmp_path: Path, cache: Path) -> N
     path.write_bytes(b"content")
     sha256_file(path)
     assert not cache.exists()
+
+
+def test_a_file_hashed_while_it_was_written_is_not_read_again(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    remember_sha256(path, digest(b"as it was written"))
+    assert cache.exists()
+    assert sha256_file(path) == digest(b"as it was written")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"a": 3}', b"\xff", b"[" * 100_000])

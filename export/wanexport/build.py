@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,7 @@ from wanexport.plan import EnginePlan, check_plans, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
 from wanexport.request import BuildRequest
-from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec
+from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec, open_safetensors
 from wanexport.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.trace import GraphSpec, trace_graph
 from wanexport.verify import (
@@ -115,11 +115,11 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     reporter.log(f"{plan.name}: tracing")
     spec = _graph_spec(request, plan, checkpoint)
     model = lower_like(trace_graph(spec), spec.dtype)
-    reference = _reference(plan, checkpoint, spec)
+    references = [_reference(plan, checkpoint, spec, adapters) for adapters in _carried(plan)]
     with reporter.bytes(f"{plan.name}: weights", plan.write_bytes) as advance:
         store = WeightStore(draft, builder.pool, request.copy, advance)
         finetuned = checkpoint is builder.materials.finetuned
-        _write_weights(store, plan, reference, "finetuned" if finetuned else "base")
+        _write_weights(store, plan, references[0], "finetuned" if finetuned else "base")
         adapters = _ship_adapters(draft, plan, request.config.dtype)
         if plan.mode == "swappable":
             to_inputs(model, _branch_names(plan))
@@ -127,7 +127,7 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     ir.save(model, draft / "model.onnx")
     verification = Verification(method="none")
     if request.verify:
-        verification = _verify(builder, plan, spec, model, store, reference)
+        verification = _verify(builder, plan, spec, model, store, references)
     manifest = make_manifest(request, plan, builder.materials, store, model, adapters, verification)
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return verification
@@ -154,21 +154,23 @@ def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint)
     )
 
 
-def _reference(plan: EnginePlan, checkpoint: Checkpoint, spec: GraphSpec) -> Reference:
+def _carried(plan: EnginePlan) -> tuple[AdapterSet | None, ...]:
+    """Return the adapters that an engine can run with, one at a time."""
+    return plan.adapters or (None,)
+
+
+def _reference(
+    plan: EnginePlan, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
+) -> Reference:
     dtypes = {
         name: SAFETENSORS_DTYPE[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors
     }
-    adapter_dtype = SAFETENSORS_DTYPE[spec.dtype]
-    if plan.mode == "merged":
-        return Reference(checkpoint.tensors, dtypes, plan.adapters[0].adapters)
-    if plan.mode == "full":
+    if adapters is None:
         return Reference(checkpoint.tensors, dtypes)
-    widest = _widest(plan)
-    return Reference(checkpoint.tensors, dtypes, widest.rest, widest.carried, adapter_dtype)
-
-
-def _widest(plan: EnginePlan) -> AdapterSet:
-    return max(plan.adapters, key=lambda adapter: adapter.rank or 0)
+    if plan.mode == "merged":
+        return Reference(checkpoint.tensors, dtypes, adapters.adapters)
+    branch_dtype = SAFETENSORS_DTYPE[spec.dtype]
+    return Reference(checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype)
 
 
 def _write_weights(
@@ -183,7 +185,7 @@ def _write_weights(
         specs = [TensorSpec(name, reference.dtypes[name], shapes[name]) for name in names]
         store.write("merged", specs, _merged(reference, names))
     if plan.mode == "separate":
-        branch_specs = [spec for pair in _branch_specs(plan, reference) for spec in pair]
+        branch_specs = list(chain.from_iterable(_branch_specs(plan, reference)))
         store.write("adapter", branch_specs, _branches(plan, reference))
 
 
@@ -194,7 +196,7 @@ def _merged(reference: Reference, names: list[str]) -> Iterator[Tensor]:
         for name, following in zip_longest(names, names[1:]):
             if following is not None:
                 reference.refs[following].prefetch()  # the disk works while this one is merged
-            yield reference.stored(name)
+            yield from reference.stored(name)
     finally:
         torch.set_num_threads(threads)
 
@@ -228,13 +230,13 @@ def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[Adapter
     files = []
     (draft / "adapters").mkdir()
     for adapter in plan.adapters:
-        path = draft / "adapters" / f"{adapter.label}.safetensors"
+        path = draft / _adapter_file(adapter)
         rank = write_adapter(
             adapter.carried, path, dtype, max_rank=plan.max_rank, targets=list(plan.ranks)
         )
         files.append(
             AdapterFile(
-                file=f"adapters/{path.name}",
+                file=_adapter_file(adapter),
                 rank=rank,
                 bytes=path.stat().st_size,
                 sha256=sha256_file(path),
@@ -243,36 +245,55 @@ def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[Adapter
     return tuple(files)
 
 
+def _adapter_file(adapters: AdapterSet) -> str:
+    return f"adapters/{adapters.label}.safetensors"
+
+
 def _verify(
     builder: _Builder,
     plan: EnginePlan,
     spec: GraphSpec,
     model: ir.Model,
     store: WeightStore,
-    reference: Reference,
+    references: Sequence[Reference],
 ) -> Verification:
-    oracle = _consult_oracle(builder, plan, spec, reference)
+    """Compare the engine with diffusers' model, with every adapter it ships; the worst counts."""
     size = twin_size(spec.arch, spec.size)
     builder.reporter.log(f"{plan.name}: verifying on {size.tokens} tokens against diffusers")
     twin = lower_like(trace_graph(twin_spec(spec)), spec.dtype)
-    values = _padded_branches(plan, reference) if plan.mode == "swappable" else {}
-    if values:
+    if plan.mode == "swappable":
         to_inputs(twin, _branch_names(plan))
-    with builder.reporter.steps(f"{plan.name}: verifying", spec.arch.num_layers + 2) as advance:
-        return verify_engine(
-            store.folder,
-            model,
-            twin,
-            spec,
-            store.bound,
-            values,
-            oracle,
-            lambda: advance(1),
-        )
+    found = []
+    for adapters, reference in zip(_carried(plan), references, strict=True):
+        oracle = _consult_oracle(builder, plan, spec, adapters, reference)
+        values = {}
+        if plan.mode == "swappable":
+            assert adapters is not None
+            values = _padded(store.folder / _adapter_file(adapters), _branch_specs(plan, reference))
+        with builder.reporter.steps(f"{plan.name}: verifying", spec.arch.num_layers + 2) as advance:
+            found.append(
+                verify_engine(
+                    store.folder,
+                    model,
+                    twin,
+                    spec,
+                    store.bound,
+                    values,
+                    oracle,
+                    lambda: advance(1),
+                )
+            )
+    worst = max(found, key=lambda one: one.error or 0.0)
+    effects = [one.adapter_effect for one in found if one.adapter_effect is not None]
+    return worst.model_copy(update={"adapter_effect": min(effects, default=None)})
 
 
 def _consult_oracle(
-    builder: _Builder, plan: EnginePlan, spec: GraphSpec, reference: Reference
+    builder: _Builder,
+    plan: EnginePlan,
+    spec: GraphSpec,
+    adapters: AdapterSet | None,
+    reference: Reference,
 ) -> Oracle:
     """Run the reference on the twin's inputs, or recall what it said for an earlier engine."""
 
@@ -286,33 +307,30 @@ def _consult_oracle(
         return builder.samples[key]
 
     inputs = twin_inputs(spec)
-    key = _what_it_computes(builder.materials, plan)
+    key = _what_it_computes(builder.materials, plan, adapters)
     sample = run(key, reference.effective)
-    base = run("base", reference.base) if plan.mode != "full" else None
+    base = run("base", reference.base) if adapters is not None else None
     rounded = run(key, reference.effective, "fp16") if spec.dtype == "fp16" else None
     return Oracle(sample, base, rounded)
 
 
-def _what_it_computes(materials: Materials, plan: EnginePlan) -> str:
+def _what_it_computes(materials: Materials, plan: EnginePlan, adapters: AdapterSet | None) -> str:
     """Name the weights an engine computes with; separate and swappable engines share them."""
-    if plan.mode == "full":
+    if adapters is None:
         return "base" if materials.finetuned is None else "full fine-tune"
     kind = "merged" if plan.mode == "merged" else "unmerged"
-    return f"{kind} {_widest(plan).label}"
+    return f"{kind} {adapters.label}"
 
 
-def _padded_branches(plan: EnginePlan, reference: Reference) -> dict[str, Tensor]:
-    """Return values for a swappable engine's adapter inputs: the widest adapter, zero-padded."""
+def _padded(adapter: Path, pairs: Iterable[tuple[TensorSpec, TensorSpec]]) -> dict[str, Tensor]:
+    """Return values for a swappable engine's inputs as the runtimes make them from the file."""
+    tensors = open_safetensors(adapter).tensors
     values = {}
-    for specs in _branch_specs(plan, reference):
-        module = specs[0].name.removesuffix(".lora_A")
-        branch = reference.branch(module)
-        for axis, spec in enumerate(specs):
-            padded = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
-            if branch is not None:
-                part = branch[axis]
-                padded[: part.shape[0], : part.shape[1]] = part
-            values[spec.name] = padded
+    for spec in chain.from_iterable(pairs):
+        values[spec.name] = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        if spec.name in tensors:
+            part = tensors[spec.name].read()
+            values[spec.name][: part.shape[0], : part.shape[1]] = part
     return values
 
 

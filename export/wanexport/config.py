@@ -267,6 +267,8 @@ def override(config: Config, dtype: str | None, size: Mapping[str, int | None]) 
     """
     raw = config.model_dump()
     raw["size"] |= {key: value for key, value in size.items() if value is not None}
+    if size.get("batch") is not None:  # the other sizes of a dynamic engine follow
+        raw["dynamic_sizes"] = [other | {"batch": size["batch"]} for other in raw["dynamic_sizes"]]
     raw["dynamic_sizes"] = [other for other in raw["dynamic_sizes"] if other != raw["size"]]
     if dtype is not None:
         raw["dtype"] = dtype

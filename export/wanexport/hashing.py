@@ -19,7 +19,7 @@ from wanexport.errors import WanExportError
 from wanexport.locks import locked
 from wanexport.tensors import atomic_file
 
-__all__ = ["sha256_file", "sha256_text"]
+__all__ = ["remember_sha256", "sha256_file", "sha256_text"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,11 @@ def sha256_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) ->
     if time.time() - after.st_mtime >= SETTLED_S:
         _remember(cache, key, digest)
     return digest
+
+
+def remember_sha256(path: Path, digest: str) -> None:
+    """Spare a file that was hashed while it was written, and is complete, from being read again."""
+    _remember(_cache_path(), _key(path.stat()), digest)
 
 
 def _hash(path: Path, on_bytes: Callable[[int], None]) -> str:

@@ -7,7 +7,7 @@ changes are added, so the result doesn't depend on the adapters' order; it is ro
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "merge_blocks",
     "merge_parameter",
     "resolve_adapter",
     "split_rest",
@@ -119,7 +120,28 @@ def merge_parameter(
     adapters: Sequence[Adapter],
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Return a parameter with all adapters merged: in fp32, from pristine values, rounded once.
+    """Return a parameter with all adapters merged; `merge_blocks` says how and what it raises."""
+    return join_blocks(merge_blocks(name, weight, adapters, dtype))
+
+
+def join_blocks(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the tensor that comes in blocks of rows."""
+    import torch
+
+    first, *others = blocks
+    return torch.cat([first, *others]) if others else first
+
+
+def merge_blocks(
+    name: str,
+    weight: torch.Tensor,
+    adapters: Sequence[Adapter],
+    dtype: torch.dtype | None = None,
+) -> Iterator[torch.Tensor]:
+    """Yield a parameter with all adapters merged: in fp32, from pristine values, rounded once.
+
+    It comes in blocks of rows, so that no second copy of the weight is ever in memory and what is
+    worked on stays in a core's cache.
 
     Args:
         name: diffusers' name of the parameter.
@@ -135,33 +157,34 @@ def merge_parameter(
     dtype = dtype or weight.dtype
     deltas = [delta for adapter in adapters for delta in adapter.by_parameter.get(name, ())]
     if not deltas:
-        return weight.to(dtype)
+        yield weight.to(dtype)
+        return
     products = [delta for delta in deltas if delta.is_low_rank]
-    if len(products) == len(deltas):
-        merged = _merge_products(weight, products, dtype)
-    else:
-        total = weight.to(torch.float32, copy=True)
-        for delta in deltas:
-            total += delta.change(weight)
+    merge = _merge_products if len(products) == len(deltas) else _merge_whole
+    for total in merge(weight, deltas):
         merged = total.to(dtype)
-    if dtype == torch.float16 and not torch.isfinite(merged).all():
-        raise AdapterError(f"{name}, merged, overflows fp16", "build with --dtype bf16 or fp32")
-    return merged
+        if dtype == torch.float16 and not torch.isfinite(merged).all():
+            raise AdapterError(f"{name}, merged, overflows fp16", "build with --dtype bf16 or fp32")
+        yield merged
 
 
-def _merge_products(
-    weight: torch.Tensor, deltas: Sequence[Delta], dtype: torch.dtype
-) -> torch.Tensor:
-    """Merge block by block of rows, so that no second copy of the weight is ever in memory."""
+def _merge_whole(weight: torch.Tensor, deltas: Sequence[Delta]) -> Iterator[torch.Tensor]:
+    import torch
+
+    total = weight.to(torch.float32, copy=True)
+    for delta in deltas:
+        total += delta.change(weight)
+    yield total
+
+
+def _merge_products(weight: torch.Tensor, deltas: Sequence[Delta]) -> Iterator[torch.Tensor]:
     import torch
 
     a, b = stack_low_rank(deltas)
-    merged = torch.empty(weight.shape, dtype=dtype)
     rows = max(1, BLOCK // weight.shape[1])
     for start in range(0, weight.shape[0], rows):
         block = slice(start, start + rows)
-        merged[block] = weight[block].to(torch.float32, copy=True).addmm_(b[block], a)
-    return merged
+        yield weight[block].to(torch.float32, copy=True).addmm_(b[block], a)
 
 
 def stack_low_rank(deltas: Iterable[Delta]) -> tuple[torch.Tensor, torch.Tensor]:

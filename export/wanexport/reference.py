@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from wanexport.lora import Adapter, merge_parameter, stack_low_rank
+from wanexport.lora import Adapter, join_blocks, merge_blocks, stack_low_rank
 from wanexport.tensors import TensorRef
 from wanexport.weights import TORCH_DTYPES, cast_tensor
 
@@ -32,17 +32,19 @@ class Reference:
     carried: Sequence[Adapter] = ()
     adapter_dtype: str = "F32"
 
-    def stored(self, name: str) -> Tensor:
-        """Return a parameter as the engine stores it: merged in fp32, rounded once."""
+    def stored(self, name: str) -> Iterator[Tensor]:
+        """Yield a parameter as the engine stores it, merged in fp32, in blocks of rows."""
         dtype = self.dtypes[name]
         weight = self.refs[name].read()
+        blocks: Iterable[Tensor] = [weight]
         if self.merged:
-            weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
-        return cast_tensor(weight, dtype, self._place(name))
+            blocks = merge_blocks(name, weight, self.merged, TORCH_DTYPES[dtype])
+        for block in blocks:
+            yield cast_tensor(block, dtype, self._place(name))
 
     def effective(self, name: str) -> Tensor:
         """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
-        weight = self.stored(name).float()
+        weight = join_blocks(self.stored(name)).float()
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and self.carried:
             branch = self.branch(module)

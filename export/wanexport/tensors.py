@@ -136,12 +136,13 @@ def write_safetensors(
     metadata: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> str:
-    """Write a safetensors file one tensor at a time, so that two at most are ever in memory.
+    """Write a safetensors file as its tensors are made, so that two of them at most are in memory.
 
     Args:
         path: where; the file appears whole or not at all.
         specs: what the file will hold, in file order.
-        tensors: the tensors in the same order, made as they are asked for.
+        tensors: the tensors in the same order, made as they are asked for; a large one may come in
+            several blocks of rows.
         metadata: string pairs for the header.
         on_bytes: called with the number of bytes just written.
 
@@ -170,21 +171,41 @@ def write_safetensors(
             hashing.result()
             on_bytes(len(data))
 
-        # one tensor is written and hashed while the next is made
+        # one block is written and hashed while the next is made
         head = len(text).to_bytes(8, "little") + text
         file.write(head)
         digest.update(head)
         pending: Future[None] | None = None
-        for spec, tensor in zip(specs, tensors, strict=True):
-            if tuple(tensor.shape) != spec.shape or _torch_dtypes()[spec.dtype] != tensor.dtype:
-                raise ValueError(f"{spec.name}: got {tensor.dtype} {tuple(tensor.shape)}")
-            flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+        for block in _check_blocks(specs, tensors):
+            flat = block.detach().contiguous().flatten().view(torch.uint8)
             if pending is not None:
                 pending.result()
             pending = pool.submit(emit, memoryview(flat.numpy().data))
         if pending is not None:
             pending.result()
     return digest.hexdigest()
+
+
+def _check_blocks(
+    specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Yield the tensors' blocks, and raise ValueError where they aren't what the specs say."""
+    blocks = iter(tensors)
+    for spec in specs:
+        missing = math.prod(spec.shape)
+        while True:
+            block = next(blocks, None)
+            if block is None:
+                raise ValueError(f"{spec.name}: {missing} values are missing")
+            missing -= block.numel()
+            alike = tuple(block.shape[1:]) == spec.shape[1:] and block.dim() == len(spec.shape)
+            if missing < 0 or not alike or block.dtype != _torch_dtypes()[spec.dtype]:
+                raise ValueError(f"{spec.name}: got {block.dtype} {tuple(block.shape)}")
+            yield block
+            if not missing:
+                break
+    if next(blocks, None) is not None:
+        raise ValueError("there are more tensors than specs")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 
 from wanexport.errors import BuildError, CheckpointError
-from wanexport.hashing import sha256_file
+from wanexport.hashing import remember_sha256, sha256_file
 from wanexport.links import place_file, pool_path
 from wanexport.locks import locked
 from wanexport.tensors import (
@@ -45,7 +45,6 @@ class Pool:
     """Files that several engines share and no checkpoint has, by content: `engines/.weights`."""
 
     folder: Path
-    digests: dict[Path, str] = field(default_factory=dict)  # of what was written just now
 
     def cast(
         self,
@@ -74,18 +73,19 @@ class Pool:
                     cast_tensor(ref.read(), specs[name].dtype, f"{source}: {ref.name}")
                     for name, ref in refs.items()
                 )
-                self.digests[path] = write_safetensors(
-                    path, list(specs.values()), tensors, on_bytes=on_bytes
-                )
+                digest = write_safetensors(path, list(specs.values()), tensors, on_bytes=on_bytes)
+                remember_sha256(path, digest)
         return open_safetensors(path).tensors
 
     def copy(self, source: Path) -> Path:
         """Return a copy of a file that can't be linked from where it lies, made once."""
-        path = pool_path(self.folder, sha256_file(source))
+        digest = sha256_file(source)
+        path = pool_path(self.folder, digest)
         with self._alone():
             if not path.exists():
                 with _temporary(path) as temporary:
                     shutil.copyfile(source, temporary)
+                remember_sha256(path, digest)
         return path
 
     def sweep(self) -> int:
@@ -253,10 +253,9 @@ class WeightStore:
             storage = "copy"
             shutil.copyfile(source, target)
             self.on_bytes(target.stat().st_size)
-        digest = self.pool.digests.get(source) or sha256_file(source)
-        self._record(
-            target, origin, "pool" if pooled and storage == "hardlink" else storage, digest
-        )
+        if pooled and storage == "hardlink":
+            storage = "pool"
+        self._record(target, origin, storage, sha256_file(source))
         self._placed[origin_path] = target
         return target
 
