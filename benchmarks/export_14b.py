@@ -1,12 +1,13 @@
 """Export I2V-14B at true scale: time, anonymous memory and bytes written, against `cp`.
 
     python benchmarks/export_14b.py --work DIR        needs 48 GB of disk, 3 GiB of memory
-    python benchmarks/export_14b.py --work DIR --verify --plain
+    python benchmarks/export_14b.py --work DIR --only verified plain      the long ones, 20 minutes
 
 Makes a checkpoint of Wan2.1-I2V-14B's real names and shapes (seeded, bf16, 32.8 GB), builds
 `full`, `separate` r32 and `merged` r32, each in a process of its own, and writes
-`benchmarks/results/export_14b.{json,md}`. `--verify` also builds a verified engine, `--plain` runs
-a plain `torch.onnx.export` of T2V-1.3B, the largest Wan2.1 model it fits 24 GiB with.
+`benchmarks/results/export_14b.{json,md}`. `verified` builds `separate` r32 again and compares it
+with diffusers' model; `plain` is a plain `torch.onnx.export` of T2V-1.3B, the largest Wan2.1 model
+that it fits 24 GiB with. With `--only`, the other rows of the results stay as they were.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
-from wanexport.checkpoint import open_checkpoint
 from wanexport.config import load_config
 from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
 
@@ -62,55 +64,91 @@ def main() -> None:
     free = shutil.disk_usage(work).free + (_disk_bytes(checkpoint) if checkpoint.exists() else 0)
     if free < NEEDED:
         sys.exit(f"skipped: {work} has {free / 1e9:.0f} GB, this needs {NEEDED / 1e9:.0f} GB")
-    results: dict[str, object] = {"machine": _machine()}
-    total = sum(spec.nbytes for spec in checkpoint_specs(config.architecture, "bf16"))
-    start = time.perf_counter()
-    made = ensure_demo_checkpoint(checkpoint, config.architecture, "bf16", 0)
-    results["checkpoint"] = {
-        "bytes": total,
-        "tensors": len(open_checkpoint(str(checkpoint), config.architecture).tensors),
-        "made_s": time.perf_counter() - start if made else None,
-    }
-    results["trace"] = _run([sys.executable, "-W", "ignore", "-c", TRACE.format(config=CONFIG)])
-    results["hash"] = _run([sys.executable, "-c", _hash_code(checkpoint)])
-    out = work / "engines"
-    shutil.rmtree(out, ignore_errors=True)
-    for mode in ("full", "separate", "merged"):
-        _forget(*checkpoint.glob("*.safetensors"))  # both merge and cp read from the disk
-        results[mode] = _build(out, checkpoint, mode, verify=False)
-    results["cp"] = _copy(next(out.glob("*-merged-r32*")) / "weights" / "merged.safetensors")
-    if arguments.verify:
-        results["verified"] = _build(out, checkpoint, "separate", verify=True)
-    if arguments.plain:
-        plain = work / "plain"
-        plain.mkdir(exist_ok=True)
-        command = [sys.executable, "-W", "ignore", "-c", PLAIN, str(plain / "model.onnx")]
-        results["plain"] = _run(command)
-        shutil.rmtree(plain)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "export_14b.json").write_text(json.dumps(results, indent=1) + "\n")
-    text = _table(results)
-    (RESULTS / "export_14b.md").write_text(text)
-    print(text)
+    specs = checkpoint_specs(config.architecture, "bf16")
+    ensure_demo_checkpoint(checkpoint, config.architecture, "bf16", 0)
+    results = _earlier_results() if arguments.only else {}
+    results["machine"] = _machine()
+    results["checkpoint"] = {"bytes": sum(spec.nbytes for spec in specs), "tensors": len(specs)}
+    for name in arguments.only or QUICK:
+        results[name] = MEASURES[name](work)
+        _save(results)
+    print(_table(results))
     if not arguments.keep:
         shutil.rmtree(work)
+
+
+def _trace(_: Path) -> dict[str, object]:
+    return _run([sys.executable, "-W", "ignore", "-c", TRACE.format(config=CONFIG)])
+
+
+def _hash(work: Path) -> dict[str, object]:
+    _forget(*(work / "checkpoint").glob("*.safetensors"))
+    code = (
+        "from pathlib import Path; from wanexport.hashing import sha256_file\n"
+        f"for p in sorted(Path({str(work / 'checkpoint')!r}).glob('*.safetensors')): sha256_file(p)"
+    )
+    return _run([sys.executable, "-c", code], XDG_CACHE_HOME=str(work / "empty-cache"))
+
+
+def _merged(work: Path) -> dict[str, object]:
+    _forget(*(work / "checkpoint").glob("*.safetensors"))  # both merge and cp read from the disk
+    os.sync()  # and neither waits for what others wrote
+    return _build(work, "merged")
+
+
+def _copy(work: Path) -> dict[str, object]:
+    """Copy what `merged` wrote, as it does: from the disk into the page cache."""
+    source = next((work / "engines").glob("*-merged-r32*")) / "weights" / "merged.safetensors"
+    target = source.with_suffix(".cp")
+    os.sync()
+    _forget(source)
+    result = _run(["cp", "--reflink=never", str(source), str(target)])
+    result["bytes"] = target.stat().st_size
+    target.unlink()
+    return result
+
+
+def _plain(work: Path) -> dict[str, object]:
+    folder = work / "plain"
+    folder.mkdir(exist_ok=True)
+    result = _run([sys.executable, "-W", "ignore", "-c", PLAIN, str(folder / "model.onnx")])
+    shutil.rmtree(folder)
+    return result
+
+
+QUICK = ("trace", "hash", "full", "separate", "merged", "cp")
+MEASURES: dict[str, Callable[[Path], dict[str, object]]] = {
+    "trace": _trace,
+    "hash": _hash,
+    "full": lambda work: _build(work, "full"),
+    "separate": lambda work: _build(work, "separate"),
+    "merged": _merged,
+    "cp": _copy,
+    "verified": lambda work: _build(work, "separate", verify=True),
+    "plain": _plain,
+}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Export I2V-14B at true scale.")
     parser.add_argument("--work", type=Path, required=True, help="a folder with 48 GB of room")
-    parser.add_argument("--verify", action="store_true", help="also verify an engine (long)")
-    parser.add_argument("--plain", action="store_true", help="also run a plain export (long)")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, help="rows to measure")
     parser.add_argument("--keep", action="store_true", help="keep checkpoint and engines")
     return parser.parse_args()
 
 
-def _build(out: Path, checkpoint: Path, mode: str, *, verify: bool) -> dict[str, object]:
+def _build(work: Path, mode: str, *, verify: bool = False) -> dict[str, object]:
+    out = work / "engines"
+    for stale in out.glob(f"*-{mode}*"):
+        shutil.rmtree(stale)
     command = [sys.executable, "-m", "wanexport", "build", "--config", CONFIG, "--out", str(out)]
-    command += ["--base", str(checkpoint), "--mode", mode, "--dtype", "bf16", "--force"]
+    command += ["--base", str(work / "checkpoint"), "--mode", mode, "--dtype", "bf16"]
     command += ["--rank", "32"] if mode != "full" else []
     command += [] if verify else ["--verify", "none"]
-    result = _run(command)
+    log = work / "build.log"
+    result = _run(command, log)
+    told = re.findall(r"weights: .* in ([0-9.]+) s$", log.read_text(), re.MULTILINE)
+    result["writing_s"] = float(told[0]) if told else None
     (folder,) = (f for f in out.glob(f"{CONFIG}-*-{mode}*") if (f / "engine.json").is_file())
     manifest = json.loads((folder / "engine.json").read_text())
     own = [file for file in manifest["weights"] if file["storage"] == "own"]
@@ -126,10 +164,11 @@ def _build(out: Path, checkpoint: Path, mode: str, *, verify: bool) -> dict[str,
     return result
 
 
-def _run(command: Sequence[str]) -> dict[str, object]:
+def _run(command: Sequence[str], log: Path | None = None, **environment: str) -> dict[str, object]:
     """Run a process and watch it: seconds, peak anonymous memory, bytes passed to write()."""
     start = time.perf_counter()
-    process = subprocess.Popen(command)
+    with log.open("wb") if log else nullcontext() as stderr:
+        process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
     peak = written = 0
     while process.poll() is None:
         try:
@@ -154,28 +193,12 @@ def _kib(line: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _copy(source: Path) -> dict[str, object]:
-    target = source.with_suffix(".cp")
-    _forget(source)
-    result = _run(["cp", "--reflink=never", str(source), str(target)])
-    result["bytes"] = target.stat().st_size
-    target.unlink()
-    return result
-
-
 def _forget(*paths: Path) -> None:
     """Drop files from the page cache."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _hash_code(checkpoint: Path) -> str:
-    return (
-        "from pathlib import Path; from wanexport.hashing import sha256_file\n"
-        f"for p in sorted(Path({str(checkpoint)!r}).glob('*.safetensors')): sha256_file(p)"
-    )
 
 
 def _disk_bytes(folder: Path) -> int:
@@ -193,6 +216,17 @@ def _machine() -> dict[str, object]:
     } | {package: metadata.version(package) for package in packages}
 
 
+def _earlier_results() -> dict[str, object]:
+    path = RESULTS / "export_14b.json"
+    return _as_dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _save(results: dict[str, object]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "export_14b.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "export_14b.md").write_text(_table(results))
+
+
 def _table(results: dict[str, object]) -> str:
     lines = [
         "# Exporting Wan2.1-I2V-14B (bf16, 32.8 GB, random weights)",
@@ -205,7 +239,7 @@ def _table(results: dict[str, object]) -> str:
     ]
     names = {
         "trace": "trace and passes alone, rank 32",
-        "hash": "sha256 of the checkpoint (cached afterwards)",
+        "hash": "sha256 of the checkpoint, from the disk",
         "full": "`full`, unverified",
         "separate": "`separate` r32, unverified, adapter made",
         "merged": "`merged` r32, unverified",
@@ -221,6 +255,8 @@ def _table(results: dict[str, object]) -> str:
         assert isinstance(written, int)
         memory = row["peak_anonymous_bytes"]
         assert isinstance(memory, int)
+        if row.get("writing_s"):
+            name += f" (reading, merging, hashing and writing: {row['writing_s']} s)"
         lines.append(
             f"| {name} | {row['seconds']:.1f} | {memory / 2**30:.2f} GiB | {written / 1e9:.3f} GB |"
         )

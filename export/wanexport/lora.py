@@ -162,7 +162,7 @@ def merge_blocks(
     products = [delta for delta in deltas if delta.is_low_rank]
     merge = _merge_products if len(products) == len(deltas) else _merge_whole
     for total in merge(weight, deltas):
-        merged = total.to(dtype)
+        merged = total.to(dtype, copy=True)
         if dtype == torch.float16 and not torch.isfinite(merged).all():
             raise AdapterError(f"{name}, merged, overflows fp16", "build with --dtype bf16 or fp32")
         yield merged
@@ -182,9 +182,10 @@ def _merge_products(weight: torch.Tensor, deltas: Sequence[Delta]) -> Iterator[t
 
     a, b = stack_low_rank(deltas)
     rows = max(1, BLOCK // weight.shape[1])
+    room = torch.empty(min(rows, weight.shape[0]), weight.shape[1])  # pages are faulted in once
     for start in range(0, weight.shape[0], rows):
-        block = slice(start, start + rows)
-        yield weight[block].to(torch.float32, copy=True).addmm_(b[block], a)
+        block = weight[start : start + rows]
+        yield room[: len(block)].copy_(block).addmm_(b[start : start + rows], a)
 
 
 def stack_low_rank(deltas: Iterable[Delta]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from wanexport.disk import format_bytes
+
 __all__ = ["Reporter"]
+
+LONG_S = 2.0
 
 Advance = Callable[[int], None]
 
@@ -34,11 +39,23 @@ class Reporter:
 
     @contextmanager
     def bytes(self, description: str, total: int | None) -> Iterator[Advance]:
-        """Show work counted in bytes; the caller gets a function to advance it by."""
-        with self._bar(
-            description, total, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-        ) as advance:
-            yield advance
+        """Show work counted in bytes; the caller gets a function to advance it by.
+
+        What took long is told afterwards too, for logs that have no bar.
+        """
+        done, start = 0, time.monotonic()
+
+        def count(amount: int) -> None:
+            nonlocal done
+            done += amount
+            advance(amount)
+
+        columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with self._bar(description, total, *columns) as advance:
+            yield count
+        seconds = time.monotonic() - start
+        if seconds >= LONG_S:
+            self.log(f"{description}: {format_bytes(done)} in {seconds:.1f} s")
 
     @contextmanager
     def steps(self, description: str, total: int) -> Iterator[Advance]:
