@@ -90,13 +90,10 @@ def _head(config: Config) -> str:
     items = [config.name, size.name, f"{batch}{_whole(size.tokens)} tokens per forward"]
     counts = count_parameters(config.architecture.dims)
     groups = [f"{part.replace('_', '-')} {_si(count, '')}" for part, count in counts.items()]
-    return "\n".join(
-        [
-            " · ".join([*items, config.dtype]),
-            f"{_whole(sum(counts.values()))} parameters: {', '.join(groups[:3])},",
-            f"  {', '.join(groups[3:])}",
-        ]
-    )
+    whole = f"{_whole(sum(counts.values()))} parameters: {', '.join(groups)}"
+    together = whole.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+    lines = [" · ".join([*items, config.dtype]), *_wrap(together)]
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _engines(costs: Sequence[Cost]) -> str:
@@ -117,7 +114,7 @@ def _engines(costs: Sequence[Cost]) -> str:
     notes = (
         "  to write: beside the base; model.onnx, a few MB, apart",
         "  moved: what a forward can't avoid reading and writing, weights included",
-        "  memory: weights, adapter, one layer's activations; a backend's workspace apart",
+        "  memory: weights, adapter, activations of one layer; not a backend's workspace",
         "  K/V once: the same if K and V are computed once per prompt, with them in it",
     )
     return "\n".join([*_table([header, *rows]), *notes])
@@ -185,7 +182,7 @@ def _timings(config: Config, outlook: Outlook) -> list[str]:
     lines = _table(rows)
     context = _si(outlook.predictions[0]["context"].seconds, "s")
     start = lines[0].rindex("forward")
-    return [f"{'':{start}}K/V once per prompt (in {context})", *lines]
+    return [f"{'':{start}}K/V once per prompt ({context})", *lines]
 
 
 def _rows(costs: Sequence[Cost]) -> list[tuple[str, int]]:
