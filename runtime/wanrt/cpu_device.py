@@ -54,7 +54,15 @@ def measure_cpu(
         tflops={dtype: flops_per_s / 1e12},
         bandwidth_gb_s=bytes_per_s / 1e9,
         memory_gb=psutil.virtual_memory().total / 1e9,
-        source=f"measured here: {library}, numpy's copy, load average {os.getloadavg()[0]:.1f}",
+        source=f"measured here: {library}, numpy's copy{_busy(threads)}",
+    )
+
+
+def _busy(threads: int) -> str:
+    """Say it if other work may have taken a part of what was measured."""
+    load = os.getloadavg()[0]
+    return (
+        f", too low: the machine was busy (load average {load:.1f})" if load > threads / 2 else ""
     )
 
 
