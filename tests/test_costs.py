@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,13 @@ def test_says_what_i2v_14b_costs(cpu: list[str]) -> None:
     assert "3.278 TFLOP and 8.502 GB of weights leave every forward" in out
 
 
+def test_the_documented_example_is_what_it_says() -> None:
+    page = (Path(__file__).parents[1] / "docs/predicting.md").read_text()
+    command, _, said = page.split("```\n$ ")[1].split("```")[0].partition("\n")
+    code, out, _ = wanexport(*shlex.split(command)[1:])
+    assert (code, out) == (0, said)
+
+
 def test_says_what_the_demo_costs(cpu: list[str]) -> None:
     code, out, err = wanexport("plan", "--rank", 32, "--device", "cpu", "--dtype", "fp16")
     assert (code, err, cpu) == (0, "", ["fp16"])
@@ -176,7 +184,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "plan --rank 8 --device H1000": (
         "error: there is no device 'H1000'", "hint: did you mean 'H100' or 'H200'?",
     ),
-    "plan --mode separate": (
+    "plan --mode full --mode separate": (
         "error: all modes but full need a rank", "hint: add --rank 32",
     ),
     "plan --rank 1024": (

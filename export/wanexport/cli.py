@@ -212,7 +212,7 @@ def plan(
     resolved = _config(
         config, dtype, {"width": width, "height": height, "frames": frames, "batch": batch}
     )
-    if rank is None and mode not in (None, [ModeName.full]):
+    if rank is None and set(_modes(mode)) - {"full"}:
         _fail("all modes but full need a rank", "add --rank 32")
     request = BuildRequest(
         config=resolved,

@@ -123,6 +123,7 @@ def _quota() -> int:
 
 
 def processor_name() -> str:
+    """Return the processor's name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
