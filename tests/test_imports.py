@@ -17,9 +17,10 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir", "onnxs
          "onnxruntime", "polygraphy", "tensorrt")  # fmt: skip
 NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir",
                 "onnxscript", "polygraphy"}  # fmt: skip
-# what wanexport may know of the runtime: the contract, the formulas, and the engine loader
+# what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader
 OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine", "wanrt.load_engine",
-                     "wanrt.errors")  # fmt: skip
+                     "wanrt.errors", "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
+                     "wanrt.formats.write_text")  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -64,8 +65,9 @@ def test_packages_offer_what_they_say(package: object) -> None:
 
 LIGHT = (
     "wanexport", "wanexport.cli", "wanexport.config", "wanexport.checkpoint", "wanexport.hashing",
-    "wanexport.links", "wanexport.synthetic", "wanexport.tensors", "wanrt", "wanrt.cli",
-    "wanrt.manifest", "wanrt.roofline",
+    "wanexport.links", "wanexport.synthetic", "wanexport.tensors", "wanexport.costs",
+    "wanexport.cost_report", "wanrt", "wanrt.cli", "wanrt.manifest", "wanrt.roofline",
+    "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
 )  # fmt: skip
 BLOCKER = """
 import importlib, sys

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("benchmarks", "configs", "export", "runtime", "tests")
+SOURCES = ("benchmarks", "configs", "docs", "export", "runtime", "tests")
 FILES = (".gitignore", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml")
 SPECIFICATION = ("engines/README.md", "engines/engine.schema.json")
 JUNK = (
@@ -91,6 +91,7 @@ def test_wheel_holds_packages_and_configs_alone(wheel: Path, sources: set[str]) 
         for source, target in moved.items()
         if name.startswith(source)
     }
+    packaged.add("wanrt/devices.toml")  # wanrt looks into no other package
     assert names == packaged | {f"{info}/{name}" for name in DIST_INFO}
     assert {"wanexport/py.typed", "wanrt/py.typed"} <= names
     assert "wanexport/configs/wan2.1-i2v-demo.toml" in names
@@ -131,8 +132,13 @@ def test_the_wheels_commands_start(command: str, installed: Path, tmp_path: Path
 
 def test_the_wheel_has_the_configurations(installed: Path, tmp_path: Path) -> None:
     code = "from wanexport.config import list_configs; print(*list_configs())"
-    shipped = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
+    shipped = sorted(path.stem for path in (ROOT / "configs").glob("wan*.toml"))
     assert run_installed(installed, tmp_path, "python", "-c", code).split() == shipped
+
+
+def test_the_wheel_has_the_devices(installed: Path, tmp_path: Path) -> None:
+    said = run_installed(installed, tmp_path, "wanexport", "plan", "--device", "H100")
+    assert "at best on H100: 67.00 TFLOP/s in fp32" in said
 
 
 def test_the_wheel_plans_a_build_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_commands_run_as_written(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         outputs[" ".join(command.split()[:2])] = done.stdout
+    assert "at best on H100" in outputs["wanexport plan"]
     assert "rank 16" in outputs["wanrt info"]
     assert "random weights" in outputs["wanrt bench"]
     assert (tmp_path / "bench.json").is_file()
@@ -68,6 +69,6 @@ def test_links_resolve(target: str) -> None:
 
 
 def test_every_configuration_and_folder_is_mentioned() -> None:
-    for folder in ("configs", "export", "runtime", "engines", "benchmarks", "tests"):
+    for folder in ("configs", "docs", "export", "runtime", "engines", "benchmarks", "tests"):
         assert f"`{folder}/`" in README
     assert len(list_configs()) == 8

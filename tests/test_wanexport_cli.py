@@ -160,6 +160,10 @@ FLAGS = {
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
     },
+    "plan": {
+        "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
+        "--device", "--json",
+    },
     "inspect": {"--config"},
     "adapter": {"--for", "-o", "--output", "--force"},
 }  # fmt: skip
@@ -219,6 +223,9 @@ USAGE: dict[str, str] = {
     "max rank 0": "build --rank 4 --max-rank 0",
     "width as text": "build --rank 4 --width wide",
     "a stray argument": "build 32",
+    "plan for rank 0": "plan --rank 0",
+    "plan for a device without name": "plan --device",
+    "a stray argument of plan": "plan H100",
     "inspect nothing": "inspect",
     "inspect two": "inspect a b",
     "adapter without engine": "adapter a -o b",

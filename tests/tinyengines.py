@@ -214,7 +214,7 @@ def _workload(rows: int, tiny: Tiny) -> dict[str, Any]:
         "tokens": rows,
         "shapes": {"x": [rows, tiny.width], "timestep": [1]},
         "flops": {"linear": 2 * rows * tiny.width**2},
-        "bytes": {"weights": 4 * tiny.width**2},
+        "bytes": {"linear": 4 * tiny.width**2},
     }
 
 

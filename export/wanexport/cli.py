@@ -1,4 +1,4 @@
-"""The wanexport command: build | inspect | adapter. The only module here that prints."""
+"""The wanexport command: build | plan | inspect | adapter. The only module here that prints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from wanexport.errors import WanExportError
+from wanrt.errors import WanrtError
 
 if TYPE_CHECKING:
     from wanexport.config import Config
-    from wanexport.request import BuildRequest
+    from wanexport.costs import Outlook
+    from wanexport.request import BuildRequest, Mode
 
 app = typer.Typer(
     name="wanexport",
@@ -72,6 +74,11 @@ class VerifyName(StrEnum):
 ConfigOption = Annotated[
     str, typer.Option("--config", metavar="NAME|FILE", help="A shipped configuration or a TOML.")
 ]
+DtypeOption = Annotated[DtypeName | None, typer.Option(help="Overrides the configuration's.")]
+Width = Annotated[int | None, typer.Option(help="Pixels.")]
+Height = Annotated[int | None, typer.Option(help="Pixels.")]
+Frames = Annotated[int | None, typer.Option(help="Frames, 4k + 1.")]
+Batch = Annotated[int | None, typer.Option(help="Videos per forward.")]
 Lora = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; repeat to combine."),
@@ -83,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
         app(None if argv is None else list(argv), prog_name="wanexport", standalone_mode=True)
-    except WanExportError as error:
+    except (WanExportError, WanrtError) as error:
         _fail(str(error), error.hint)
     except SystemExit as stop:  # typer turns an interrupt into this code
         if stop.code == INTERRUPTED:
@@ -115,12 +122,12 @@ def build(
         str | None, typer.Option(metavar="DIR|FILE|ID", help="The full fine-tune's checkpoint.")
     ] = None,
     lora: Lora = None,
-    dtype: Annotated[DtypeName | None, typer.Option(help="Overrides the configuration's.")] = None,
+    dtype: DtypeOption = None,
     backend: Annotated[BackendName, typer.Option(help="What runs them.")] = BackendName.onnxruntime,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames, 4k + 1.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Videos per forward.")] = None,
+    width: Width = None,
+    height: Height = None,
+    frames: Frames = None,
+    batch: Batch = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="One engine for all the configuration's sizes.")
     ] = False,
@@ -155,7 +162,7 @@ def build(
         _fail(f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed")
     request = BuildRequest(
         config=resolved,
-        modes=tuple(dict.fromkeys(name.value for name in mode)) if mode else MODES,
+        modes=_modes(mode) or MODES,
         ranks=tuple(dict.fromkeys(rank or ())),
         base=base or RANDOM,
         finetuned=finetuned,
@@ -172,6 +179,48 @@ def build(
         _print_plans(request)
     else:
         _build(request)
+
+
+@app.command()
+def plan(
+    config: ConfigOption = "wan2.1-i2v-demo",
+    rank: Annotated[
+        list[int] | None, typer.Option("--rank", min=1, help="Rank of an adapter; repeat.")
+    ] = None,
+    mode: Annotated[
+        list[ModeName] | None, typer.Option("--mode", help="Engines to price; all by default.")
+    ] = None,
+    dtype: DtypeOption = None,
+    width: Width = None,
+    height: Height = None,
+    frames: Frames = None,
+    batch: Batch = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device", metavar="NAME", help="As H100; cpu is this machine. All by default."
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save it all; - is stdout.")
+    ] = None,
+) -> None:
+    """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
+    from wanexport.costs import choose_devices, predict_engines
+    from wanexport.request import MODES, BuildRequest
+
+    resolved = _config(
+        config, dtype, {"width": width, "height": height, "frames": frames, "batch": batch}
+    )
+    if rank is None and set(_modes(mode)) - {"full"}:
+        _fail("all modes but full need a rank", "add --rank 32")
+    request = BuildRequest(
+        config=resolved,
+        modes=_modes(mode) or (MODES if rank else ("full",)),
+        ranks=tuple(dict.fromkeys(rank or ())),
+    )
+    devices = choose_devices(device or (), resolved.dtype)
+    _print_costs(request, [predict_engines(request, device) for device in devices], json)
 
 
 @app.command()
@@ -210,6 +259,10 @@ def _config(name: str, dtype: DtypeName | None, size: dict[str, int | None]) -> 
     return override(load_config(name), dtype.value if dtype else None, size)
 
 
+def _modes(names: list[ModeName] | None) -> tuple[Mode, ...]:
+    return tuple(dict.fromkeys(name.value for name in names or ()))
+
+
 def _build(request: BuildRequest) -> None:
     from wanexport.build import build_engines
     from wanexport.progress import Reporter
@@ -234,6 +287,24 @@ def _print_plans(request: BuildRequest) -> None:
     plans = plan_engines(request, materials)
     print(format_plans(plans, request.out, materials.to_make_bytes))
     check_plans(request.out, plans, materials.to_make_bytes)
+
+
+def _print_costs(request: BuildRequest, outlooks: Sequence[Outlook], json: Path | None) -> None:
+    from wanexport.cost_report import costs_to_json, render_costs
+    from wanexport.costs import price_engines
+
+    costs = price_engines(request)
+    to_stdout = json is not None and str(json) == "-"
+    print(
+        render_costs(request.config, costs, outlooks), file=sys.stderr if to_stdout else sys.stdout
+    )
+    if to_stdout:
+        print(costs_to_json(request.config, costs, outlooks), end="")
+    elif json is not None:
+        from wanrt.formats import write_text
+
+        write_text(json, costs_to_json(request.config, costs, outlooks))
+        print(f"saved {json}", file=sys.stderr)
 
 
 def _fail(message: str, hint: str) -> NoReturn:

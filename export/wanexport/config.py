@@ -179,7 +179,7 @@ def load_config(name_or_file: str) -> Config:
     path = Path(name_or_file)
     if path.suffix != ".toml" and not path.is_file():
         path = config_dir() / f"{name_or_file}.toml"
-        if not path.is_file():
+        if name_or_file not in list_configs():
             raise ConfigError(
                 f"there is no configuration {name_or_file!r}",
                 nearest(name_or_file, list_configs()) or f"shipped: {', '.join(list_configs())}",

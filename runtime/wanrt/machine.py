@@ -18,6 +18,7 @@ __all__ = [
     "describe_machine",
     "free_gpu_bytes",
     "private_bytes",
+    "processor_name",
     "usable_cores",
 ]
 
@@ -54,7 +55,7 @@ def describe_machine(device: str, threads: int | None) -> Machine:
     """Return what this machine is; nothing on it is changed."""
     gpu, driver = _describe_gpu() if device == "cuda" else (None, None)
     return Machine(
-        processor=_processor(),
+        processor=processor_name(),
         cores=usable_cores(),
         threads=threads or usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
@@ -121,7 +122,8 @@ def _quota() -> int:
         return os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the processor's name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

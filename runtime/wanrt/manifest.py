@@ -80,7 +80,8 @@ class Workload(_Model):
 
     `tokens` counts one sample's latent patches; tokens per second is batch x tokens / seconds of
     one forward. `flops` counts multiply and add as two, for the whole batch, by part. `bytes` is
-    the memory traffic that an ideally fused forward can't avoid, by part.
+    the memory traffic that an ideally fused forward can't avoid, weights included, by the same
+    parts and those that move bytes without counted flops.
     """
 
     width: Count
