@@ -1,4 +1,8 @@
-"""From folders to candidates: which engines there are, in which groups, against which baseline."""
+"""From folders to candidates: which engines there are, in which groups, against which baseline.
+
+Every baseline comes with a control, the same engine loaded a second time (A/A), and with the rivals
+asked for, which take its weights.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,45 @@ from pathlib import Path
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.manifest import MANIFEST_NAME, AdapterFile, Manifest, Workload, read_manifest
 
-__all__ = ["Candidate", "Group", "Plan", "find_engines", "plan_bench"]
+__all__ = ["Candidate", "Group", "Plan", "find_baseline", "find_engines", "plan_bench"]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine, with one of its adapters if it is swappable."""
+    """Whatever is measured: an engine, with one of its adapters if it is swappable, or a rival.
+
+    Args:
+        folder: the engine's; of a rival, that of the engine whose weights it runs with.
+        manifest: the folder's.
+        adapter: which of a swappable engine's.
+        skipped: why this machine can't run it.
+        label: what tables call it.
+        control: a second load of a baseline.
+        rival: the rival's name.
+    """
 
     folder: Path
     manifest: Manifest
     adapter: AdapterFile | None = None
     skipped: str | None = None
     label: str = ""
+    control: bool = False
+    rival: str | None = None
 
     @property
     def rank(self) -> int | None:
         """The adapter's rank, or the engine's own."""
         return self.adapter.rank if self.adapter else self.manifest.rank
+
+    @property
+    def loads_as(self) -> tuple[Path, bool, str | None]:
+        """What it takes to load it; a swappable engine is loaded once for all its adapters."""
+        return self.folder, self.control, self.rival
+
+    @property
+    def serves_as_baseline(self) -> bool:
+        """Whether ratios may be taken to it."""
+        return self.manifest.mode == "full" and not self.control and self.rival is None
 
 
 @dataclass(frozen=True)
@@ -37,6 +63,7 @@ class Group:
     name: str
     workload: Workload
     candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -66,7 +93,10 @@ def find_engines(paths: Iterable[Path]) -> list[Path]:
 
 
 def plan_bench(
-    paths: Iterable[Path], check: Callable[[Path], Manifest], workload: str | None
+    paths: Iterable[Path],
+    check: Callable[[Path], Manifest],
+    workload: str | None,
+    rivals: Sequence[str] = (),
 ) -> Plan:
     """Check every engine before any runs, and group them by model and workload.
 
@@ -92,11 +122,49 @@ def plan_bench(
     if not groups and not plan.broken:
         raise ResultsError(f"no engine has the workload {workload!r}")
     for (model, name), members in sorted(groups.items()):
-        ordered = sorted(members, key=_order)
-        plan.groups.append(
-            Group(model, name, ordered[0].manifest.workloads[name], _labelled(ordered))
-        )
+        ordered = _labelled(sorted(members, key=_order))
+        added = _controls_and_rivals(ordered, rivals)
+        notes = _notes(ordered, rivals)
+        shapes = ordered[0].manifest.workloads[name]
+        plan.groups.append(Group(model, name, shapes, (*ordered, *added), notes))
     return plan
+
+
+def find_baseline(candidate: Candidate, candidates: Iterable[Candidate]) -> Candidate | None:
+    """Return the `full` engine to compare with: of the same dtype if there is one, and the first.
+
+    Engines of a full fine-tune come before those that carry the base's own weights.
+    """
+    full = [other for other in candidates if other.serves_as_baseline]
+    same = [other for other in full if other.manifest.dtype == candidate.manifest.dtype]
+    return next(iter(same or full), None)
+
+
+def _baselines(candidates: Sequence[Candidate]) -> list[Candidate]:
+    taken = [find_baseline(candidate, candidates) for candidate in candidates]
+    return [candidate for candidate in candidates if candidate in taken]
+
+
+def _controls_and_rivals(
+    candidates: Sequence[Candidate], rivals: Sequence[str]
+) -> Iterable[Candidate]:
+    for full in _baselines(candidates):
+        yield replace(full, control=True, label=f"{full.label} (A/A)")
+        for name in rivals:
+            yield replace(full, rival=name, label=name)
+
+
+def _notes(candidates: Sequence[Candidate], rivals: Sequence[str]) -> tuple[str, ...]:
+    taken = _baselines(candidates)
+    full = [candidate for candidate in candidates if candidate.serves_as_baseline]
+    notes = []
+    if len(full) > len(taken):
+        names = " and ".join(candidate.label for candidate in taken)
+        why = "a fine-tune's before the base's own weights, then by name"
+        notes.append(f"{len(full)} full engines: ratios are to {names}, the first of its dtype ({why})")
+    if rivals and not taken:
+        notes.append(f"no `full` engine whose weights {', '.join(rivals)} could run with")
+    return tuple(notes)
 
 
 def _engines_in(path: Path) -> list[Path]:
@@ -112,10 +180,11 @@ def _candidates(folder: Path, manifest: Manifest, skipped: str | None) -> list[C
     return [Candidate(folder, manifest, adapter, skipped) for adapter in adapters]
 
 
-def _order(candidate: Candidate) -> tuple[int, str, int, str]:
+def _order(candidate: Candidate) -> tuple[int, str, bool, int, str]:
     modes = ("full", "merged", "separate", "swappable")
     manifest = candidate.manifest
-    return modes.index(manifest.mode), manifest.dtype, candidate.rank or 0, manifest.name
+    base = not manifest.full_finetune
+    return modes.index(manifest.mode), manifest.dtype, base, candidate.rank or 0, manifest.name
 
 
 def _labelled(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -10,7 +10,7 @@ from wanrt.errors import EngineError, ManifestError
 from wanrt.manifest import Manifest, read_manifest
 from wanrt.tensors import Array
 
-__all__ = ["Device", "Engine", "check_engine", "load_engine"]
+__all__ = ["Device", "Engine", "Runner", "check_engine", "load_engine"]
 
 Device = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
@@ -18,7 +18,24 @@ DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 LINKED = ("hardlink", "pool", "own")
 
 
-class Engine(Protocol):
+class Runner(Protocol):
+    """What can be timed: an engine with its inputs bound, or a rival."""
+
+    @property
+    def timed(self) -> str:
+        """What `time_forward` measures, in one sentence."""
+
+    def swap(self, adapter: Path | str | None) -> None:
+        """Load a canonical adapter; None goes back to the base."""
+
+    def time_forward(self) -> float:
+        """Run one forward on the bound inputs and return its seconds."""
+
+    def close(self) -> None:
+        """Free what was loaded; a second call does nothing."""
+
+
+class Engine(Runner, Protocol):
     """A loaded engine. One thread at a time may use it; different engines may run in parallel.
 
     `swap` and a forward of the same engine must not overlap. A forward itself runs on the engine's
@@ -29,24 +46,11 @@ class Engine(Protocol):
     def manifest(self) -> Manifest:
         """What the engine is."""
 
-    @property
-    def timed(self) -> str:
-        """What `time_forward` measures, in one sentence."""
-
     def bind(self, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`."""
 
     def forward(self, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
-
-    def swap(self, adapter: Path | str | None) -> None:
-        """Load a canonical adapter into a swappable engine; None goes back to the base."""
-
-    def time_forward(self) -> float:
-        """Run one forward on the bound inputs and return its seconds."""
-
-    def close(self) -> None:
-        """Free the engine's memory; a second call does nothing."""
 
     def __enter__(self) -> Self: ...
 

@@ -4,7 +4,7 @@
 
     {"forward_s": {"NAME": [0.10, 0.11], "NAME ADAPTER": [0.12]},   cycled through; by manifest name
      "unsupported": {"NAME": "why"}, "failing": {"NAME": "why"},
-     "memory_bytes": {"NAME": 1000}, "available_bytes": 10000,
+     "memory_bytes": {"NAME": 1000}, "available_bytes": 10000, "load_s": 0.0,
      "machine": {"processor": "..."}, "interrupt_at": 40}           Ctrl-C at the 40th forward
 """
 
@@ -14,15 +14,18 @@ import json
 from dataclasses import dataclass, field, replace
 from itertools import count, cycle
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wanrt.errors import EngineError, ResultsError, UnsupportedError
 from wanrt.machine import Machine
-from wanrt.manifest import Manifest, read_manifest
-from wanrt.tensors import Array
+from wanrt.manifest import Dtype, Manifest, read_manifest
+from wanrt.values import Clocks, Probe
+
+if TYPE_CHECKING:
+    from wanrt.candidates import Candidate
+    from wanrt.devices import Device
 
 __all__ = ["FakeEngine", "FakeLab", "Script", "read_script"]
 
@@ -51,6 +54,8 @@ class Script(BaseModel):
     failing: dict[str, str] = {}
     memory_bytes: dict[str, int] = {}
     available_bytes: int | None = 1 << 40
+    load_s: float = 0.0
+    rivals: list[str] = []
     machine: dict[str, str | int | float] = {}
     interrupt_at: int | None = None
 
@@ -73,7 +78,6 @@ class FakeLab:
 
     script: Script
     clock: float = 0.0
-    taken: int = 0
     forwards: count[int] = field(default_factory=lambda: count(1))
     times: dict[str, cycle[float]] = field(default_factory=dict)
 
@@ -84,27 +88,52 @@ class FakeLab:
             raise UnsupportedError(self.script.unsupported[manifest.name])
         return manifest
 
-    def load(self, folder: Path, workload: str) -> FakeEngine:  # noqa: ARG002 (the protocol's)
+    def check_rival(self, name: str) -> None:
+        """Raise unless the script knows the rival."""
+        if name not in self.script.rivals:
+            raise ResultsError(f"there is no rival {name}")
+
+    def load(self, candidate: Candidate, workload: str, seed: int) -> FakeEngine:  # noqa: ARG002
         """Return an engine that follows the script."""
-        manifest = read_manifest(folder)
-        self.taken += self.script.memory_bytes.get(manifest.name, 0)
-        return FakeEngine(self, manifest)
+        self.clock += self.script.load_s
+        return FakeEngine(self, candidate.rival or candidate.manifest.name)
+
+    def probe(
+        self,
+        candidate: Candidate,
+        baseline: Candidate | None,
+        workload: str,  # noqa: ARG002 (the protocol's)
+        seed: int,  # noqa: ARG002
+    ) -> Probe:
+        """Return what the script says, and the sizes that the manifests say."""
+        weights = {file.sha256: file.bytes for file in candidate.manifest.weights}
+        held = {file.sha256 for file in baseline.manifest.weights} if baseline else set()
+        return Probe(
+            warm_load_s=self.script.load_s,
+            memory_bytes=self.script.memory_bytes.get(candidate.manifest.name),
+            disk_bytes=sum(file.bytes for file in candidate.manifest.files),
+            shared_bytes=sum(size for sha256, size in weights.items() if sha256 in held),
+        )
 
     def now(self) -> float:
-        """Return the seconds that all forwards took until now."""
+        """Return the seconds that all loads and forwards took until now."""
         return self.clock
-
-    def private_bytes(self) -> int:
-        """Return what the loaded engines took."""
-        return self.taken
 
     def available_bytes(self) -> int | None:
         """Return what the script says."""
         return self.script.available_bytes
 
+    def clocks(self) -> Clocks | None:
+        """Return nothing: there is no GPU."""
+        return None
+
     def describe(self) -> Machine:
         """Return a machine that doesn't exist."""
         return replace(MACHINE, **self.script.machine)  # type: ignore[arg-type]
+
+    def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002 (the protocol's)
+        """Return nothing: nothing is computed."""
+        return None
 
     def spend(self, name: str, adapter: str | None) -> float:
         """Return the next scripted forward of an engine and let its time pass."""
@@ -118,29 +147,17 @@ class FakeLab:
 
 
 class FakeEngine:
-    """An engine that computes nothing; `wanrt.engine.Engine` is its contract."""
+    """An engine that computes nothing; `wanrt.engine.Runner` is its contract."""
 
-    def __init__(self, lab: FakeLab, manifest: Manifest) -> None:
+    def __init__(self, lab: FakeLab, name: str) -> None:
         self._lab = lab
-        self._manifest = manifest
+        self._name = name
         self._adapter: str | None = None
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the engine is."""
-        return self._manifest
 
     @property
     def timed(self) -> str:
         """What `time_forward` measures."""
         return "a scripted clock, nothing is run"
-
-    def bind(self, **inputs: object) -> None:
-        """Accept anything."""
-
-    def forward(self, **inputs: object) -> dict[str, Array]:
-        """Refuse: there is nothing to compute."""
-        raise EngineError(f"a fake engine computes nothing from {len(inputs)} inputs")
 
     def swap(self, adapter: Path | str | None) -> None:
         """Change to another row of the script."""
@@ -148,21 +165,9 @@ class FakeEngine:
 
     def time_forward(self) -> float:
         """Return the next scripted time."""
-        if self._manifest.name in self._lab.script.failing:
-            raise EngineError(self._lab.script.failing[self._manifest.name])
-        return self._lab.spend(self._manifest.name, self._adapter)
+        if self._name in self._lab.script.failing:
+            raise EngineError(self._lab.script.failing[self._name])
+        return self._lab.spend(self._name, self._adapter)
 
     def close(self) -> None:
-        """Give back the scripted memory."""
-        self._lab.taken -= self._lab.script.memory_bytes.get(self._manifest.name, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        """Do nothing."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from wanrt.engine import Device, Engine, check_engine, load_engine
-from wanrt.machine import (
-    Machine,
-    available_bytes,
-    describe_machine,
-    free_gpu_bytes,
-    private_bytes,
-)
-from wanrt.manifest import Manifest
+from wanrt.engine import Device, Runner, check_engine
+from wanrt.machine import Machine, available_bytes, describe_machine, free_gpu_bytes, read_clocks
+from wanrt.manifest import Dtype, Manifest
+from wanrt.values import Clocks, Probe
+
+if TYPE_CHECKING:
+    from wanrt.candidates import Candidate
+    from wanrt.devices import Device as Rates
+    from wanrt.jobs import Job
 
 __all__ = ["Lab", "RealLab"]
 
@@ -26,20 +26,31 @@ class Lab(Protocol):
     def check(self, folder: Path) -> Manifest:
         """Return the manifest of an engine that this machine can load, or raise."""
 
-    def load(self, folder: Path, workload: str) -> Engine:
-        """Load an engine for one workload."""
+    def check_rival(self, name: str) -> None:
+        """Raise if there is no rival of that name."""
+
+    def load(self, candidate: Candidate, workload: str, seed: int) -> Runner:
+        """Load an engine or a rival, its inputs bound."""
+
+    def probe(
+        self, candidate: Candidate, baseline: Candidate | None, workload: str, seed: int
+    ) -> Probe:
+        """Find out what a candidate takes, in a process of its own."""
 
     def now(self) -> float:
         """Return a clock in seconds."""
 
-    def private_bytes(self) -> int | None:
-        """Return the process's private memory on the device, or None if it isn't known."""
-
     def available_bytes(self) -> int | None:
         """Return the device memory that could still be taken, or None if it isn't known."""
 
+    def clocks(self) -> Clocks | None:
+        """Return the GPU's clocks right now, or None where there are none to read."""
+
     def describe(self) -> Machine:
         """Return the machine and its versions."""
+
+    def rates(self, dtype: Dtype) -> Rates | None:
+        """Return what the device computes and moves per second at most, or None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +65,64 @@ class RealLab:
         """Return the manifest of an engine that this machine can load, or raise."""
         return check_engine(folder, self.device)
 
-    def load(self, folder: Path, workload: str) -> Engine:
-        """Load an engine for one workload."""
-        return load_engine(
-            folder,
-            device=self.device,
-            threads=self.threads,
-            mapped=self.mapped,
-            workload=workload,
+    def check_rival(self, name: str) -> None:
+        """Raise if there is no rival of that name."""
+        from wanrt.jobs import find_rival
+
+        find_rival(name)
+
+    def load(self, candidate: Candidate, workload: str, seed: int) -> Runner:
+        """Load an engine into this process, or a rival into one of its own."""
+        from wanrt.hosted import open_hosted
+        from wanrt.jobs import load_job
+
+        job = self._job(candidate, workload, seed)
+        return load_job(job) if candidate.rival is None else open_hosted(job)
+
+    def probe(
+        self, candidate: Candidate, baseline: Candidate | None, workload: str, seed: int
+    ) -> Probe:
+        """Find out what a candidate takes, in a process of its own."""
+        from wanrt.probing import probe_job
+
+        return probe_job(
+            self._job(candidate, workload, seed), baseline.folder if baseline else None
         )
 
     def now(self) -> float:
         """Return a monotonic clock in seconds."""
         return time.perf_counter()
 
-    def private_bytes(self) -> int | None:
-        """Return the process's private memory on the device, or None if it isn't known."""
-        return private_bytes() if self.device == "cpu" else None
-
     def available_bytes(self) -> int | None:
         """Return the device memory that could still be taken, or None if it isn't known."""
         return available_bytes() if self.device == "cpu" else free_gpu_bytes()
 
+    def clocks(self) -> Clocks | None:
+        """Return the GPU's clocks right now, or None where there are none to read."""
+        return None if self.device == "cpu" else read_clocks()
+
     def describe(self) -> Machine:
         """Return the machine and its versions."""
         return describe_machine(self.device, self.threads)
+
+    def rates(self, dtype: Dtype) -> Rates | None:
+        """Measure this CPU, or look the GPU up; None if devices.toml doesn't know it."""
+        from wanrt.cpu_device import measure_cpu
+        from wanrt.devices import load_devices, recognise_device
+
+        if self.device == "cpu":
+            return None if dtype == "bf16" else measure_cpu(dtype, self.threads)
+        return recognise_device(self.describe().gpu or "", load_devices())
+
+    def _job(self, candidate: Candidate, workload: str, seed: int) -> Job:
+        from wanrt.jobs import Job
+
+        return Job(
+            folder=candidate.folder,
+            workload=workload,
+            device=self.device,
+            threads=self.threads,
+            mapped=self.mapped,
+            seed=seed,
+            rival=candidate.rival,
+        )

@@ -17,7 +17,7 @@ __all__ = [
     "available_bytes",
     "describe_machine",
     "free_gpu_bytes",
-    "private_bytes",
+    "read_clocks",
     "processor_name",
     "usable_cores",
 ]
@@ -41,6 +41,8 @@ class Machine:
     system: str
     load_average: float
     """Runnable processes over the last minute, before the bench."""
+    gpu_processes: tuple[int, ...] = ()
+    """Other processes on the GPU before the bench."""
 
     @property
     def headline(self) -> tuple[str, ...]:

@@ -1,32 +1,32 @@
-"""Interleaved rounds: every candidate in random order, then in reverse, so that drift cancels.
+"""One load of some candidates, and its rounds: all in random order, then in reverse.
 
-The first forwards of each visit are discarded: they pay for caches that another engine filled. The
-number of rounds is fixed after a pilot round from the time budget, never by looking at results.
+The first forwards of each visit are discarded: they pay for caches that another engine filled. How
+many rounds a load has is fixed by the first one from costs alone, never from results.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from wanrt.candidates import Candidate, Group
-from wanrt.engine import Engine
+from wanrt.candidates import Candidate
+from wanrt.engine import Runner
 from wanrt.errors import UnsupportedError, WanrtError
-from wanrt.inputs import make_inputs
 from wanrt.lab import Lab
-from wanrt.values import Forward
+from wanrt.values import Clocks, Forward, Probe
 
-__all__ = ["MIN_ROUNDS", "Entry", "Schedule", "measure_load"]
+__all__ = ["MIN_ROUNDS", "Entry", "LoadPlan", "measure_load"]
 
 MIN_ROUNDS = 3
-MAX_ROUNDS = 200
+MAX_ROUNDS = 20
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,7 +35,8 @@ class Entry:
 
     candidate: Candidate
     forwards: list[Forward] = field(default_factory=list)
-    memory_bytes: int | None = None
+    probe: Probe = field(default_factory=Probe)
+    clocks: Clocks | None = None
     skipped: str | None = None
     failed: str | None = None
 
@@ -46,122 +47,140 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How one load's rounds go.
+class LoadPlan:
+    """How one load goes.
 
-    `deadline` is on the lab's clock; `on_round` hears of the rounds done and of their number.
-    `fresh` says that no engine was loaded before, so that what the process grows by is an engine's.
+    Args:
+        number: its number; those loaded together share it.
+        workload: whose shapes to run.
+        rounds: how many; None for as many as take the time of loading, after one that finds out.
+        warmup: forwards discarded at each visit.
+        seed: of inputs and order.
     """
 
-    warmup: int
+    number: int
+    workload: str
     rounds: int | None
+    warmup: int
     seed: int
-    deadline: float
-    on_round: Callable[[int, int], None]
-    fresh: bool = True
 
 
 @dataclass
-class _Loaded:
-    engine: Engine
+class _Held:
+    runner: Runner
     adapter: Path | None = None
 
 
+_Loaded = dict[tuple[Path, bool, str | None], _Held]
+
+
 def measure_load(
-    lab: Lab, group: Group, entries: Sequence[Entry], load: int, schedule: Schedule
-) -> str:
-    """Load the entries' engines side by side and measure them; return what was timed.
+    lab: Lab, entries: Sequence[Entry], plan: LoadPlan, on_round: Callable[[int], None]
+) -> tuple[int, str]:
+    """Load the entries' engines side by side and measure them.
 
     A candidate that can't be loaded or run is marked so and the others go on. A round that is
     broken off (Ctrl-C) counts for nobody.
+
+    Returns:
+        The number of rounds, and what was timed; 0 and nothing if nothing could be loaded.
     """
+    rng = np.random.default_rng([plan.seed, plan.number])
     with ExitStack() as stack:
-        loaded: dict[Path, _Loaded] = {}
-        for entry in entries:
-            if entry.active and entry.candidate.folder not in loaded:
-                _load(lab, group, entry, entries, loaded, stack, schedule)
-        active = [entry for entry in entries if entry.active]
-        if not active:
-            return ""
         start = lab.now()
-        _run_round(active, loaded, schedule, None, np.random.default_rng([schedule.seed, load]))
-        total = schedule.rounds or _fit_rounds(lab.now() - start, schedule.deadline - lab.now())
-        _log.debug("load %d: %d rounds", load, total)
-        rng = np.random.default_rng([schedule.seed, load, 1])
-        for number in range(total):
-            active = [entry for entry in entries if entry.active]
-            schedule.on_round(number, total)
-            _run_round(active, loaded, schedule, (load, number), rng)
-        schedule.on_round(total, total)
-        return next(iter(loaded.values())).engine.timed
+        loaded: _Loaded = {}
+        for index in rng.permutation(len(entries)):
+            entry = entries[index]
+            if entry.active and entry.candidate.loads_as not in loaded:
+                _load(lab, entry, entries, plan, loaded, stack)
+        loading_s = lab.now() - start
+        if not loaded:
+            return 0, ""
+        rounds = plan.rounds
+        if rounds is None:
+            start = lab.now()
+            _run_round(lab, entries, loaded, plan, None, rng)
+            rounds = _balance(loading_s, lab.now() - start)
+            log.debug("loading takes %.2f s: %d rounds", loading_s, rounds)
+        for number in range(rounds):
+            _run_round(lab, entries, loaded, plan, number, rng)
+            on_round(number + 1)
+        return rounds, next(iter(loaded.values())).runner.timed
 
 
-def _fit_rounds(pilot_s: float, left_s: float) -> int:
-    fitting = int(left_s / pilot_s) if pilot_s > 0 else MAX_ROUNDS
+def _balance(loading_s: float, round_s: float) -> int:
+    """Spend as much on rounds as on loading, about (Kalibera and Jones, section 8)."""
+    fitting = math.ceil(loading_s / round_s) if round_s > 0 else MAX_ROUNDS
     return min(max(fitting, MIN_ROUNDS), MAX_ROUNDS)
 
 
 def _load(
     lab: Lab,
-    group: Group,
     entry: Entry,
     entries: Sequence[Entry],
-    loaded: dict[Path, _Loaded],
+    plan: LoadPlan,
+    loaded: _Loaded,
     stack: ExitStack,
-    schedule: Schedule,
 ) -> None:
-    """Load an entry's engine and run it once; its memory is what a fresh process grew by."""
-    candidate = entry.candidate
-    twins = [other for other in entries if other.candidate.folder == candidate.folder]
+    """Load an entry's engine and run it once, for all entries that share it."""
+    key = entry.candidate.loads_as
+    alike = [other for other in entries if other.candidate.loads_as == key]
     try:
-        workload = candidate.manifest.workloads[group.name]
-        inputs = make_inputs(candidate.manifest, workload, schedule.seed)
-        before = lab.private_bytes()
-        engine = stack.enter_context(lab.load(candidate.folder, group.name))
-        engine.bind(**inputs)
-        engine.time_forward()
-        after = lab.private_bytes()
-        if schedule.fresh and before is not None and after is not None:
-            for twin in twins:
-                twin.memory_bytes = max(0, after - before)
-        loaded[candidate.folder] = _Loaded(engine)
+        runner = stack.enter_context(closing(lab.load(entry.candidate, plan.workload, plan.seed)))
+        runner.time_forward()
+        loaded[key] = _Held(runner)
     except UnsupportedError as error:
-        for twin in twins:
-            twin.skipped = str(error)
+        for other in alike:
+            other.skipped = str(error)
     except WanrtError as error:
-        for twin in twins:
-            twin.failed = str(error)
+        for other in alike:
+            other.failed = str(error)
 
 
 def _run_round(
+    lab: Lab,
     entries: Sequence[Entry],
-    loaded: dict[Path, _Loaded],
-    schedule: Schedule,
-    place: tuple[int, int] | None,
+    loaded: _Loaded,
+    plan: LoadPlan,
+    number: int | None,
     rng: np.random.Generator,
 ) -> None:
-    """Visit all entries there and back; without a place (a pilot) nothing is recorded."""
-    order = [entries[i] for i in rng.permutation(len(entries))]
+    """Visit all entries there and back; without a number (a pilot) nothing is recorded."""
+    active = [entry for entry in entries if entry.active]
+    order = [active[i] for i in rng.permutation(len(active))]
     seconds: list[tuple[Entry, float]] = []
     for entry in (*order, *reversed(order)):
         if not entry.active:
             continue
         try:
-            seconds.append((entry, _visit(entry.candidate, loaded, schedule.warmup)))
+            seconds.append((entry, _visit(entry.candidate, loaded, plan.warmup)))
         except WanrtError as error:
             entry.failed = str(error)
-    if place is not None:
-        for entry, value in seconds:
-            if entry.active:
-                entry.forwards.append(Forward(*place, value))
+        else:
+            entry.clocks = _join_clocks(entry.clocks, lab.clocks())
+    if number is None:
+        return
+    for entry, value in seconds:
+        if entry.active:
+            entry.forwards.append(Forward(plan.number, number, value))
 
 
-def _visit(candidate: Candidate, loaded: dict[Path, _Loaded], warmup: int) -> float:
-    held = loaded[candidate.folder]
+def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> float:
+    held = loaded[candidate.loads_as]
     adapter = candidate.folder / candidate.adapter.file if candidate.adapter else None
     if adapter != held.adapter:
-        held.engine.swap(adapter)
+        held.runner.swap(adapter)
         held.adapter = adapter
     for _ in range(warmup):
-        held.engine.time_forward()
-    return held.engine.time_forward()
+        held.runner.time_forward()
+    return held.runner.time_forward()
+
+
+def _join_clocks(first: Clocks | None, second: Clocks | None) -> Clocks | None:
+    if first is None or second is None:
+        return first or second
+    return Clocks(
+        min(first.min_mhz, second.min_mhz),
+        max(first.max_mhz, second.max_mhz),
+        tuple(dict.fromkeys((*first.throttled, *second.throttled))),
+    )

@@ -1,9 +1,9 @@
-"""Robust statistics of timings: pure functions on plain numbers.
+"""Statistics of timings: pure functions on plain numbers.
 
-Ratios are estimated by Hodges and Lehmann's pseudo-median of the rounds' log ratios, with the
-interval that inverts Wilcoxon's signed-rank test: no normality is assumed, one wild round moves
-little, and the coverage is exact for independent symmetric rounds. Hollander, Wolfe, Chicken,
-Nonparametric Statistical Methods (3rd ed.), sections 3.2 and 3.3.
+Loading the same engine again moves its speed by itself, so a load is the unit of every interval:
+what is repeated within a load only makes that load's figure better. Kalibera and Jones, "Rigorous
+benchmarking in reasonable time", ISMM 2013. `docs/measuring.md` says how each step was chosen, and
+what false claims it and the usual ways make on simulated machines.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, median, stdev
+from statistics import fmean, median, stdev
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Summary", "estimate_location", "robust_z", "summarize"]
+__all__ = ["Estimate", "Summary", "compare_levels", "correct_holm", "level_load", "loads_for"]
 
-EXACT_UP_TO = 60
 CONFIDENCE = 0.95
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A location and its interval; there is none if the sample is too small for the confidence."""
+    """A mean log ratio over loads; of one load there is neither interval nor p-value."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,80 @@ class Summary:
         return self.stddev / self.mean if self.mean else 0.0
 
 
-def estimate_location(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Return the Hodges-Lehmann estimate of `values` and its signed-rank interval."""
-    averages = _walsh_averages(values)
-    value = float(np.median(averages))
-    k = signed_rank_critical(len(values), (1 - confidence) / 2)
-    if k is None:
-        return Estimate(value, None, None)
-    return Estimate(value, float(averages[k]), float(averages[-1 - k]))
+def level_load(passes: Floats) -> Floats:
+    """Return each candidate's level in one load: log seconds [passes, candidates] -> [candidates].
 
-
-def signed_rank_critical(n: int, tail: float) -> int | None:
-    """Return the largest k with P(W <= k) <= tail under the null, or None if there is none.
-
-    W is the signed-rank statistic: the sum of a random subset of the ranks 1 to n.
+    A pass visits every candidate once. What a pass has in common (the machine drifts) is taken out,
+    and a candidate's level is the median of what remains: Tukey's median polish (Exploratory Data
+    Analysis, 1977, chapter 11), one sweep. Levels mean something only beside each other.
     """
-    if n <= EXACT_UP_TO:
-        counts = [1]  # subsets by sum, ranks added one by one
-        for rank in range(1, n + 1):
-            padded = counts + [0] * rank
-            counts = [c + (padded[s - rank] if s >= rank else 0) for s, c in enumerate(padded)]
-        total, limit = 0, tail * 2**n
-        for k, count in enumerate(counts):
-            total += count
-            if total > limit:
-                return k - 1 if k else None
-        return len(counts) - 1
-    mean = n * (n + 1) / 4
-    deviation = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-    return math.floor(mean + NormalDist().inv_cdf(tail) * deviation - 0.5)
+    rest = passes - np.median(passes, axis=0)
+    levels: Floats = np.median(passes - np.median(rest, axis=1)[:, None], axis=0)
+    return levels
+
+
+def spread_levels(levels: Floats) -> float:
+    """Return the standard deviation of a log ratio from load to load, pooled over candidates.
+
+    `levels` [loads, candidates] is a block design, a load being a block: what loads and candidates
+    have in common is taken out, and the residual's variance counts twice in a ratio.
+    """
+    loads, candidates = levels.shape
+    rest = levels - levels.mean(axis=0) - levels.mean(axis=1)[:, None] + levels.mean()
+    return math.sqrt(2 * float(np.square(rest).sum()) / ((loads - 1) * (candidates - 1)))
+
+
+def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
+    """Return the log ratio of a candidate's speed to the baseline's: above 0 is faster.
+
+    The interval is Student's. Its standard error is the block design's, which a few loads of
+    several candidates know well, or the candidate's own if that is larger, so that one that varies
+    more than the others doesn't borrow their steadiness.
+
+    Args:
+        levels: [loads, candidates], from `level_load`.
+        candidate: its column.
+        baseline: the other's.
+    """
+    from scipy.stats import t
+
+    ratios = levels[:, baseline] - levels[:, candidate]
+    loads = len(ratios)
+    value = float(ratios.mean())
+    if loads < 2:
+        return Estimate(value)
+    freedom = (loads - 1) * (levels.shape[1] - 1)
+    error = max(spread_levels(levels), float(ratios.std(ddof=1))) / math.sqrt(loads)
+    reach = float(t.isf((1 - CONFIDENCE) / 2, freedom)) * error
+    p = float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    return Estimate(value, value - reach, value + reach, p)
+
+
+def loads_for(levels: Floats, half_width: float, most: int) -> int:
+    """Return how many loads bring the interval of a log ratio to `half_width`, at most `most`.
+
+    `levels` is a pilot's. The number is fixed from it once: stopping when the interval happens to be
+    narrow would make it too narrow.
+    """
+    from scipy.stats import t
+
+    spread, candidates = spread_levels(levels), levels.shape[1]
+    for loads in range(2, most):
+        quantile = float(t.isf((1 - CONFIDENCE) / 2, (loads - 1) * (candidates - 1)))
+        if quantile * spread / math.sqrt(loads) <= half_width:
+            return loads
+    return most
+
+
+def correct_holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm, Scandinavian J. of Statistics 6, 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def summarize(seconds: Sequence[float]) -> Summary:
@@ -103,9 +149,3 @@ def robust_z(values: Sequence[float]) -> list[float]:
     middle = median(values)
     mad = median(abs(value - middle) for value in values)
     return [(value - middle) / mad if mad else 0.0 for value in values]
-
-
-def _walsh_averages(values: Sequence[float]) -> NDArray[np.float64]:
-    array = np.asarray(values, np.float64)
-    rows, columns = np.triu_indices(len(array))
-    return np.sort((array[rows] + array[columns]) / 2)
