@@ -208,7 +208,7 @@ def test_page_cache_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_memory_of_later_groups_is_not_told(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny(model="a"))
     make_engine(tmp_path / "b", Tiny(model="b"))
-    assert [row.memory_bytes is None for row in _bench(tmp_path).rows] == [False, True]
+    assert [row.probe.memory_bytes is None for row in _bench(tmp_path).rows] == [False, True]
 
 
 def test_the_fewest_rounds_may_exceed_the_budget(tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ def test_an_engine_larger_than_the_memory_is_skipped(tmp_path: Path) -> None:
 
 def test_memory_is_what_the_process_grew_by(tmp_path: Path) -> None:
     rows = _rows(_bench(make_family(tmp_path), {"memory_bytes": {"tiny-swappable": 7}}))
-    assert rows["swappable r2 fp32"].memory_bytes == 7
-    assert rows["swappable r4 fp32"].memory_bytes == 7
-    assert rows["full fp32"].memory_bytes == 0
+    assert rows["swappable r2 fp32"].probe.memory_bytes == 7
+    assert rows["swappable r4 fp32"].probe.memory_bytes == 7
+    assert rows["full fp32"].probe.memory_bytes == 0
 
 
 def test_interrupted_keeps_whole_rounds(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from wanrt.engine import Device
 from wanrt.lab import Lab, RealLab
 from wanrt.results import BenchResult, CandidateResult, GroupResult, compare
 from wanrt.rounds import MIN_ROUNDS, Entry, Schedule, measure_load
-from wanrt.values import Ratio
+from wanrt.values import Probe, Ratio
 
 __all__ = ["BenchOptions", "Progress", "bench_engines"]
 
@@ -213,7 +213,7 @@ class _GroupBench:
         base = self._baseline(entry, measured) if entry.forwards else None
         ratio = None
         if base is entry:
-            ratio = Ratio(1.0, 1.0, 1.0, 0, "baseline")
+            ratio = Ratio(1.0, 1.0, 1.0, 0, 0, None, "baseline")
         elif base is not None:
             ratio = compare(entry.forwards, base.forwards)
         return replace(
@@ -221,7 +221,7 @@ class _GroupBench:
             baseline=base.candidate.label if base else None,
             baseline_dtype=base.candidate.manifest.dtype if base else None,
             forwards=tuple(entry.forwards),
-            memory_bytes=entry.memory_bytes,
+            probe=Probe(memory_bytes=entry.memory_bytes),
             ratio=ratio,
             skipped=entry.skipped,
             failed=entry.failed,

@@ -116,7 +116,7 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
         group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
         row.random_weights, row.verified, row.batch, row.tokens, *figures,
         row.tokens_per_s, row.flops_per_s, row.baseline, *compared,
-        row.memory_bytes, row.skipped, row.failed,
+        row.probe.memory_bytes, row.skipped, row.failed,
     ]  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def table_rows(group: GroupResult) -> list[Row]:
     rows = group.candidates
     seconds = [row.seconds for row in rows if row.seconds]
     rates = [row.tokens_per_s for row in rows if row.tokens_per_s]
-    sizes = [row.memory_bytes for row in rows if row.memory_bytes is not None]
+    sizes = [row.probe.memory_bytes for row in rows if row.probe.memory_bytes is not None]
     time_unit = _pick(TIME_UNITS, min(seconds, default=1.0))
     rate_unit = _pick(RATE_UNITS, min(rates, default=1.0))
     byte_unit = _pick(BYTE_UNITS, max(sizes, default=0))
@@ -86,7 +86,7 @@ def table_rows(group: GroupResult) -> list[Row]:
             _quantity(row.seconds, time_unit),
             _quantity(row.tokens_per_s, rate_unit),
             _ratio(row.ratio),
-            _memory(row.memory_bytes, byte_unit),
+            _memory(row.probe.memory_bytes, byte_unit),
             _marks(row),
         )
         found.append(Row(cells, _reason(row) if row.failed else ""))

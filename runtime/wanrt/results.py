@@ -15,7 +15,7 @@ from statistics import median
 
 from wanrt.machine import Machine
 from wanrt.stats import Summary, estimate_location, summarize
-from wanrt.values import Advice, Forward, Ratio, Verdict
+from wanrt.values import Advice, Clocks, Forward, Probe, Ratio, Verdict
 
 __all__ = ["BenchResult", "CandidateResult", "GroupResult", "compare"]
 
@@ -41,7 +41,11 @@ class CandidateResult:
     baseline: str | None = None
     baseline_dtype: str | None = None
     forwards: tuple[Forward, ...] = ()
-    memory_bytes: int | None = None
+    control: bool = False
+    rival: str | None = None
+    probe: Probe = Probe()
+    clocks: Clocks | None = None
+    predicted_s: float | None = None
     ratio: Ratio | None = None
     skipped: str | None = None
     failed: str | None = None
@@ -78,6 +82,8 @@ class GroupResult:
     candidates: tuple[CandidateResult, ...]
     rounds: int = 0
     notes: tuple[str, ...] = ()
+    band: tuple[float, float] | None = None
+    half_width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class BenchResult:
     broken: dict[str, str] = field(default_factory=dict)
     advice: tuple[Advice, ...] = ()
     interrupted: bool = False
+    device: str | None = None
 
     @property
     def rows(self) -> list[CandidateResult]:
@@ -115,15 +122,16 @@ def compare(candidate: Sequence[Forward], baseline: Sequence[Forward]) -> Ratio 
     if not shared:
         return None
     estimate = estimate_location([theirs[key] - ours[key] for key in shared])
-    value = math.exp(estimate.value)
+    value, loads = math.exp(estimate.value), len({load for load, _ in shared})
     if estimate.low is None or estimate.high is None:
-        return Ratio(value, None, None, len(shared), "unresolved")
+        return Ratio(value, None, None, loads, len(shared), None, "unresolved")
     verdict: Verdict = "same"
     if estimate.low > 0:
         verdict = "faster"
     elif estimate.high < 0:
         verdict = "slower"
-    return Ratio(value, math.exp(estimate.low), math.exp(estimate.high), len(shared), verdict)
+    low, high = math.exp(estimate.low), math.exp(estimate.high)
+    return Ratio(value, low, high, loads, len(shared), None, verdict)
 
 
 def _log_seconds(forwards: Sequence[Forward]) -> dict[tuple[int, int], float]:

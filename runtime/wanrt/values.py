@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Advice", "Forward", "Ratio", "Verdict"]
+__all__ = ["Advice", "Clocks", "Forward", "Probe", "Ratio", "Verdict"]
 
 Verdict = Literal["baseline", "faster", "slower", "same", "unresolved"]
 
@@ -21,13 +21,48 @@ class Forward:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Speed against the baseline: above 1 is faster. Without enough rounds there is no interval."""
+    """Speed against the baseline: above 1 is faster.
+
+    `low` to `high` is the 95 % interval over loads; there is none of a single load. `p` is the
+    two-sided p-value of "as fast as the baseline", corrected for all candidates of the bench, and
+    `verdict` what may be claimed.
+    """
 
     value: float
     low: float | None
     high: float | None
+    loads: int
     rounds: int
+    p: float | None
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one engine takes, found in a process of its own.
+
+    `cold_load_s` is a load with none of its files in the page cache, `warm_load_s` one with all of
+    them there; `first_forward_s` the first forward after it. `memory_bytes` is the peak of anonymous
+    memory, mapped file pages apart; `device_bytes` what the device lost to it. `disk_bytes` are the
+    folder's files, `shared_bytes` those of them that are the baseline's own, by inode.
+    """
+
+    cold_load_s: float | None = None
+    warm_load_s: float | None = None
+    first_forward_s: float | None = None
+    memory_bytes: int | None = None
+    device_bytes: int | None = None
+    disk_bytes: int | None = None
+    shared_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """A GPU's SM clock in MHz while a bench measured, and why it was held down, by NVML."""
+
+    min_mhz: int
+    max_mhz: int
+    throttled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
