@@ -1,4 +1,4 @@
-"""The wanrt command: bench | run | info | verify. The only module here that prints."""
+"""The wanrt command: bench | report | run | info | verify. The only module here that prints."""
 
 from __future__ import annotations
 
@@ -102,6 +102,38 @@ def bench(
     if sum(str(path) == "-" for path in chosen.values()) > 1:
         raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
     _bench(engines or ENGINES, options, _fake_lab(fake), chosen, verbose)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="FILE", help="What bench --json wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Beside it by default.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Each plot as PNG and SVG, too.")
+    ] = None,
+) -> None:
+    """Make one HTML file of a bench's results: what was found, plots, every raw number."""
+    from wanrt.errors import ResultsError
+    from wanrt.formats import read_results, write_text
+    from wanrt.headline import summary_lines
+
+    result = read_results(results)
+    try:
+        from wanrt.page import render_page, save_plots
+    except ImportError as error:
+        hint = "pip install 'wanexport[report]'"
+        raise ResultsError(f"a report needs {error.name}, which isn't installed", hint) from None
+    output = output or results.with_suffix(".html")
+    if output.resolve() == results.resolve():
+        raise typer.BadParameter("-o would replace the results themselves")
+    if plots is not None:
+        save_plots(result, plots)
+    write_text(output, render_page(result, results.stem))
+    for line in summary_lines(result):
+        print(line)
+    print(f"saved {output}", file=sys.stderr)
 
 
 @app.command()
