@@ -12,13 +12,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wanrt.results import CandidateResult
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 __all__ = [
     "COLORS", "DARK", "NARROW", "WIDE", "bare", "color_of", "new_figure", "styled", "to_files",
@@ -42,13 +45,14 @@ DARK = {
     "rival": "#e79ac8", "band": "#3d4650",
 }  # fmt: skip
 
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "axes.edgecolor": COLORS["muted"], "axes.facecolor": "none", "axes.grid": True,
     "axes.axisbelow": True, "axes.labelcolor": COLORS["muted"], "axes.labelsize": 12,
     "axes.linewidth": 0.8, "axes.titlesize": 12, "axes.titlecolor": COLORS["ink"],
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "figure.facecolor": "none", "font.size": 12, "grid.color": COLORS["grid"],
-    "grid.linewidth": 0.8, "svg.fonttype": "none", "text.color": COLORS["ink"],
+    "grid.linewidth": 0.8, "svg.fonttype": "none",
+    "text.parse_math": False, "text.color": COLORS["ink"],
     "xtick.color": COLORS["muted"], "ytick.color": COLORS["muted"],
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ __all__ = ["PLOTS", "Plot", "plots_of"]
 
 BAR = 26
 MARGIN = 52
+CHARACTER = 6.5
 PALE = 0.35
 WITH_CONTROLS = ("rounds",)
 """In the others the controls are what bounds a claim, not candidates."""
@@ -61,7 +62,7 @@ def draw_rates(group: GroupResult, rows: Sequence[CandidateResult], width: float
     figure = new_figure(width, MARGIN + BAR * len(rows))
     axes = figure.subplots()
     _bars(axes, group, rows, rates, _longest(width))
-    _end_labels(axes, rates, [show(rate, unit) for rate in rates])
+    _end_labels(axes, rates, [show(rate, unit) for rate in rates], width)
     full = [row for row in rows if row.ratio and row.ratio.verdict == "baseline"]
     dashed = "; dashed: full fine-tune" if len(full) == 1 else ""
     if dashed:
@@ -99,7 +100,7 @@ def draw_memory(group: GroupResult, rows: Sequence[CandidateResult], width: floa
         totals = [show_bytes(value, unit) for value in values]
         news = [show_bytes(int(part), unit).split()[0] for part in own]
         texts = [f"{n} of {t}" if s else t for n, t, s in zip(news, totals, part, strict=True)]
-        _end_labels(axes, sizes, texts)
+        _end_labels(axes, sizes, texts, width if stacked else width / len(panels))
         _scale(axes, unit, "")
         axes.set_title(title)
     return figure
@@ -120,7 +121,7 @@ def draw_prediction(group: GroupResult, rows: Sequence[CandidateResult], width: 
         f"{show(s, unit)}, at best {show(p, unit)}: {part}" if long else part
         for s, p, part in zip(seconds, best, reached, strict=True)
     ]
-    _end_labels(axes, [max(pair) for pair in zip(seconds, best, strict=True)], texts)
+    _end_labels(axes, [max(pair) for pair in zip(seconds, best, strict=True)], texts, width)
     _scale(axes, unit, "per forward; dark: predicted at best")
     return figure
 
@@ -148,7 +149,7 @@ def _longest(width: float) -> int:
     return 16 if width <= NARROW else 28
 
 
-def _end_labels(axes: Axes, values: Sequence[float], texts: Sequence[str]) -> None:
+def _end_labels(axes: Axes, values: Sequence[float], texts: Sequence[str], width: float) -> None:
     """Write a text at the end of every bar, and leave room for it."""
     for place, (value, text) in enumerate(zip(values, texts, strict=True)):
         axes.annotate(
@@ -156,17 +157,15 @@ def _end_labels(axes: Axes, values: Sequence[float], texts: Sequence[str]) -> No
             bbox={"facecolor": COLORS["paper"], "linewidth": 0, "pad": 1},
         )  # fmt: skip
     largest = max(values) or 1.0
-    width = axes.get_figure(root=True).get_figwidth() / len(axes.get_figure(root=True).axes or [1])
-    axes.set_xlim(0, largest * (1 + 0.09 * max(map(len, texts)) / width))
+    axes.set_xlim(0, largest * (1 + CHARACTER * max(map(len, texts)) / width))
 
 
 def _scale(axes: Axes, unit: Unit, label: str) -> None:
     """Count the axis of values in a unit, at round numbers of it."""
     size, name = unit
     locator = MaxNLocator(nbins=4, steps=[1, 2, 5, 10])
-    axes.set_xticks(
-        [tick * size for tick in locator.tick_values(0, axes.get_xlim()[1] / size)][:-1]
-    )
+    ticks = locator.tick_values(0, axes.get_xlim()[1] / size)[:-1]
+    axes.set_xticks([tick * size for tick in ticks])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
     axes.set_xlabel(f"{name} {label}".strip())
 

@@ -111,9 +111,8 @@ def _point(axes: Axes, x: float, row: CandidateResult) -> None:
     assert ratio is not None
     error = None
     if ratio.low is not None and ratio.high is not None:
-        error = np.array(
-            [[max(0.0, ratio.value - ratio.low)], [max(0.0, ratio.high - ratio.value)]]
-        )
+        lengths = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
+        error = np.maximum(lengths, 0.0)
     color = color_of(row)
     axes.errorbar(
         x, ratio.value, error, color=color, marker=MARKERS["rival" if row.rival else row.mode],

@@ -43,7 +43,7 @@ class CandidateResult:
     forwards: tuple[Forward, ...] = ()
     control: bool = False
     rival: str | None = None
-    probe: Probe = Probe()
+    probe: Probe = field(default_factory=Probe)
     clocks: Clocks | None = None
     predicted_s: float | None = None
     ratio: Ratio | None = None

@@ -75,9 +75,8 @@ def _panel(
     few = len(places) <= 60
     for shade, (load, numbers) in enumerate(loads.items()):
         if shade % 2:
-            axes.axvspan(
-                numbers[0] - 0.5, numbers[-1] + 0.5, color=COLORS["band"], alpha=0.35, lw=0
-            )
+            edges = numbers[0] - 0.5, numbers[-1] + 0.5
+            axes.axvspan(*edges, color=COLORS["band"], alpha=0.35, lw=0)
         there = [number for number in numbers if places[number] in trace]
         values = [trace[places[number]] for number in there]
         marker = "." if few or len(there) == 1 else None
