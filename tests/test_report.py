@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wanrt.bench import BenchOptions
 from wanrt.errors import ResultsError
 from wanrt.fake import FakeLab, Script
 from wanrt.formats import to_csv, to_json, to_markdown, write_text
+from wanrt.headline import headlines
 from wanrt.report import WIDTH, render_advice, render_bench
 from wanrt.results import BenchResult
 
@@ -53,12 +55,10 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
   swappable r4 fp32 2.512 s  13.04 k  0.960 (0.959 to 0.962)   42.0 GiB R
   R: random weights · U: unverified
 
-separate r4 fp32 runs at 0.992 x the full fine-tune (0.992 to 0.992)
-    [random weights]
-swappable r2 fp32 runs at 0.964 x the full fine-tune (0.963 to 0.966)
-    [random weights]
-swappable r4 fp32 runs at 0.960 x the full fine-tune (0.959 to 0.962)
-    [random weights]
+separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.992 to
+    0.992; swappable r2 fp32 at 0.964 x, 0.963 to 0.966; swappable r4 fp32 at
+    0.960 x, 0.959 to 0.962 [random weights]
+merged r4 fp32 shows no measurable difference [random weights]
 full carries the base's own weights; a fine-tune's run at the same speed
 9 rounds, 2 forwards of each candidate in every round
 """
@@ -83,12 +83,10 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
       n 20 · min 2.512 s · max 2.512 s · p95 2.512 s · CV 0.0% · 6.677 MFLOP/s
   R: random weights · U: unverified
 
-separate r4 fp32 runs at 0.992 x the full fine-tune (0.992 to 0.992)
-    [random weights]
-swappable r2 fp32 runs at 0.964 x the full fine-tune (0.963 to 0.965)
-    [random weights]
-swappable r4 fp32 runs at 0.960 x the full fine-tune (0.959 to 0.961)
-    [random weights]
+separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.992 to
+    0.992; swappable r2 fp32 at 0.964 x, 0.963 to 0.965; swappable r4 fp32 at
+    0.960 x, 0.959 to 0.961 [random weights]
+merged r4 fp32 shows no measurable difference [random weights]
 full carries the base's own weights; a fine-tune's run at the same speed
 10 rounds, 2 forwards of each candidate in every round
 """
@@ -128,9 +126,8 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 | swappable r2 | fp32 | 2.502 s | 13.09 k | 0.964 (0.963 to 0.966) | 42.0 GiB | random weights |
 | swappable r4 | fp32 | 2.512 s | 13.04 k | 0.960 (0.959 to 0.962) | 42.0 GiB | random weights |
 
-- separate r4 fp32 runs at 0.992 x the full fine-tune (0.992 to 0.992) [random weights]
-- swappable r2 fp32 runs at 0.964 x the full fine-tune (0.963 to 0.966) [random weights]
-- swappable r4 fp32 runs at 0.960 x the full fine-tune (0.959 to 0.962) [random weights]
+- separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.992 to 0.992; swappable r2 fp32 at 0.964 x, 0.963 to 0.966; swappable r4 fp32 at 0.960 x, 0.959 to 0.962 [random weights]
+- merged r4 fp32 shows no measurable difference [random weights]
 """  # noqa: E501
 
 
@@ -213,11 +210,11 @@ def test_too_few_rounds_print_no_ratio(family: Path) -> None:
 
 def test_every_row_and_headline_says_random_weights(family: Path) -> None:
     lines = render_bench(_result(family)).splitlines()
-    rows = [line for line in lines if line.startswith("  ") and " r4 " in line]
+    rows = [line for line in lines if re.match(r"  \w.* r4 ", line)]
     assert len(rows) == 4
     assert all("R" in row.rsplit(maxsplit=1)[-1] for row in rows)
     text = " ".join(" ".join(lines).split())
-    assert text.count("[random weights]") == text.count(" x the full fine-tune")
+    assert text.count("[random weights]") == len(headlines(_result(family).groups[0])) == 2
 
 
 def test_warnings_name_the_candidate_and_a_remedy(family: Path) -> None:

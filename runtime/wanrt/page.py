@@ -42,8 +42,8 @@ CAPTIONS = {
     "triangle is a round beyond the panel.",
     "memory": "Peak of anonymous memory: mapped file pages don't count. Files shared with the full "
     "fine-tune's engine are on the disk once.",
-    "prediction": "Predicted at best, by the roofline: the larger of flops / peak and bytes / "
-    "bandwidth. The percentage is how much of it was reached.",
+    "prediction": "Dark: what the device allows at best, by its roofline; in per cent, how much "
+    "of that was reached.",
 }
 
 

@@ -18,7 +18,8 @@ from wanrt.units import SECONDS, pick, shorten, show
 
 __all__ = ["draw_traces"]
 
-PANEL, MARGIN = 92, 56
+PANEL = 92
+LEFT, RIGHT, TOP, BOTTOM = 66, 6, 22, 44
 COLUMNS = {True: 2, False: 4}
 WILD_FACTOR = 4
 """Beyond this many times the typical candidate's reach a round is drawn at the panel's edge."""
@@ -35,18 +36,39 @@ def draw_traces(group: GroupResult, rows: Sequence[CandidateResult], width: floa
     narrow = width <= NARROW
     columns = min(len(rows), COLUMNS[narrow])
     lines = math.ceil(len(rows) / columns)
-    figure = new_figure(width, MARGIN + PANEL * lines)
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    height = TOP + PANEL * lines + BOTTOM
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")  # panels are alike: solving for their places takes seconds
+    margins = {
+        "left": LEFT / width, "right": 1 - RIGHT / width, "wspace": 0.05, "hspace": 0.42,
+        "bottom": BOTTOM / height, "top": 1 - TOP / height,
+    }  # fmt: skip
+    grid = figure.subplots(lines, columns, squeeze=False, gridspec_kw=margins)
     unit = pick(SECONDS, min(row.seconds or 1.0 for row in rows))
     for axes, row, trace in zip(grid.flat, rows, traces, strict=False):
+        _scale(axes, len(places), limit)
         _panel(axes, places, trace, color_of(row), limit)
         name = shorten(row_name(row, group), 14 if narrow else 20)
-        axes.set_title(f"{name}  {show(row.seconds or 0.0, unit)}", fontsize=11, pad=4)
+        axes.set_title(
+            f"{name}  {show(row.seconds or 0.0, unit)}", fontsize=10 if narrow else 11, pad=4
+        )
     for axes in grid.flat[len(rows) :]:
-        axes.set_visible(False)
-    figure.supxlabel("rounds, shaded by load", fontsize=12, color=COLORS["muted"])
-    figure.supylabel("off the median", fontsize=12, color=COLORS["muted"])
+        axes.remove()
+    label = {"fontsize": 12, "color": COLORS["muted"]}
+    figure.supxlabel("rounds, shaded by load", y=6 / height, va="bottom", **label)
+    figure.supylabel("off the median", x=4 / width, ha="left", **label)
     return figure
+
+
+def _scale(axes: Axes, places: int, limit: float) -> None:
+    """Set the scales, all panels' alike; axes that share them would be slow by their square."""
+    axes.set_xlim(-0.5, places - 0.5)
+    axes.set_ylim(-limit, limit)
+    axes.tick_params(labelsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:.2g} %"))
+    axes.label_outer(remove_inner_ticks=True)
 
 
 def _deviations(row: CandidateResult) -> dict[Place, float]:
@@ -87,9 +109,3 @@ def _panel(
                 edge = math.copysign(limit * 0.97, value)
                 axes.plot(number, edge, marker="^" if value > 0 else "v", color=color, ms=6)
     axes.axhline(0, color=COLORS["muted"], lw=0.8)
-    axes.set_ylim(-limit, limit)
-    axes.set_xlim(-0.5, len(places) - 0.5)
-    axes.tick_params(labelsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:.2g} %"))
