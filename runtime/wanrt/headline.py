@@ -106,6 +106,7 @@ def _compare(rows: Sequence[CandidateResult], group: GroupResult) -> str:
     """Say which rows differ from the baseline and by how much, which don't, which nobody knows."""
     compared = [(row, row.ratio) for row in rows if row.ratio is not None]
     moved = [pair for pair in compared if pair[1].verdict in ("slower", "faster")]
+    adapted = any(row.mode in ADAPTED for row, _ in compared)
     parts = (_each if len(moved) <= SPELLED_OUT else _ranges)(moved, group)
     for verdict, one, many, what in (
         ("same", "shows", "show", "no measurable difference"),
@@ -114,7 +115,8 @@ def _compare(rows: Sequence[CandidateResult], group: GroupResult) -> str:
         members = [row for row, ratio in compared if ratio.verdict == verdict]
         if members:
             who, plural = _subject(members, len(compared), group)
-            parts.append(f"{who} {many if plural else one} {what}")
+            than = " to the full fine-tune" if verdict == "same" and adapted and not parts else ""
+            parts.append(f"{who} {many if plural else one} {what}{than}")
     return "; ".join(parts)
 
 

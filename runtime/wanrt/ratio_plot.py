@@ -41,12 +41,12 @@ def draw_ratios(group: GroupResult, rows: Sequence[CandidateResult], width: floa
     inside = [row for row in unranked if row.ratio and low < row.ratio.value < high]
     outside = [row for row in unranked if row not in inside]
     axes.set_ylim(low, high)
-    _baseline(axes, group.band, numbers=width > NARROW)
+    _baseline(axes, group.band)
     ends = _series(axes, group, ranked)
     _ranks(axes, [row.rank or 1 for row in ranked], _others(axes, inside))
     labels = ["LoRA rank" if ranked else "", _far_off(outside, low, width)]
     axes.set_xlabel("\n".join(filter(None, labels)))
-    _name_series(axes, ends)
+    _name_series(axes, [*ends, ("full", COLORS["full"], 1.0)])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.set_ylabel("tokens per second, x full fine-tune")
     return figure
@@ -65,18 +65,12 @@ def _limits(
     return low - pad, high + pad
 
 
-def _baseline(axes: Axes, band: tuple[float, float] | None, *, numbers: bool) -> None:
-    text = "full fine-tune"
+def _baseline(axes: Axes, band: tuple[float, float] | None) -> None:
+    axes.axhline(1.0, color=COLORS["full"], lw=1.2)
     if band is not None:
         axes.axhspan(*band, color=COLORS["band"], alpha=0.45, lw=0)
-        reach = f", {band[0]:.3f} to {band[1]:.3f}" if numbers else ""
-        text = f"controls: A/A and merged{reach}"
-    axes.axhline(1.0, color=COLORS["full"], lw=1.2)
-    place = (1.0, band[1] if band else 1.0)
-    axes.annotate(
-        text, place, (-4, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
-        ha="right", fontsize=11, color=COLORS["muted"],
-    )  # fmt: skip
+        text = f"shaded: controls (A/A, merged), {band[0]:.3f} to {band[1]:.3f}"
+        axes.set_title(text, fontsize=11, color=COLORS["muted"])
 
 
 def _series(
@@ -137,7 +131,8 @@ def _far_off(rows: Sequence[CandidateResult], low: float, width: float) -> str:
     told = [f"{row.label} {show_interval(row.ratio)[0]}" for row in rows if row.ratio]
     where = [row.ratio.value < low for row in rows if row.ratio]
     side = "below" if all(where) else "outside"
-    return textwrap.fill(f"{side} this scale: {', '.join(told)}", max(20, int(width / 7.5)))
+    text = f"{side} this scale: {', '.join(told)}"
+    return textwrap.fill(text, int(width / 7.5), break_on_hyphens=False)
 
 
 def _positions(ranks: Sequence[int], among: Sequence[int]) -> list[float]:
