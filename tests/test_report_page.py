@@ -25,7 +25,7 @@ from wanrt.formats import read_results, to_json
 from wanrt.headline import headline, headlines, summary_lines
 from wanrt.page import render_page
 from wanrt.results import BenchResult, GroupResult
-from wanrt.values import Advice, Probe, Ratio
+from wanrt.values import Advice, Forward, Probe, Ratio
 
 Wanrt = Callable[..., tuple[int, str, str]]
 FULL = row("full", "full", None, (1.0, 1.0, 1.0), "baseline")
@@ -165,6 +165,7 @@ def test_the_page_shows_everything(page: str) -> None:
         "CUDA events around the forward",
         "predictions are for h200",
         "--time-budget 600.0",
+        "asked for: intervals of a half-width of 0.5 % at most",
     ):
         assert said in text, said
     assert page.count("<svg") == 5 * 2  # each plot for a desk and for a phone
@@ -227,7 +228,9 @@ DEGENERATE: dict[str, BenchResult] = {
     "one round of one load": bench(
         group(row("full", "full", None, (1, 1, 1), "baseline", loads=1, rounds=1, probe=Probe()))
     ),
-    "no time at all": bench(group(FULL, replace(SEPARATE, probe=Probe(memory_bytes=0)))),
+    "no time, no bytes": bench(
+        group(FULL, replace(SEPARATE, forwards=(Forward(0, 0, 0.0),), probe=Probe(memory_bytes=0)))
+    ),
     "failed midway": bench(group(FULL, replace(SEPARATE, failed="no memory", clocks=THROTTLED))),
     "a failed control": bench(
         group(FULL, replace(FULL, label="full A/A", control=True, ratio=Ratio(

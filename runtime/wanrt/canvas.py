@@ -71,11 +71,11 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width / UNIT, height / UNIT), layout="constrained")
 
 
-def bare(axes: Axes, *, keep: str = "x") -> None:
+def bare(axes: Axes) -> None:
     """Leave an axes of bars only what says something: the grid along its values."""
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.grid(visible=False, axis="y" if keep == "x" else "x")
+    axes.grid(visible=False, axis="y")
     axes.tick_params(length=0)
 
 

@@ -70,6 +70,7 @@ COLUMNS = (
     Column("tokens/s", lambda row: row.tokens_per_s, RATES),
     Column("x full", lambda row: _ratio(row.ratio)),
     Column("95 % interval", lambda row: _interval(row.ratio)),
+    Column("half-width", lambda row: _half_width(row.ratio)),
     Column("verdict", lambda row: _verdict(row.ratio)),
     Column("p", lambda row: _p(row.ratio)),
     Column("loads", lambda row: len({f.load for f in row.forwards}) or None),
@@ -180,10 +181,10 @@ def _section(group: GroupResult, number: int) -> dict[str, object]:
         "sentences": sentences(group),
         "marks": shared_marks(group),
         "drawings": [_draw(plot, number) for plot in plots],
-        "absent": [title for _, title, *_ in PLOTS if title not in {p.title for p in plots}],
+        "absent": [name for _, name, *_ in PLOTS if name not in {plot.title for plot in plots}],
         "columns": ["candidate", *told],
         "rows": rows,
-        "notes": group_notes(group),
+        "notes": [*group_notes(group), *_asked(group)],
         "warnings": warnings,
     }
 
@@ -227,6 +228,18 @@ def _interval(ratio: Ratio | None) -> str | None:
     if ratio is None or ratio.verdict == "baseline" or ratio.low is None or ratio.high is None:
         return None
     return "{1} to {2}".format(*show_interval(ratio))
+
+
+def _half_width(ratio: Ratio | None) -> str | None:
+    if ratio is None or ratio.verdict == "baseline" or ratio.low is None or ratio.high is None:
+        return None
+    return f"{50 * (ratio.high - ratio.low):.2g} %"
+
+
+def _asked(group: GroupResult) -> list[str]:
+    if group.half_width is None:
+        return []
+    return [f"asked for: intervals of a half-width of {100 * group.half_width:g} % at most"]
 
 
 def _verdict(ratio: Ratio | None) -> str | None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from wanrt.canvas import COLORS, NARROW, color_of, new_figure
 from wanrt.headline import row_name
-from wanrt.results import CandidateResult, GroupResult
+from wanrt.results import TICK_S, CandidateResult, GroupResult
 from wanrt.units import SECONDS, pick, shorten, show
 
 __all__ = ["draw_traces"]
@@ -75,7 +75,9 @@ def _deviations(row: CandidateResult) -> dict[Place, float]:
     """Return each round's geometric mean of its visits, as a part above the median round."""
     logs: dict[Place, list[float]] = {}
     for forward in row.forwards:
-        logs.setdefault((forward.load, forward.round), []).append(math.log(forward.seconds))
+        logs.setdefault((forward.load, forward.round), []).append(
+            math.log(max(forward.seconds, TICK_S))
+        )
     means = {place: sum(values) / len(values) for place, values in logs.items()}
     middle = median(means.values())
     return {place: math.exp(value - middle) - 1 for place, value in means.items()}
