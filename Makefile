@@ -1,4 +1,4 @@
-# make demo   build the demo's engines and bench them
+# make demo   build the demo's engines, bench them, make the report
 # make test   lint, check types, run every test this machine can run, list what was left out
 # make lint   the first two of those
 # make clean  remove the environment and caches; engines stay
@@ -18,7 +18,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
-	$(BIN)/wanrt bench engines/
+	$(BIN)/wanrt bench engines/ --json engines/bench.json
+	$(BIN)/wanrt report engines/bench.json
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -39,7 +40,7 @@ $(BIN)/python:
 
 $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV)"
-	@$(INSTALL) -e '.[cpu,export]'
+	@$(INSTALL) -e '.[cpu,export,report]'
 	@touch $@
 
 # what the tests need holds what the demo needs

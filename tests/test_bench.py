@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
 from wanrt.bench import BenchOptions
+from wanrt.candidates import Candidate
 from wanrt.errors import ResultsError
-from wanrt.fake import FakeLab, Script
+from wanrt.fake import FakeEngine, FakeLab, Script
 from wanrt.machine import available_bytes, usable_cores
 from wanrt.manifest import read_manifest
 from wanrt.results import BenchResult, CandidateResult
+from wanrt.values import Probe
 
 TIMES = {
     "tiny-full": [0.100],
@@ -28,11 +31,15 @@ TIMES = {
 
 def _bench(root: Path, script: dict[str, Any] | None = None, **options: Any) -> BenchResult:
     lab = FakeLab(Script(**({"forward_s": TIMES} | (script or {}))))
-    return bench_engines([root], BenchOptions(**({"rounds": 8} | options)), lab=lab)
+    return bench_engines([root], BenchOptions(**({"loads": 3, "rounds": 4} | options)), lab=lab)
+
+
+def _shown(result: BenchResult) -> list[CandidateResult]:
+    return [row for row in result.rows if not row.control]
 
 
 def _rows(result: BenchResult) -> dict[str, CandidateResult]:
-    return {f"{row.label} {row.dtype}": row for row in result.rows}
+    return {f"{row.label} {row.dtype}": row for row in _shown(result)}
 
 
 def _ratio(row: CandidateResult) -> float:
@@ -61,15 +68,19 @@ def test_each_round_visits_there_and_back(tmp_path: Path) -> None:
             order.append(f"{name} {adapter}")
             return super().spend(name, adapter)
 
-    bench_engines([make_family(tmp_path)], BenchOptions(rounds=2, warmup=2), lab=Lab(Script()))
-    loading, visits = order[:4], order[4:]
-    assert len(set(loading)) == 4
-    rounds = [visits[i : i + 30] for i in range(0, len(visits), 30)]
-    assert len(rounds) == 3  # the pilot and two
+    options = BenchOptions(loads=2, rounds=2, warmup=2)
+    bench_engines([make_family(tmp_path)], options, lab=Lab(Script()))
+    assert len(order) == 2 * (5 + 2 * 36)
+    rounds = []
+    for load in (order[:77], order[77:]):
+        assert sorted(load[:5]).count("tiny-full None") == 2  # the second is the control
+        assert len(set(load[:5])) == 4
+        rounds += [load[5:41], load[41:]]
     for one in rounds:
         assert one == one[::-1]
-        assert all(one[i] == one[i + 1] == one[i + 2] for i in range(0, 30, 3))
-    assert rounds[1] != rounds[2]
+        assert all(one[i] == one[i + 1] == one[i + 2] for i in range(0, 36, 3))
+    assert len({tuple(one) for one in rounds}) == 4
+    assert order[:5] != order[77:82]
 
 
 def test_a_drifting_machine_hurts_all_alike(tmp_path: Path) -> None:
@@ -80,7 +91,7 @@ def test_a_drifting_machine_hurts_all_alike(tmp_path: Path) -> None:
     lab = Lab(Script(forward_s={"tiny-full": [0.1], "tiny-separate-r4": [0.125]}))
     make_engine(tmp_path / "a", Tiny())
     make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="tiny-separate-r4"))
-    rows = _rows(bench_engines([tmp_path], BenchOptions(rounds=12), lab=lab))
+    rows = _rows(bench_engines([tmp_path], BenchOptions(loads=3, rounds=4), lab=lab))
     ratio = rows["separate r4 fp32"].ratio
     assert ratio is not None
     assert ratio.value == pytest.approx(0.8, rel=0.01)
@@ -89,21 +100,42 @@ def test_a_drifting_machine_hurts_all_alike(tmp_path: Path) -> None:
     assert summary.max > 1.4 * summary.min
 
 
-def test_rounds_follow_from_the_time_budget(tmp_path: Path) -> None:
+def test_loads_follow_from_the_time_budget(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
-    # a round is two visits of a warm-up and a forward: 0.4 s; loading and the pilot take 0.5 s
-    result = _bench(tmp_path, rounds=None, time_budget_s=4.6)
-    assert result.groups[0].rounds == 10
-    assert _bench(tmp_path, rounds=None, time_budget_s=0).groups[0].rounds == 3
-    assert _bench(tmp_path, rounds=None, time_budget_s=1e6).groups[0].rounds == 200
+    # scattered so that the half-width is never reached: time decides
+    script = {"forward_s": {"tiny-full": [0.09, 0.11, 0.1, 0.1, 0.12, 0.08, 0.1]}}
+
+    def loads(budget_s: float) -> int:
+        options = {"loads": None, "rounds": 3, "half_width": 1e-9, "time_budget_s": budget_s}
+        (group,) = _bench(tmp_path, script, **options).groups
+        assert {f.load for f in group.candidates[0].forwards} == set(range(group.loads))
+        return group.loads
+
+    # a load is a forward of both and three rounds of eight: 2.6 s
+    assert [loads(s) for s in (0, 7.9, 10.5, 26.2, 1e9)] == [3, 3, 4, 10, 100]
+
+
+def test_loads_follow_from_the_half_width(tmp_path: Path) -> None:
+    make_family(tmp_path)
+    (group,) = _bench(tmp_path, loads=None, half_width=0.01, time_budget_s=1e9).groups
+    assert group.loads == 3  # nothing scatters
+
+
+@pytest.mark.parametrize(("load_s", "rounds"), [(0.0, 3), (2.0, 6), (1e6, 20)])
+def test_rounds_take_about_as_long_as_loading(tmp_path: Path, load_s: float, rounds: int) -> None:
+    make_engine(tmp_path / "a", Tiny())
+    # two loads of load_s and a forward each, against rounds of 0.8 s
+    result = _bench(tmp_path, {"load_s": load_s}, rounds=None)
+    assert result.groups[0].rounds == rounds
 
 
 def test_the_first_forward_of_a_visit_is_discarded(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
-    cold = {"forward_s": {"tiny-full": [9.0, *([5.0, 0.1] * 40)]}}
+    # the two loaded first, then visits of two forwards
+    cold = {"forward_s": {"tiny-full": [9.0, 9.0, *([5.0, 0.1] * 16)]}}
     row = _rows(_bench(tmp_path, cold))["full fp32"]
     assert {forward.seconds for forward in row.forwards} == {0.1}
-    assert len(row.forwards) == 16
+    assert len(row.forwards) == 3 * 4 * 2
 
 
 def test_unsupported_engines_are_skipped(tmp_path: Path) -> None:
@@ -126,7 +158,7 @@ def test_unreadable_engines_are_named_and_the_others_go_on(tmp_path: Path) -> No
     (tmp_path / "tiny-merged-r4" / "engine.json").write_text("{")
     result = _bench(tmp_path)
     assert list(result.broken) == [str(tmp_path / "tiny-merged-r4")]
-    assert len(result.rows) == 4
+    assert len(_shown(result)) == 4
     assert not result.ok
 
 
@@ -171,8 +203,10 @@ def test_engines_that_do_not_fit_together_are_measured_in_pairs(tmp_path: Path) 
     result = _bench(tmp_path, {"available_bytes": pair})
     rows = _rows(result)
     assert "measured in pairs" in result.groups[0].notes[0]
-    assert {f.load for f in rows["full fp32"].forwards} == {0, 1, 2}
-    assert {f.load for f in rows["swappable r2 fp32"].forwards} == {2}
+    # merged, separate, swappable and the control, each beside full, three times over
+    assert {f.load for f in rows["full fp32"].forwards} == set(range(12))
+    assert {f.load % 4 for f in rows["swappable r2 fp32"].forwards} == {2}
+    assert result.groups[0].sets == 4
     assert _ratio(rows["swappable r4 fp32"]) == pytest.approx(0.5)
     assert rows["separate r4 fp32"].ratio is not None
 
@@ -205,17 +239,11 @@ def test_page_cache_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert available_bytes() == 450
 
 
-def test_memory_of_later_groups_is_not_told(tmp_path: Path) -> None:
-    make_engine(tmp_path / "a", Tiny(model="a"))
-    make_engine(tmp_path / "b", Tiny(model="b"))
-    assert [row.memory_bytes is None for row in _bench(tmp_path).rows] == [False, True]
-
-
-def test_the_fewest_rounds_may_exceed_the_budget(tmp_path: Path) -> None:
+def test_the_fewest_loads_may_exceed_the_budget(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
-    notes = _bench(tmp_path, rounds=None, time_budget_s=0.5).groups[0].notes
-    assert notes == ("the time budget of 0.5 s was exceeded by the fewest rounds, 3",)
-    assert _bench(tmp_path, rounds=None, time_budget_s=9).groups[0].notes == ()
+    notes = _bench(tmp_path, loads=None, time_budget_s=0.5).groups[0].notes
+    assert notes == ("the time budget of 0.5 s was exceeded by the fewest loads, 3",)
+    assert _bench(tmp_path, loads=None, time_budget_s=90).groups[0].notes == ()
 
 
 def test_an_engine_larger_than_the_memory_is_skipped(tmp_path: Path) -> None:
@@ -226,34 +254,42 @@ def test_an_engine_larger_than_the_memory_is_skipped(tmp_path: Path) -> None:
     assert _bench(tmp_path, {"available_bytes": 10}, mapped=True).ok
 
 
-def test_memory_is_what_the_process_grew_by(tmp_path: Path) -> None:
-    rows = _rows(_bench(make_family(tmp_path), {"memory_bytes": {"tiny-swappable": 7}}))
-    assert rows["swappable r2 fp32"].memory_bytes == 7
-    assert rows["swappable r4 fp32"].memory_bytes == 7
-    assert rows["full fp32"].memory_bytes == 0
+def test_probes_are_one_per_engine(tmp_path: Path) -> None:
+    probed: list[str] = []
+
+    class Lab(FakeLab):
+        def probe(self, candidate: Candidate, *others: Any) -> Probe:
+            probed.append(candidate.label)
+            return super().probe(candidate, *others)
+
+    lab = Lab(Script(memory_bytes={"tiny-swappable": 7}))
+    result = bench_engines([make_family(tmp_path)], BenchOptions(loads=1, rounds=1), lab=lab)
+    rows = _rows(result)
+    assert probed == ["full", "merged r4", "separate r4", "swappable r2"]
+    assert rows["swappable r2 fp32"].probe == rows["swappable r4 fp32"].probe
+    assert rows["swappable r4 fp32"].probe.memory_bytes == 7
+    assert _bench(tmp_path, probe=False).rows[0].probe == Probe()
 
 
 def test_interrupted_keeps_whole_rounds(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
     make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="tiny-separate-r4"))
-    # 2 forwards to load, 8 in the pilot and in every round; in the middle of the fourth
-    result = _bench(tmp_path, {"interrupt_at": 2 + 4 * 8 + 3})
+    # 3 forwards to load and 12 in every round; in the middle of the fourth
+    result = _bench(tmp_path, {"interrupt_at": 3 + 3 * 12 + 5})
     assert result.interrupted
-    assert result.groups[0].rounds == 3
-    assert [len(row.forwards) for row in result.rows] == [6, 6]
+    assert [len(row.forwards) for row in result.rows] == [6, 6, 6]
 
 
 def test_results_are_handed_out_after_every_round(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
     seen: list[int] = []
-    lab = FakeLab(Script())
     bench_engines(
         [tmp_path],
-        BenchOptions(rounds=3),
-        lab=lab,
+        BenchOptions(loads=2, rounds=2),
+        lab=FakeLab(Script()),
         on_round=lambda r: seen.append(sum(len(row.forwards) for row in r.rows)),
     )
-    assert seen == [0, 2, 4, 6]
+    assert seen == [0, 4, 8, 12, 16]
 
 
 def test_equal_labels_get_what_tells_them_apart(tmp_path: Path) -> None:
@@ -265,19 +301,39 @@ def test_equal_labels_get_what_tells_them_apart(tmp_path: Path) -> None:
         make_engine(tmp_path / name, Tiny(name=name, mode="separate", rank=4))
     for name in ("old-full", "new-full"):
         make_engine(tmp_path / name, Tiny(name=name))
-    assert [row.label for row in _bench(tmp_path).rows] == [
-        "full new", "full old", "separate r4", "separate r4 mylora", "separate r4 x0.5"
+    result = _bench(tmp_path)
+    assert [row.label for row in result.rows] == [
+        "full new", "full old", "separate r4", "separate r4 mylora", "separate r4 x0.5",
+        "full new A/A",
     ]  # fmt: skip
+    assert "2 full engines: ratios are to full new" in result.groups[0].notes[0]
 
 
-def test_tokens_per_second_and_ratio_come_from_the_same_rounds(tmp_path: Path) -> None:
+def test_a_fine_tune_is_the_baseline_before_the_base(tmp_path: Path) -> None:
+    make_engine(tmp_path / "a", Tiny(name="a", full_finetune=False))
+    make_engine(tmp_path / "b", Tiny(name="b", full_finetune=True))
+    verdicts = {row.engine[-1]: row.ratio and row.ratio.verdict for row in _shown(_bench(tmp_path))}
+    assert verdicts == {"b": "baseline", "a": "same"}
+
+
+def test_the_typical_forward_is_the_median_of_the_loads_medians(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
-    make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="b"))
-    script = {"forward_s": {"tiny-full": [1.0, 4.0], "b": [2.0]}}
-    full, separate = _bench(tmp_path, script, warmup=0).rows
-    assert full.seconds == pytest.approx(2.0)  # of visits that take 1 and 4
-    assert (full.tokens_per_s, separate.tokens_per_s) == (pytest.approx(3), pytest.approx(3))
-    assert _ratio(separate) == pytest.approx(1.0)
+    slow = {0: 1.0, 1: 3.0, 2: 2.0}  # by load
+
+    class Lab(FakeLab):
+        loaded = 0
+
+        def load(self, *args: Any) -> FakeEngine:
+            type(self).loaded += 1
+            return super().load(*args)
+
+        def spend(self, name: str, adapter: str | None) -> float:
+            super().spend(name, adapter)
+            return slow[(self.loaded - 1) // 2]
+
+    full = bench_engines([tmp_path], BenchOptions(loads=3, rounds=2), lab=Lab(Script())).rows[0]
+    assert full.seconds == 2.0
+    assert full.tokens_per_s == pytest.approx(3)
 
 
 def test_dot_folders_and_other_things_are_ignored(tmp_path: Path) -> None:
@@ -285,13 +341,13 @@ def test_dot_folders_and_other_things_are_ignored(tmp_path: Path) -> None:
     make_engine(tmp_path / ".building", Tiny())
     (tmp_path / ".weights").mkdir()
     (tmp_path / "notes").mkdir()
-    assert len(_bench(tmp_path).rows) == 1
+    assert len(_shown(_bench(tmp_path))) == 1
 
 
 def test_an_engine_given_twice_counts_once(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "a", Tiny())
     result = bench_engines([tmp_path, folder], BenchOptions(rounds=1), lab=FakeLab(Script()))
-    assert len(result.rows) == 1
+    assert len(_shown(result)) == 1
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "file"])
@@ -306,8 +362,8 @@ def test_nothing_to_bench(tmp_path: Path, what: str) -> None:
 
 
 ADVICE = {
-    "slow-first-run": [0.9, *[0.1, 0.11] * 20],
-    "outliers": [0.1, 0.101, 0.1, 0.101, 0.1, 0.9, *[0.1, 0.101] * 20],
+    "slow-first-run": [0.9, *[0.1, 0.11] * 30],
+    "outliers": [0.1, 0.101, 0.1, 0.101, 0.1, 0.9, *[0.1, 0.101] * 30],
     "unstable": [0.1, 0.12],
 }
 
@@ -315,16 +371,145 @@ ADVICE = {
 @pytest.mark.parametrize("code", ADVICE)
 def test_warnings(tmp_path: Path, code: str) -> None:
     make_engine(tmp_path / "a", Tiny())
-    script = {"forward_s": {"tiny-full": ([0.1] * 3) + ADVICE[code]}}
-    row = _bench(tmp_path, script, warmup=0).rows[0]
-    assert code in [advice.code for advice in row.advice]
+    script = {"forward_s": {"tiny-full": ([0.1] * 2) + ADVICE[code]}}
+    rows = _bench(tmp_path, script, warmup=0, loads=1).rows
+    assert code in [advice.code for row in rows for advice in row.advice]
 
 
-def test_too_few_rounds_are_unresolved(tmp_path: Path) -> None:
-    row = _rows(_bench(make_family(tmp_path), rounds=3))["separate r4 fp32"]
+def test_a_single_load_is_unresolved(tmp_path: Path) -> None:
+    row = _rows(_bench(make_family(tmp_path), loads=1))["separate r4 fp32"]
     assert row.ratio is not None
-    assert row.ratio.low is None
+    assert (row.ratio.low, row.ratio.verdict) == (None, "unresolved")
     assert [advice.code for advice in row.advice] == ["unresolved"]
+
+
+class Loaded(FakeLab):
+    """Every load of an engine has a speed of its own: what the script says, one after another."""
+
+    def load(self, *args: Any) -> FakeEngine:
+        engine = super().load(*args)
+        seconds = super().spend(f"load {engine._name}", None)
+        engine.time_forward = lambda: seconds  # type: ignore[method-assign]
+        return engine
+
+
+def _load_by_load(root: Path, **by_load: list[float]) -> dict[str, CandidateResult]:
+    forward_s = {f"load {name}": times for name, times in by_load.items()}
+    options = BenchOptions(loads=6, rounds=2, half_width=0.01)
+    result = bench_engines([root], options, lab=Loaded(Script(forward_s=forward_s)))
+    return {row.label: row for row in result.rows}
+
+
+def test_a_claim_must_exceed_the_controls(tmp_path: Path) -> None:
+    for name, mode in (("f", "full"), ("m", "merged"), ("s", "separate")):
+        make_engine(tmp_path / name, Tiny(name=name, mode=mode, rank=4 if mode != "full" else None))
+    steady = {"f": [1.0], "m": [1.0], "s": [1.02]}
+    rows = _load_by_load(tmp_path, **steady)
+    assert [rows[name].ratio.verdict for name in ("merged r4", "separate r4")] == ["same", "slower"]  # type: ignore[union-attr]
+    # merged runs full's own graph: what it shows without a reason is no finding elsewhere
+    rows = _load_by_load(tmp_path, **(steady | {"m": [1.03]}))
+    merged, separate = rows["merged r4"], rows["separate r4"]
+    assert merged.ratio is not None
+    assert separate.ratio is not None
+    assert (merged.ratio.verdict, separate.ratio.verdict) == ("slower", "same")
+    assert "control" in [advice.code for advice in merged.advice]
+
+
+def test_loads_that_scatter_are_no_claim_however_many_rounds(tmp_path: Path) -> None:
+    make_engine(tmp_path / "f", Tiny(name="f"))
+    make_engine(tmp_path / "s", Tiny(name="s", mode="separate", rank=4))
+    scatter = [1.02, 0.99, 1.03, 1.0, 0.98, 1.01]
+    row = _load_by_load(tmp_path, f=[1.0], s=scatter)["separate r4"]
+    assert row.ratio is not None
+    assert (row.ratio.loads, row.ratio.rounds, row.ratio.verdict) == (6, 12, "same")
+    assert [advice.code for advice in row.advice] == ["unresolved"]
+
+
+def test_claims_are_corrected_for_their_number(tmp_path: Path) -> None:
+    make_engine(tmp_path / "f", Tiny(name="f"))
+    for rank in range(1, 10):
+        make_engine(tmp_path / f"s{rank}", Tiny(name=f"s{rank}", mode="separate", rank=rank))
+    shifted = [1.006, 0.999, 1.009, 1.001, 1.007, 1.002]
+    alone = _load_by_load(tmp_path / "f", f=[1.0])
+    assert list(alone) == ["full", "full A/A"]
+    equal = {f"s{rank}": [1.0] for rank in range(1, 10)}
+    rows = _load_by_load(tmp_path, **{"f": [1.0]} | equal | {"s3": shifted})
+    assert rows["separate r3"].ratio is not None
+    assert rows["separate r3"].ratio.high is not None
+    assert rows["separate r3"].ratio.p is not None
+    own = 1 - rows["separate r3"].ratio.high
+    assert own > 0  # the interval excludes 1, and yet:
+    assert rows["separate r3"].ratio.verdict == "same"
+    assert 0.05 < rows["separate r3"].ratio.p < 0.5
+
+
+class TestResume:
+    def test_goes_on_after_the_last_whole_load(self, tmp_path: Path) -> None:
+        make_family(tmp_path)
+        whole = _bench(tmp_path)
+        # five loaded and four rounds of six visits of two forwards, there and back
+        part = _bench(tmp_path, {"interrupt_at": 2 * (5 + 4 * 24) + 40})
+        assert part.interrupted
+        lab = FakeLab(Script(forward_s=TIMES))
+        options = BenchOptions(loads=3, rounds=4)
+        result = bench_engines([tmp_path], options, lab=lab, earlier=part)
+        assert not result.interrupted
+        assert next(lab.forwards) == 5 + 4 * 24 + 1  # one load was left
+        assert [row.forwards for row in result.rows] == [row.forwards for row in whole.rows]
+
+    def test_what_is_whole_is_only_shown(self, tmp_path: Path) -> None:
+        make_family(tmp_path)
+        whole = _bench(tmp_path)
+        lab = FakeLab(Script())
+        options = BenchOptions(loads=3, rounds=4)
+        again = bench_engines([tmp_path], options, lab=lab, earlier=whole)
+        assert next(lab.forwards) == 1
+        assert again.rows == whole.rows
+
+    def test_in_pairs(self, tmp_path: Path) -> None:
+        make_family(tmp_path)
+        script = {"available_bytes": 6000}
+        part = _bench(tmp_path, script | {"interrupt_at": 150})
+        assert part.groups[0].sets == 4
+        lab = FakeLab(Script(forward_s=TIMES, available_bytes=6000))
+        options = BenchOptions(loads=3, rounds=4)
+        result = bench_engines([tmp_path], options, lab=lab, earlier=part)
+        whole = _bench(tmp_path, script)
+        assert [row.forwards for row in result.rows] == [row.forwards for row in whole.rows]
+        with pytest.raises(ResultsError, match="in 1 sets, not 4"):
+            bench_engines([tmp_path], options, lab=FakeLab(Script()), earlier=part)
+
+    def test_refuses_another_bench(self, tmp_path: Path) -> None:
+        make_family(tmp_path)
+        part = _bench(tmp_path)
+        options = BenchOptions(loads=3, rounds=4)
+        with pytest.raises(ResultsError, match="another machine"):
+            other = FakeLab(Script(machine={"processor": "Other"}))
+            bench_engines([tmp_path], options, lab=other, earlier=part)
+        with pytest.raises(ResultsError, match="another --warmup"):
+            wider = BenchOptions(loads=3, rounds=4, warmup=3)
+            bench_engines([tmp_path], wider, lab=FakeLab(Script()), earlier=part)
+        make_engine(tmp_path / "new", Tiny(name="new", mode="separate", rank=2))
+        with pytest.raises(ResultsError, match="new isn't what the earlier bench measured"):
+            bench_engines([tmp_path], options, lab=FakeLab(Script()), earlier=part)
+        shutil.rmtree(tmp_path / "new")
+        shutil.rmtree(tmp_path / "tiny-merged-r4")
+        with pytest.raises(ResultsError, match="had merged r4 fp32, which is gone"):
+            bench_engines([tmp_path], options, lab=FakeLab(Script()), earlier=part)
+
+
+def test_rivals_take_the_baseline_s_weights(tmp_path: Path) -> None:
+    make_family(tmp_path)
+    script = {"rivals": ["eager"], "forward_s": TIMES | {"eager": [0.2]}}
+    rows = _rows(_bench(tmp_path, script, rivals=("eager",)))
+    rival = rows["eager fp32"]
+    assert (rival.rival, Path(rival.engine).name) == ("eager", "tiny-full")
+    assert _ratio(rival) == pytest.approx(0.5)
+    with pytest.raises(ResultsError, match="no rival other"):
+        _bench(tmp_path, script, rivals=("other",))
+    shutil.rmtree(tmp_path / "tiny-full")
+    result = _bench(tmp_path, script, rivals=("eager",))
+    assert "no `full` engine whose weights eager could run with" in result.groups[0].notes
 
 
 def test_a_busy_machine_is_told(tmp_path: Path) -> None:
@@ -336,9 +521,12 @@ def test_a_busy_machine_is_told(tmp_path: Path) -> None:
 
 
 def test_on_this_machine(tmp_path: Path) -> None:
-    result = bench_engines([make_family(tmp_path)], BenchOptions(rounds=6, threads=1))
+    options = BenchOptions(loads=2, rounds=3, threads=1)
+    result = bench_engines([make_family(tmp_path)], options)
     assert result.ok
-    assert [row.summary.n for row in result.rows if row.summary] == [12] * 5
+    assert [row.summary.n for row in result.rows if row.summary] == [12] * 6
+    assert all(row.probe.memory_bytes for row in _shown(result))
+    assert all(row.predicted_s for row in result.rows)
     assert result.machine.threads == 1
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     assert "run_with_iobinding" in result.timed

@@ -14,7 +14,7 @@ import wanrt
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"wanexport": ROOT / "export/wanexport", "wanrt": ROOT / "runtime/wanrt"}
 HEAVY = ("torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir", "onnxscript",
-         "onnxruntime", "polygraphy", "tensorrt")  # fmt: skip
+         "onnxruntime", "polygraphy", "tensorrt", "matplotlib", "jinja2")  # fmt: skip
 NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir",
                 "onnxscript", "polygraphy"}  # fmt: skip
 # what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader

@@ -93,9 +93,16 @@ def test_wheel_holds_packages_and_configs_alone(wheel: Path, sources: set[str]) 
     }
     packaged.add("wanrt/devices.toml")  # wanrt looks into no other package
     assert names == packaged | {f"{info}/{name}" for name in DIST_INFO}
-    assert {"wanexport/py.typed", "wanrt/py.typed"} <= names
+    assert {"wanexport/py.typed", "wanrt/py.typed", "wanrt/page.html"} <= names
     assert "wanexport/configs/wan2.1-i2v-demo.toml" in names
-    assert {Path(name).suffix for name in packaged} <= {".py", ".typed", ".toml", ".json"}
+    assert {Path(name).suffix for name in packaged} <= {
+        ".py",
+        ".typed",
+        ".toml",
+        ".json",
+        ".html",
+        ".css",
+    }
 
 
 @pytest.fixture(scope="module")

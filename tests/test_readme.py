@@ -60,7 +60,8 @@ def test_commands_run_as_written(tmp_path: Path) -> None:
     assert "at best on H100" in outputs["wanexport plan"]
     assert "rank 16" in outputs["wanrt info"]
     assert "random weights" in outputs["wanrt bench"]
-    assert (tmp_path / "bench.json").is_file()
+    assert "[random weights]" in outputs["wanrt report"]
+    assert "<svg" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))

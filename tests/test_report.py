@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wanrt.bench import BenchOptions
 from wanrt.errors import ResultsError
 from wanrt.fake import FakeLab, Script
 from wanrt.formats import to_csv, to_json, to_markdown, write_text
+from wanrt.headline import headlines
 from wanrt.report import WIDTH, render_advice, render_bench
 from wanrt.results import BenchResult
 
@@ -45,22 +47,21 @@ forward: a scripted clock, nothing is run
 tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
   candidate         forward    tok/s  to full (95 %)             memory
-  full         fp32 2.412 s  13.58 k  1                        41.0 GiB R
-  merged r4    fp32 2.412 s  13.58 k  no measurable difference 41.0 GiB R
+  full         fp32 2.412 s  13.58 k  1 (A/A 0.995 to 1.005)   41.0 GiB R
+  merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
   separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
-  separate r4  fp32 2.432 s  13.47 k  0.992 (0.992 to 0.992)   41.2 GiB R
-  swappable r2 fp32 2.502 s  13.09 k  0.964 (0.963 to 0.966)   42.0 GiB R
-  swappable r4 fp32 2.512 s  13.04 k  0.960 (0.959 to 0.962)   42.0 GiB R
+  separate r4  fp32 2.431 s  13.48 k  0.992 (0.989 to 0.994)   41.2 GiB R
+  swappable r2 fp32 2.502 s  13.09 k  0.964 (0.961 to 0.966)   42.0 GiB R
+  swappable r4 fp32 2.512 s  13.04 k  0.960 (0.957 to 0.962)   42.0 GiB R
   R: random weights · U: unverified
 
-separate r4 fp32 runs at 0.992 x the full fine-tune (0.992 to 0.992)
-    [random weights]
-swappable r2 fp32 runs at 0.964 x the full fine-tune (0.963 to 0.966)
-    [random weights]
-swappable r4 fp32 runs at 0.960 x the full fine-tune (0.959 to 0.962)
-    [random weights]
+separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.989 to
+    0.994; swappable r2 fp32 at 0.964 x, 0.961 to 0.966; swappable r4 fp32 at
+    0.960 x, 0.957 to 0.962 [random weights]
+merged r4 fp32 shows no measurable difference [random weights]
 full carries the base's own weights; a fine-tune's run at the same speed
-9 rounds, 2 forwards of each candidate in every round
+3 loads of every engine, 3 rounds of 2 forwards each; half-width of the
+    intervals 0.27% to 0.28%
 """
 
 VERBOSE = """\
@@ -70,43 +71,43 @@ forward: a scripted clock, nothing is run
 tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
   candidate         forward    tok/s  to full (95 %)             memory
-  full         fp32 2.412 s  13.58 k  1                        41.0 GiB R
-      n 20 · min 2.405 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.953 MFLOP/s
-  merged r4    fp32 2.412 s  13.58 k  no measurable difference 41.0 GiB R
-      n 20 · min 2.404 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.954 MFLOP/s
+  full         fp32 2.412 s  13.58 k  1 (A/A 0.996 to 0.999)   41.0 GiB R
+      n 24 · min 2.405 s · max 2.420 s · p95 2.420 s · CV 0.2% · 6.954 MFLOP/s
+  merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
+      n 24 · min 2.404 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.951 MFLOP/s
   separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
-  separate r4  fp32 2.432 s  13.47 k  0.992 (0.992 to 0.992)   41.2 GiB R
-      n 20 · min 2.425 s · max 2.440 s · p95 2.440 s · CV 0.3% · 6.895 MFLOP/s
-  swappable r2 fp32 2.502 s  13.09 k  0.964 (0.963 to 0.965)   42.0 GiB R
-      n 20 · min 2.502 s · max 2.502 s · p95 2.502 s · CV 0.0% · 6.704 MFLOP/s
-  swappable r4 fp32 2.512 s  13.04 k  0.960 (0.959 to 0.961)   42.0 GiB R
-      n 20 · min 2.512 s · max 2.512 s · p95 2.512 s · CV 0.0% · 6.677 MFLOP/s
+  separate r4  fp32 2.431 s  13.48 k  0.991 (0.989 to 0.993)   41.2 GiB R
+      n 24 · min 2.425 s · max 2.440 s · p95 2.440 s · CV 0.3% · 6.900 MFLOP/s
+  swappable r2 fp32 2.502 s  13.09 k  0.963 (0.961 to 0.965)   42.0 GiB R
+      n 24 · min 2.502 s · max 2.502 s · p95 2.502 s · CV 0.0% · 6.704 MFLOP/s
+  swappable r4 fp32 2.512 s  13.04 k  0.959 (0.957 to 0.961)   42.0 GiB R
+      n 24 · min 2.512 s · max 2.512 s · p95 2.512 s · CV 0.0% · 6.677 MFLOP/s
   R: random weights · U: unverified
 
-separate r4 fp32 runs at 0.992 x the full fine-tune (0.992 to 0.992)
-    [random weights]
-swappable r2 fp32 runs at 0.964 x the full fine-tune (0.963 to 0.965)
-    [random weights]
-swappable r4 fp32 runs at 0.960 x the full fine-tune (0.959 to 0.961)
-    [random weights]
+separate r4 fp32 runs at 0.991 x the full fine-tune, 95 % interval 0.989 to
+    0.993; swappable r2 fp32 at 0.963 x, 0.961 to 0.965; swappable r4 fp32 at
+    0.959 x, 0.957 to 0.961 [random weights]
+merged r4 fp32 shows no measurable difference [random weights]
 full carries the base's own weights; a fine-tune's run at the same speed
-10 rounds, 2 forwards of each candidate in every round
+3 loads of every engine, 4 rounds of 2 forwards each; half-width of the
+    intervals 0.21% to 0.22%
 """
 
 TROUBLE = """\
 Fake CPU · 2 cores · 2 threads · onnxruntime 1.2.3
+forward: a scripted clock, nothing is run
 
 tiny · 64x32x1 · 6 tokens per forward
 
-  candidate                  forward  tok/s  to full (95 %)  memory
+  candidate                  forward  tok/s  to full (95 %) memory
   merged r4            fp32  failed: ONNX Runtime: Failed to allocate memory
                              for requested buffer of size 33554432000
-  separate r…long-name fp32 100.0 ms  60.00  -              0.0 KiB
-  separate r4 s        fp32 100.0 ms  60.00  -              0.0 KiB U
+  separate r…long-name fp32 100.0 ms  60.00  -                   -
+  separate r4 s        fp32 100.0 ms  60.00  -                   - U
   U: unverified
 
 no `full` engine of this model and workload: no ratios
-3 rounds, 2 forwards of each candidate in every round
+2 loads of every engine, 3 rounds of 2 forwards each
 
 failed: engines/d/engine.json is not JSON: Expecting property name enclosed in
     double quotes: line 1 column 2 (char 1)
@@ -121,22 +122,23 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
 | candidate | dtype | forward | tok/s | to full (95 %) | memory | weights |
 |---|---|--:|--:|---|--:|---|
-| full | fp32 | 2.412 s | 13.58 k | 1 | 41.0 GiB | random weights |
-| merged r4 | fp32 | 2.412 s | 13.58 k | no measurable difference | 41.0 GiB | random weights |
+| full | fp32 | 2.412 s | 13.58 k | 1 (A/A 0.995 to 1.005) | 41.0 GiB | random weights |
+| merged r4 | fp32 | 2.413 s | 13.58 k | no measurable difference | 41.0 GiB | random weights |
 | separate r4 | bf16 |  |  | skipped: bf16 doesn't run on ONNX Runtime's CPU |  | random weights, unverified |
-| separate r4 | fp32 | 2.432 s | 13.47 k | 0.992 (0.992 to 0.992) | 41.2 GiB | random weights |
-| swappable r2 | fp32 | 2.502 s | 13.09 k | 0.964 (0.963 to 0.966) | 42.0 GiB | random weights |
-| swappable r4 | fp32 | 2.512 s | 13.04 k | 0.960 (0.959 to 0.962) | 42.0 GiB | random weights |
+| separate r4 | fp32 | 2.431 s | 13.48 k | 0.992 (0.989 to 0.994) | 41.2 GiB | random weights |
+| swappable r2 | fp32 | 2.502 s | 13.09 k | 0.964 (0.961 to 0.966) | 42.0 GiB | random weights |
+| swappable r4 | fp32 | 2.512 s | 13.04 k | 0.960 (0.957 to 0.962) | 42.0 GiB | random weights |
 
-- separate r4 fp32 runs at 0.992 x the full fine-tune (0.992 to 0.992) [random weights]
-- swappable r2 fp32 runs at 0.964 x the full fine-tune (0.963 to 0.966) [random weights]
-- swappable r4 fp32 runs at 0.960 x the full fine-tune (0.959 to 0.962) [random weights]
+- separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.989 to 0.994; swappable r2 fp32 at 0.964 x, 0.961 to 0.966; swappable r4 fp32 at 0.960 x, 0.957 to 0.962 [random weights]
+- merged r4 fp32 shows no measurable difference [random weights]
+- full carries the base's own weights; a fine-tune's run at the same speed
+- 3 loads of every engine, 3 rounds of 2 forwards each; half-width of the intervals 0.27% to 0.28%
 """  # noqa: E501
 
 
 def _result(root: Path, script: dict[str, Any] | None = None, **options: Any) -> BenchResult:
     lab = FakeLab(Script(**(SCRIPT | (script or {}))))
-    return bench_engines([root], BenchOptions(**({"rounds": 9} | options)), lab=lab)
+    return bench_engines([root], BenchOptions(**({"loads": 3, "rounds": 3} | options)), lab=lab)
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ def test_the_whole_text(family: Path) -> None:
 
 
 def test_the_whole_text_verbose(family: Path) -> None:
-    assert render_bench(_result(family, rounds=10), verbose=True) == VERBOSE
+    assert render_bench(_result(family, rounds=4), verbose=True) == VERBOSE
 
 
 def test_the_whole_text_in_trouble(trouble: Path) -> None:
@@ -204,25 +206,27 @@ def test_an_interval_that_excludes_one_never_prints_one(tmp_path: Path) -> None:
     assert "0.9998 (0.9998 to 0.9998)" in text
 
 
-def test_too_few_rounds_print_no_ratio(family: Path) -> None:
-    text = render_bench(_result(family, rounds=3))
-    assert "k  too few rounds (n = 3) " in text
-    assert "0.992" not in text
-    assert "\n1 round, 2 forwards" in render_bench(_result(family, rounds=1))
+def test_a_single_load_prints_no_interval(family: Path) -> None:
+    text = render_bench(_result(family, loads=1))
+    assert "k  0.992 (one load) " in text
+    assert "\n1 load of every engine, 3 rounds of 2 forwards each\n" in text
+    assert "\n1 load of every engine, 2 forwards each\n" in render_bench(
+        _result(family, loads=1, rounds=1)
+    )
 
 
 def test_every_row_and_headline_says_random_weights(family: Path) -> None:
     lines = render_bench(_result(family)).splitlines()
-    rows = [line for line in lines if line.startswith("  ") and " r4 " in line]
+    rows = [line for line in lines if re.match(r"  \w.* r4 ", line)]
     assert len(rows) == 4
     assert all("R" in row.rsplit(maxsplit=1)[-1] for row in rows)
     text = " ".join(" ".join(lines).split())
-    assert text.count("[random weights]") == text.count(" x the full fine-tune")
+    assert text.count("[random weights]") == len(headlines(_result(family).groups[0])) == 2
 
 
 def test_warnings_name_the_candidate_and_a_remedy(family: Path) -> None:
     script = {"machine": {"load_average": 1.5}}
-    text = render_advice(_result(family, script, rounds=3))
+    text = render_advice(_result(family, script, loads=1))
     assert text.startswith("warning[busy-machine]: load average 1.50 on 2 cores before the start\n")
     assert "warning[unresolved]: merged r4 fp32, separate r4 fp32, swappable r2 fp32," in text
     assert text.count("   hint: ") == text.count("warning[") == 2
@@ -234,20 +238,21 @@ def test_warnings_name_the_workload_where_there_are_several(tmp_path: Path) -> N
         rank = 4 if mode == "merged" else None
         tiny = Tiny(mode=mode, rank=rank, name=f"tiny-{mode}", workloads={"large": 10, "small": 6})
         make_engine(tmp_path / mode, tiny)
-    text = render_advice(_result(tmp_path, rounds=3))
-    assert "warning[unresolved]: tiny large: merged r4: 3 rounds are too few" in text
-    assert "warning[unresolved]: tiny small: merged r4: 3 rounds are too few" in text
+    text = render_advice(_result(tmp_path, loads=1))
+    for workload in ("large", "small"):
+        assert f"warning[unresolved]: tiny {workload}: merged r4, full A/A: one load is" in text
 
 
 def test_json_keeps_every_time(family: Path) -> None:
     value = json.loads(to_json(_result(family)))
     rows = {(row["label"], row["dtype"]): row for row in value["results"]}
-    assert value["schema"] == 1
+    assert value["schema"] == 2
     assert value["context"]["machine"]["processor"] == "Fake CPU"
-    assert value["context"]["options"]["rounds"] == 9
+    assert value["context"]["options"]["rounds"] == 3
     separate = rows["separate r4", "fp32"]
     assert len(separate["forward_s"]["times"]) == 18
-    assert separate["forward_s"]["rounds"] == [r for r in range(9) for _ in range(2)]
+    assert separate["forward_s"]["rounds"] == [r for r in range(3) for _ in range(2)] * 3
+    assert separate["forward_s"]["loads"] == [load for load in range(3) for _ in range(6)]
     assert separate["forward_s"]["median"] == 2.431
     assert separate["ratio"]["verdict"] == "slower"
     assert rows["separate r4", "bf16"]["forward_s"] is None
@@ -258,7 +263,7 @@ def test_json_keeps_every_time(family: Path) -> None:
 def test_csv_has_a_line_per_candidate(family: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(_result(family)))))
     by_name = {(row["candidate"], row["dtype"]): row for row in rows}
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert float(by_name["separate r4", "fp32"]["median_s"]) == 2.431
     assert by_name["separate r4", "bf16"]["median_s"] == ""
     assert by_name["full", "fp32"]["verdict"] == "baseline"

@@ -1,143 +1,156 @@
-"""Statistics against numbers worked by hand and against published tables."""
+"""Statistics against numbers worked by hand and against scipy's."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from wanrt.results import compare
-from wanrt.stats import estimate_location, robust_z, signed_rank_critical, summarize
-from wanrt.values import Forward
+from wanrt.stats import (
+    compare_levels,
+    correct_holm,
+    level_load,
+    loads_for,
+    robust_z,
+    spread_levels,
+    summarize,
+)
 
 
-@pytest.mark.parametrize(
-    ("n", "critical"),
-    [(5, None), (6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (11, 10), (12, 13), (15, 25), (20, 52),
-     (25, 89), (30, 137), (50, 434)],
-)  # fmt: skip
-def test_critical_values_are_those_of_the_published_table(n: int, critical: int | None) -> None:
-    assert signed_rank_critical(n, 0.025) == critical
+def test_levels_by_hand() -> None:
+    # medians over passes 2, 5; what remains is (-1, 0, 8), (-1, 0, 1), whose medians over
+    # candidates are -1, 0, 4.5; without them (2, 2, 5.5) and (5, 5, 1.5)
+    passes = np.array([[1.0, 4.0], [2.0, 5.0], [10.0, 6.0]])
+    assert level_load(passes).tolist() == [2.0, 5.0]
 
 
-def test_normal_approximation_joins_the_exact_values() -> None:
-    exact, normal = signed_rank_critical(60, 0.025), signed_rank_critical(61, 0.025)
-    assert exact is not None
-    assert normal is not None
-    assert 20 < normal - exact < 35  # the mean grows by 30.5 from n = 60 to 61
+def test_a_pass_that_is_slow_for_all_moves_nothing() -> None:
+    rng = np.random.default_rng(0)
+    passes = rng.normal(0, 0.01, (9, 5))
+    slow = passes + np.where(np.arange(9) < 4, 0.3, 0.0)[:, None]
+    difference = level_load(slow) - level_load(passes)
+    assert np.ptp(difference) < 0.01
 
 
-def test_hodges_lehmann_by_hand() -> None:
-    # Walsh averages of 1, 2, 6: 1, 1.5, 2, 3.5, 4, 6; their median is 2.75.
-    estimate = estimate_location([6.0, 1.0, 2.0])
-    assert estimate.value == 2.75
-    assert estimate.low is None
-    assert estimate.high is None
+def test_wild_forwards_move_little() -> None:
+    rng = np.random.default_rng(0)
+    passes = rng.normal(0, 0.001, (6, 4))
+    wild = passes.copy()
+    wild[2, 1] += 0.4
+    wild[4, 0] += 0.2
+    assert np.abs(level_load(wild) - level_load(passes)).max() < 0.002
 
 
-def test_interval_of_six_values_spans_the_sample() -> None:
-    estimate = estimate_location([3.0, 1.0, 2.0, 5.0, 4.0, 6.0])
-    assert (estimate.low, estimate.value, estimate.high) == (1.0, 3.5, 6.0)
+def test_levels_shift_with_their_candidates() -> None:
+    passes = np.random.default_rng(1).normal(0, 0.01, (6, 4))
+    shift = np.array([0.0, 0.5, -0.2, 1.0])
+    assert level_load(passes + shift) == pytest.approx(level_load(passes) + shift)
 
 
-def test_interval_of_eight_values_by_hand() -> None:
-    # n = 8: k = 3, so the interval ends at the fourth smallest and largest Walsh averages; of
-    # 0, 10, ..., 70 they are 0, 5, 10, 10, 15 ... and, mirrored, 60.
-    estimate = estimate_location([10.0 * i for i in range(8)])
-    assert (estimate.low, estimate.value, estimate.high) == (10.0, 35.0, 60.0)
+def test_two_engines_are_a_paired_t_test() -> None:
+    levels = np.array([[0.0, 0.1], [0.2, 0.33], [0.1, 0.19], [0.4, 0.52]])
+    estimate = compare_levels(levels, candidate=1, baseline=0)
+    paired = scipy_stats.ttest_rel(levels[:, 0], levels[:, 1])
+    interval = paired.confidence_interval(0.95)
+    assert estimate.value == pytest.approx(-0.11)
+    assert estimate.p == pytest.approx(paired.pvalue)
+    assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_interval_agrees_with_the_test_it_inverts() -> None:
-    values = [0.31, -0.12, 0.45, 0.80, 0.22, -0.05, 0.51, 0.67, 0.09, 0.38]
-    low = estimate_location(values).low
-    assert low is not None
-    inside = [v - (low + 1e-6) for v in values]
-    outside = [v - (low - 1e-6) for v in values]
-    assert scipy_stats.wilcoxon(inside, method="exact").pvalue > 0.05
-    assert scipy_stats.wilcoxon(outside, method="exact").pvalue <= 0.05
+def test_a_block_design_by_hand() -> None:
+    # means of candidates 0, 1, 2; of loads 0, 2; what remains is +-1 in the first two columns
+    levels = np.array([[0.0, -1.0, 1.0], [0.0, 3.0, 3.0]])
+    rest = levels - levels.mean(0) - levels.mean(1)[:, None] + levels.mean()
+    variance = (rest**2).sum() / ((2 - 1) * (3 - 1))
+    assert spread_levels(levels) == pytest.approx(math.sqrt(2 * variance))
+    estimate = compare_levels(levels, candidate=1, baseline=0)
+    assert estimate.value == pytest.approx(-1.0)
+    own = np.std([1.0, -3.0], ddof=1)
+    error = max(float(own), math.sqrt(2 * variance)) / math.sqrt(2)
+    t = scipy_stats.t(2)
+    assert estimate.high == pytest.approx(-1.0 + t.isf(0.025) * error)
+    assert estimate.p == pytest.approx(2 * t.sf(1.0 / error))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_too_few_values_have_no_interval(n: int) -> None:
-    assert estimate_location([1.0] * n).low is None
+def test_many_steady_candidates_narrow_each_other() -> None:
+    def width(levels: np.ndarray) -> float:
+        estimate = compare_levels(levels, 1, 0)
+        assert estimate.high is not None
+        return estimate.high - estimate.value
+
+    drawn = [np.random.default_rng(seed).normal(0, 0.003, (3, 10)) for seed in range(50)]
+    few = np.mean([width(levels[:, :2]) for levels in drawn])
+    many = np.mean([width(levels) for levels in drawn])
+    assert many < 0.75 * few
+
+
+def test_an_unsteady_candidate_does_not_borrow_their_steadiness() -> None:
+    levels = np.random.default_rng(3).normal(0, 0.001, (4, 8))
+    levels[:, 5] = [0.0, 0.1, -0.1, 0.05]
+    estimate, other = compare_levels(levels, 5, 0), compare_levels(levels, 4, 0)
+    assert estimate.high is not None
+    assert other.high is not None
+    assert estimate.high - estimate.value > 0.08
+    assert other.high - other.value < estimate.high - estimate.value
+
+
+def test_one_load_has_no_interval() -> None:
+    estimate = compare_levels(np.array([[0.0, math.log(2)]]), 1, 0)
+    assert estimate.value == pytest.approx(-math.log(2))
+    assert (estimate.low, estimate.high, estimate.p) == (None, None, None)
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.5, 0.0)])
+def test_loads_that_never_differ_leave_no_doubt(shift: float, p: float) -> None:
+    estimate = compare_levels(np.array([[0.0, shift]] * 3), 1, 0)
+    assert estimate.value == -shift
+    assert (estimate.low, estimate.high, estimate.p) == (-shift, -shift, p)
+
+
+def test_loads_for_a_half_width_by_hand() -> None:
+    levels = np.array([[0.0, 0.01], [0.0, -0.01]])
+    spread = spread_levels(levels)
+    needed = loads_for(levels, 0.005, 1000)
+    reach = [scipy_stats.t(n - 1).isf(0.025) * spread / math.sqrt(n) for n in (needed - 1, needed)]
+    assert reach[0] > 0.005 >= reach[1]
+    assert loads_for(levels, 1e-9, 50) == 50
+
+
+def test_holm_by_hand() -> None:
+    # 0.01 x 4, 0.02 x 3, 0.04 x 2, and 0.03 x 1 may not fall below the one before
+    assert correct_holm([0.01, 0.3, 0.02, 0.04]) == pytest.approx([0.04, 0.3, 0.06, 0.08])
+    assert correct_holm([0.03, 0.04]) == pytest.approx([0.06, 0.06])
+    assert correct_holm([0.9, 0.8]) == [1.0, 1.0]
+    assert correct_holm([]) == []
 
 
 def test_summary_by_hand() -> None:
     summary = summarize([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
-    assert (summary.n, summary.median, summary.mean, summary.min, summary.max) == (8, 4.5, 5, 2, 9)
+    assert (summary.n, summary.median, summary.mean) == (8, 4.5, 5.0)
     assert summary.stddev == pytest.approx(math.sqrt(32 / 7))
-    assert summary.p95 is None
+    assert (summary.min, summary.max, summary.p95) == (2.0, 9.0, None)
 
 
-def test_summary_of_one_value_has_no_spread() -> None:
+def test_summary_of_one_value() -> None:
     summary = summarize([0.5])
-    assert (summary.stddev, summary.cv) == (0.0, 0.0)
+    assert (summary.median, summary.stddev, summary.cv) == (0.5, 0.0, 0.0)
 
 
-def test_p95_from_twenty_values_on() -> None:
+def test_p95_needs_twenty_values() -> None:
     assert summarize([float(i) for i in range(21)]).p95 == pytest.approx(19.0)
     assert summarize([float(i) for i in range(19)]).p95 is None
 
 
-def test_zero_times_do_not_divide() -> None:
+def test_cv_of_zeros_is_zero() -> None:
     assert summarize([0.0, 0.0]).cv == 0.0
 
 
 def test_robust_z_by_hand() -> None:
-    # median 3, absolute deviations 2, 1, 0, 1, 97: their median is 1.
+    # the median is 3, the absolute deviations 2, 1, 0, 1, 97 and theirs 1
     assert robust_z([1.0, 2.0, 3.0, 4.0, 100.0]) == [-2.0, -1.0, 0.0, 1.0, 97.0]
 
 
 def test_robust_z_without_deviation_is_zero() -> None:
     assert robust_z([1.0, 1.0, 1.0, 9.0]) == [0.0] * 4
-
-
-def _forwards(seconds: list[float], load: int = 0) -> list[Forward]:
-    return [Forward(load, i, s) for i, s in enumerate(seconds)]
-
-
-def test_ratio_pairs_rounds_so_that_drift_cancels() -> None:
-    drift = [1.0 + 0.2 * i for i in range(8)]
-    ratio = compare(_forwards([1.25 * d for d in drift]), _forwards(drift))
-    assert ratio is not None
-    assert ratio.value == pytest.approx(0.8)
-    assert ratio.low == pytest.approx(0.8)
-    assert (ratio.rounds, ratio.verdict) == (8, "slower")
-
-
-def test_ratio_pairs_loads_too() -> None:
-    base = _forwards([1.0] * 6) + _forwards([2.0] * 6, load=1)
-    ratio = compare(_forwards([1.0] * 6, load=1), base)
-    assert ratio is not None
-    assert ratio.value == pytest.approx(2.0)
-
-
-def test_both_visits_of_a_round_count_alike() -> None:
-    base = [Forward(0, 0, 1.0), Forward(0, 0, 4.0)]  # geometric mean 2
-    ratio = compare([Forward(0, 0, 2.0)], base)
-    assert ratio is not None
-    assert ratio.value == pytest.approx(1.0)
-
-
-def test_ratio_whose_interval_holds_one_is_no_difference() -> None:
-    base = [1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0]
-    ratio = compare(_forwards(base[::-1]), _forwards(base))
-    assert ratio is not None
-    assert ratio.verdict == "same"
-
-
-def test_ratio_of_three_rounds_is_unresolved() -> None:
-    ratio = compare(_forwards([2.0] * 3), _forwards([1.0] * 3))
-    assert ratio is not None
-    assert (ratio.value, ratio.low, ratio.verdict) == (0.5, None, "unresolved")
-
-
-def test_nothing_shared_no_ratio() -> None:
-    assert compare(_forwards([1.0]), _forwards([1.0], load=1)) is None
-
-
-def test_zero_seconds_stay_finite() -> None:
-    ratio = compare(_forwards([0.0] * 6), _forwards([1.0] * 6))
-    assert ratio is not None
-    assert math.isfinite(ratio.value)

@@ -72,7 +72,8 @@ def test_help_starts_fast_and_bare() -> None:
         "try:\n    main(['--help'])\n"
         "except SystemExit as stop:\n    assert not stop.code\n"
         "heavy = {'torch', 'diffusers', 'wanexport', 'onnxruntime', 'scipy', 'numpy', 'onnx',\n"
-        "         'pydantic', 'rich', 'safetensors', 'psutil'}\n"
+        "         'pydantic', 'rich', 'safetensors', 'psutil', 'matplotlib',\n"
+        "         'jinja2'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -180,7 +181,7 @@ def test_bench_prints_a_table_and_saves(
     flags = [part for kind, path in files.items() for part in (f"--{kind}", path)]
     code, out, err = call("bench", family, "--fake", script, "--rounds", 8, *flags)
     assert code == 0
-    assert "separate r4 runs at 0.800 x the full fine-tune (0.800 to 0.800)" in out
+    assert "separate r4 runs at 0.800 x the full fine-tune, 95 % interval 0.800 to" in out
     assert err.splitlines() == [f"saved {path}" for path in files.values()]
     assert len(json.loads(files["json"].read_text())["results"]) == 5
     assert files["csv"].read_text().startswith("model,workload")

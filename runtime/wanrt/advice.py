@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
 from wanrt.machine import Machine
+from wanrt.results import CandidateResult
 from wanrt.stats import robust_z, summarize
-from wanrt.values import Advice, Ratio
+from wanrt.values import Advice
 
 __all__ = ["advise_on_machine", "advise_on_row"]
 
@@ -17,33 +19,74 @@ UNSTABLE_CV = 0.025
 BUSY = 0.25
 """Runnable processes per core."""
 
+SUSPICIOUS = 0.01
+"""The chance of such a difference between two loads of one engine."""
 
-def advise_on_row(seconds: Sequence[float], ratio: Ratio | None) -> tuple[Advice, ...]:
-    """Return the warnings that a candidate's forwards call for."""
-    found = []
-    z = robust_z(seconds) if seconds else []
-    if z and z[0] > WILD:
+
+def advise_on_row(row: CandidateResult, half_width: float) -> CandidateResult:
+    """Return a row with the warnings that it calls for."""
+    return replace(row, advice=(*_on_forwards(row), *_on_ratio(row, half_width), *_on_clocks(row)))
+
+
+def _on_forwards(row: CandidateResult) -> Iterator[Advice]:
+    seconds = [forward.seconds for forward in row.forwards]
+    if not seconds:
+        return
+    z = robust_z(seconds)
+    if z[0] > WILD:
         text = "the first forward was much slower than the others"
-        found.append(Advice("slow-first-run", text, "discard more at each visit: --warmup 3"))
+        yield Advice("slow-first-run", text, "discard more at each visit: --warmup 3")
     wild = sum(1 for value in z[1:] if abs(value) > WILD)
     if wild:
         text = f"{wild} of {len(z)} forwards are far from the others"
-        found.append(Advice("outliers", text, "close what else runs on this machine, and rerun"))
-    cv = summarize(seconds).cv if seconds else 0.0
+        yield Advice("outliers", text, "close what else runs on this machine, and rerun")
+    cv = summarize(seconds).cv
     if cv > UNSTABLE_CV and not wild:
         text = f"forwards vary by {cv:.1%} (coefficient of variation)"
         hint = "close what else runs, use fewer --threads than cores, or raise --time-budget"
-        found.append(Advice("unstable", text, hint))
-    if ratio is not None and ratio.verdict == "unresolved":
-        rounds = "1 round is" if ratio.rounds == 1 else f"{ratio.rounds} rounds are"
-        text = f"{rounds} too few for a ratio with a 95 % interval"
-        found.append(Advice("unresolved", text, "raise --time-budget, or ask for --rounds 6"))
-    return tuple(found)
+        if row.clocks is not None:
+            text += f", SM clock {row.clocks.min_mhz} to {row.clocks.max_mhz} MHz"
+            hint = "lock the clock for a fair comparison: nvidia-smi -lgc"
+        yield Advice("unstable", text, hint)
+
+
+def _on_ratio(row: CandidateResult, half_width: float) -> Iterator[Advice]:
+    ratio = row.ratio
+    if ratio is None or ratio.verdict == "baseline":
+        return
+    if ratio.low is None or ratio.high is None:
+        text = "one load is too few for a ratio with a 95 % interval"
+        yield Advice("unresolved", text, "raise --time-budget, or ask for --loads 3")
+    elif (ratio.high - ratio.low) / 2 > half_width and not row.control:
+        text = f"the interval is wider than the half-width asked for, {half_width:.2%}"
+        yield Advice("unresolved", text, "raise --time-budget")
+    shifted = ratio.verdict in ("faster", "slower")
+    if row.control and shifted and ratio.p is not None and ratio.p < SUSPICIOUS:
+        text = f"the same engine loaded twice differs by {ratio.value - 1:+.2%}"
+        hint = "no claim below that can be trusted; quieten the machine, and rerun"
+        yield Advice("control", text, hint)
+    if row.mode == "merged" and row.rival is None and shifted:
+        text = f"runs at {ratio.value:.4f} x full, whose graph it shares"
+        hint = "differences of that size are the machine's or the loader's, not an adapter's"
+        yield Advice("control", text, hint)
+
+
+def _on_clocks(row: CandidateResult) -> Iterator[Advice]:
+    if row.clocks is None or not row.clocks.throttled:
+        return
+    clocks = f"SM clock {row.clocks.max_mhz} -> {row.clocks.min_mhz} MHz"
+    hint = f"lock the clock for a fair comparison: nvidia-smi -lgc {row.clocks.min_mhz}"
+    yield Advice("throttled", f"{clocks} ({', '.join(row.clocks.throttled)})", hint)
 
 
 def advise_on_machine(machine: Machine) -> tuple[Advice, ...]:
     """Return the warnings that the machine's state before the bench calls for."""
-    if machine.load_average <= BUSY * machine.cores:
-        return ()
-    text = f"load average {machine.load_average:.2f} on {machine.cores} cores before the start"
-    return (Advice("busy-machine", text, "wait until the machine is idle, and rerun"),)
+    found = []
+    if machine.load_average > BUSY * machine.cores:
+        text = f"load average {machine.load_average:.2f} on {machine.cores} cores before the start"
+        found.append(Advice("busy-machine", text, "wait until the machine is idle, and rerun"))
+    if machine.gpu_processes:
+        pids = ", ".join(map(str, machine.gpu_processes))
+        text = f"other processes were on the GPU before the start: {pids}"
+        found.append(Advice("busy-gpu", text, "end them, and rerun"))
+    return tuple(found)

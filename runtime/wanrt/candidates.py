@@ -149,7 +149,7 @@ def _controls_and_rivals(
     candidates: Sequence[Candidate], rivals: Sequence[str]
 ) -> Iterable[Candidate]:
     for full in _baselines(candidates):
-        yield replace(full, control=True, label=f"{full.label} (A/A)")
+        yield replace(full, control=True, label=f"{full.label} A/A")
         for name in rivals:
             yield replace(full, rival=name, label=name)
 
@@ -161,7 +161,9 @@ def _notes(candidates: Sequence[Candidate], rivals: Sequence[str]) -> tuple[str,
     if len(full) > len(taken):
         names = " and ".join(candidate.label for candidate in taken)
         why = "a fine-tune's before the base's own weights, then by name"
-        notes.append(f"{len(full)} full engines: ratios are to {names}, the first of its dtype ({why})")
+        notes.append(
+            f"{len(full)} full engines: ratios are to {names}, the first of its dtype ({why})"
+        )
     if rivals and not taken:
         notes.append(f"no `full` engine whose weights {', '.join(rivals)} could run with")
     return tuple(notes)

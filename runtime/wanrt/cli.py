@@ -1,4 +1,4 @@
-"""The wanrt command: bench | run | info | verify. The only module here that prints."""
+"""The wanrt command: bench | report | run | info | verify. The only module here that prints."""
 
 from __future__ import annotations
 
@@ -48,6 +48,20 @@ Threads = Annotated[
 WorkloadName = Annotated[
     str | None, typer.Option("--workload", metavar="NAME", help="One workload of a dynamic engine.")
 ]
+
+
+def _percent(text: str) -> float:
+    """Parse 0.5% as 0.005."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = -1.0
+    if not text.strip().endswith("%") or not 0 < value < 1:
+        raise typer.BadParameter(f"{text!r} is no percentage, like 0.5%")
+    return value
+
+
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
 
 
@@ -72,36 +86,114 @@ def bench(
     threads: Threads = None,
     mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
     warmup: Annotated[int, typer.Option(min=0, help="Forwards discarded at each visit.")] = 1,
+    half_width: Annotated[
+        float,
+        typer.Option(metavar="PERCENT", parser=_percent, help="Of a ratio's 95 % interval."),
+    ] = "0.5%",  # type: ignore[assignment]
     time_budget: Annotated[
-        float, typer.Option(min=0, help="Seconds of measuring; at least 3 rounds are run.")
+        float, typer.Option(min=0, help="Seconds of measuring; 3 loads are measured anyway.")
     ] = 120.0,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Instead of a time budget.")] = None,
+    loads: Annotated[
+        int | None, typer.Option(min=1, help="Of every engine, instead of what follows.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="In every load, instead of what loading costs.")
+    ] = None,
+    rivals: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="RIVAL", help="torch-eager, torch-compile; repeats."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option(help="Loading times and memory, each engine alone.")
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs and the order.")] = 0,
     workload: WorkloadName = None,
     json: Output = None,
     csv: Output = None,
     markdown: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where --json FILE was broken off.")
+    ] = False,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With the JSON of an earlier bench.")
+    ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", parser=_percent, help="Fail if this much slower."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare across machines and versions.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Spread, TFLOP/s.")] = False,
     fake: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
     from wanrt.bench import BenchOptions
+    from wanrt.formats import read_results
+    from wanrt.regression import compare_results, render_changes
 
     options = BenchOptions(
         device=device.value,
         threads=threads,
         mapped=mapped,
         warmup=warmup,
+        half_width=half_width,
         time_budget_s=time_budget,
+        loads=loads,
         rounds=rounds,
         seed=seed,
         workload=workload,
+        rivals=tuple(dict.fromkeys(rivals or ())),
+        probe=probe,
     )
     exports = {"json": json, "csv": csv, "markdown": markdown}
     chosen = {kind: path for kind, path in exports.items() if path is not None}
     if sum(str(path) == "-" for path in chosen.values()) > 1:
         raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
-    _bench(engines or ENGINES, options, _fake_lab(fake), chosen, verbose)
+    if fail_above is not None and compare is None:
+        raise typer.BadParameter("--fail-above needs --compare FILE")
+    earlier = _earlier(json) if resume else None
+    before = read_results(compare) if compare is not None else None
+    result = _bench(engines or ENGINES, options, _fake_lab(fake), earlier, chosen, verbose)
+    if before is not None:
+        changes = compare_results(result, before, fail_above, force=force)
+        print(render_changes(changes, str(compare)), end="", file=sys.stderr)
+        if any(change.failed for change in changes):
+            raise typer.Exit(1)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="FILE", help="What bench --json wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Beside it by default.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Each plot as PNG and SVG, too.")
+    ] = None,
+) -> None:
+    """Make one HTML file of a bench's results: what was found, plots, every raw number."""
+    from wanrt.errors import ResultsError
+    from wanrt.formats import read_results, write_text
+    from wanrt.headline import summary_lines
+
+    result = read_results(results)
+    try:
+        from wanrt.page import render_page, save_plots
+    except ImportError as error:
+        hint = "pip install 'wanexport[report]'"
+        raise ResultsError(f"a report needs {error.name}, which isn't installed", hint) from None
+    output = output or results.with_suffix(".html")
+    if output.resolve() == results.resolve():
+        raise typer.BadParameter("-o would replace the results themselves")
+    if plots is not None:
+        save_plots(result, plots)
+    write_text(output, render_page(result, results.stem))
+    for line in summary_lines(result):
+        print(line)
+    print(f"saved {output}", file=sys.stderr)
 
 
 @app.command()
@@ -180,10 +272,11 @@ def _bench(
     engines: Sequence[Path],
     options: BenchOptions,
     lab: Lab | None,
+    earlier: BenchResult | None,
     exports: dict[str, Path],
     verbose: bool,
-) -> None:
-    """Bench, save after every round, print the table; raise the exit code."""
+) -> BenchResult:
+    """Bench, save after every round, print the table and the warnings."""
     from wanrt.bench import bench_engines
     from wanrt.progress import round_progress
     from wanrt.report import render_advice, render_bench
@@ -191,7 +284,12 @@ def _bench(
     files = {kind: path for kind, path in exports.items() if str(path) != "-"}
     with round_progress() as show:
         result = bench_engines(
-            engines, options, lab=lab, on_round=lambda r: _save(r, files), on_progress=show
+            engines,
+            options,
+            lab=lab,
+            earlier=earlier,
+            on_round=(lambda r: _save(r, files)) if files else None,
+            on_progress=show,
         )
     _save(result, files)
     to_stdout = next((kind for kind, path in exports.items() if str(path) == "-"), None)
@@ -202,9 +300,19 @@ def _bench(
     for path in files.values():
         print(f"saved {path}", file=sys.stderr)
     if result.interrupted:
+        if "json" in files:
+            print(f"go on with: --resume --json {files['json']}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    if not result.ok:
-        raise typer.Exit(1)
+    return result
+
+
+def _earlier(path: Path | None) -> BenchResult | None:
+    """Return what is to be gone on with; nothing yet if the file isn't there."""
+    from wanrt.formats import read_results
+
+    if path is None or str(path) == "-":
+        raise typer.BadParameter("--resume needs the --json FILE of the bench that was broken off")
+    return read_results(path) if path.exists() else None
 
 
 def _save(result: BenchResult, files: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""A bench's result as JSON, CSV and Markdown; every file appears whole or not at all."""
+"""A bench's result as JSON, CSV and Markdown, and back; files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from wanrt.errors import ResultsError
-from wanrt.report import COLUMNS, headlines, table_rows, title
+from wanrt.headline import headlines
+from wanrt.report import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.results import BenchResult, CandidateResult, GroupResult
 
-__all__ = ["to_csv", "to_json", "to_markdown", "write_text"]
+__all__ = ["read_results", "to_csv", "to_json", "to_markdown", "write_file", "write_text"]
 
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
 CSV_FIELDS = (
-    "model", "workload", "engine", "candidate", "mode", "rank", "dtype", "random_weights",
-    "verified", "batch", "tokens", "n", "median_s", "mean_s", "stddev_s", "min_s", "max_s",
-    "tokens_per_s", "flops_per_s", "baseline", "ratio", "ratio_low", "ratio_high", "verdict",
-    "memory_bytes", "skipped", "failed",
+    "model", "workload", "engine", "candidate", "mode", "rank", "dtype", "control", "rival",
+    "random_weights", "verified", "batch", "tokens", "n", "median_s", "mean_s", "stddev_s",
+    "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
+    "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
+    "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "skipped", "failed",
 )  # fmt: skip
 
 
@@ -33,14 +38,42 @@ def to_json(result: BenchResult) -> str:
             "machine": asdict(result.machine),
             "options": result.options,
             "timed": result.timed,
+            "device": result.device,
             "interrupted": result.interrupted,
             "warnings": [asdict(advice) for advice in result.advice],
         },
+        "groups": [_json_group(group) for group in result.groups],
         "results": [_json_row(group, row) for group in result.groups for row in group.candidates],
-        "notes": [note for group in result.groups for note in group.notes],
         "broken": result.broken,
     }
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_results(path: Path) -> BenchResult:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ResultsError: it can't be read, was cut short, is of another schema or no bench's at all.
+    """
+    hint = "wanrt bench --json FILE writes what can be read here"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path} can't be read: {error.strerror}", hint) from None
+    except ValueError as error:
+        raise ResultsError(f"{path} is not JSON, or cut short: {error}", hint) from None
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != RESULTS_SCHEMA:
+        found = "no bench's results" if schema is None else f"of results schema {schema!r}"
+        raise ResultsError(f"{path} is {found}; this release reads {RESULTS_SCHEMA}", hint)
+    try:
+        return _restore(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ResultsError(f"{path}: {where}: {first['msg']}", hint) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{path} is no bench's results: {error!r}", hint) from None
 
 
 def to_csv(result: BenchResult) -> str:
@@ -60,17 +93,22 @@ def to_markdown(result: BenchResult) -> str:
     for group in result.groups:
         lines += [title(group), "", _markdown_line((*COLUMNS[:-1], "weights"))]
         lines.append("|---|---|--:|--:|---|--:|---|")
-        for row, candidate in zip(table_rows(group), group.candidates, strict=True):
+        for row, candidate in zip(table_rows(group), shown_rows(group), strict=True):
             cells = list(row.cells[:-1])
             if row.reason and not cells[2]:
                 cells[4] = row.reason
             lines.append(_markdown_line((*cells, _weights(candidate))))
-        lines += ["", *(f"- {line}" for line in (*headlines(group), *group.notes)), ""]
+        lines += ["", *(f"- {line}" for line in (*headlines(group), *group_notes(group))), ""]
     lines += [f"- failed: {reason}" for reason in result.broken.values()]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, as `write_file` does."""
+    write_file(path, text.encode())
+
+
+def write_file(path: Path, data: bytes) -> None:
     """Write a file whole: under a temporary name beside it, then renamed.
 
     Raises:
@@ -78,12 +116,39 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
         raise ResultsError(f"{path} can't be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _restore(value: dict[str, Any]) -> BenchResult:
+    rows = [dict(row) for row in value["results"]]
+    for row in rows:
+        measured = row.pop("forward_s") or {"loads": (), "rounds": (), "times": ()}
+        columns = zip(*(measured[name] for name in ("loads", "rounds", "times")), strict=True)
+        row["forwards"] = [{"load": a, "round": b, "seconds": c} for a, b, c in columns]
+        row["advice"] = row.pop("warnings")
+    groups = [
+        {**g, "candidates": [r for r in rows if (r["model"], r["workload"]) == _key(g)]}
+        for g in value["groups"]
+    ]
+    context = dict(value["context"])
+    context["advice"] = context.pop("warnings")
+    found = {**context, "groups": groups, "broken": value["broken"]}
+    return TypeAdapter(BenchResult).validate_python(found)
+
+
+def _key(group: dict[str, Any]) -> tuple[str, str]:
+    return group["model"], group["workload"]
+
+
+def _json_group(group: GroupResult) -> dict[str, object]:
+    value = asdict(group)
+    del value["candidates"]
+    return value
 
 
 def _json_row(group: GroupResult, row: CandidateResult) -> dict[str, object]:
@@ -111,12 +176,14 @@ def _json_row(group: GroupResult, row: CandidateResult) -> dict[str, object]:
 def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
     s, ratio = row.summary, row.ratio
     figures = [s.n, s.median, s.mean, s.stddev, s.min, s.max] if s else [None] * 6
-    compared = [ratio.value, ratio.low, ratio.high, ratio.verdict] if ratio else [None] * 4
+    compared: list[object] = [None] * 5
+    if ratio:
+        compared = [ratio.value, ratio.low, ratio.high, ratio.p, ratio.verdict]
     return [
         group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
-        row.random_weights, row.verified, row.batch, row.tokens, *figures,
-        row.tokens_per_s, row.flops_per_s, row.baseline, *compared,
-        row.memory_bytes, row.skipped, row.failed,
+        row.control, row.rival, row.random_weights, row.verified, row.batch, row.tokens, *figures,
+        row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
+        *asdict(row.probe).values(), row.skipped, row.failed,
     ]  # fmt: skip
 
 

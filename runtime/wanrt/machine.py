@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 
+from wanrt.nvml import gpu_processes
+
 __all__ = [
     "Machine",
     "available_bytes",
     "describe_machine",
-    "free_gpu_bytes",
-    "read_clocks",
     "processor_name",
     "usable_cores",
 ]
@@ -68,6 +68,7 @@ def describe_machine(device: str, threads: int | None) -> Machine:
         python=platform.python_version(),
         system=platform.platform(),
         load_average=os.getloadavg()[0],
+        gpu_processes=gpu_processes() if device == "cuda" else (),
     )
 
 
@@ -77,16 +78,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
     return max(1, min(cores, _quota()))
-
-
-def private_bytes() -> int:
-    """Return this process's anonymous memory; mapped file pages don't count."""
-    try:
-        text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
-    except OSError:
-        return int(psutil.Process().memory_full_info().uss)
-    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
-    return int(fields["Anonymous"].split()[0]) << 10
 
 
 def available_bytes() -> int:
@@ -101,19 +92,6 @@ def available_bytes() -> int:
     except (OSError, ValueError, KeyError):  # no cgroup v2, or "max"
         return available
     return max(0, min(available, limit - used + cache))
-
-
-def free_gpu_bytes() -> int | None:
-    """Return the first GPU's free memory by NVML, or None where it isn't known. Not run yet."""
-    try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).free)
-    except pynvml.NVMLError:
-        return None
 
 
 def _quota() -> int:

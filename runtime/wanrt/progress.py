@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wanrt.bench import Progress
+from wanrt.measuring import Progress
 
 __all__ = ["byte_progress", "round_progress"]
 

@@ -60,7 +60,9 @@ def compare_groups(groups: Sequence[Sequence[Timed]]) -> list[list[Ratio | None]
 
 def find_band(group: Sequence[Timed], ratios: Sequence[Ratio | None], baseline: int) -> Band | None:
     """Return the ratios that the controls of a baseline span with 1, or None without controls."""
-    return _band(group, [r and math.log(r.value) for r in ratios], baseline, checks=True)
+    return _band(
+        group, [None if r is None else math.log(r.value) for r in ratios], baseline, checks=True
+    )
 
 
 def count_loads(group: Sequence[Timed], half_width: float, most: int) -> int:
@@ -97,7 +99,7 @@ def _level_loads(group: Sequence[Timed], loads: Loads) -> tuple[NDArray[np.float
         rounds = [place for place in shared if place[0] == load]
         seconds = [[second for place in rounds for second in own[place]] for own in passes]
         levels.append(level_load(np.array(seconds).T))
-    return np.array(levels).reshape(len(levels), -1), columns if levels else []
+    return (np.array(levels), columns) if levels else (np.zeros((0, 0)), [])
 
 
 def _loads(forwards: Sequence[Forward]) -> Loads:
@@ -137,7 +139,7 @@ def _beyond_controls(
     timed, estimate = group[index], estimates[index]
     if timed.control or estimate is None or timed.baseline is None:
         return True
-    values = [found and found.value for found in estimates]
+    values = [None if found is None else found.value for found in estimates]
     band = _band(group, values, timed.baseline, checks=not timed.check) or (1.0, 1.0)
     return not band[0] <= math.exp(estimate.value) <= band[1]
 

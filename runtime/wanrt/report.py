@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from wanrt.headline import headlines, row_name, show_interval
 from wanrt.results import BenchResult, CandidateResult, GroupResult
+from wanrt.units import BYTES, FLOPS, RATES, SECONDS, pick, shorten, show, show_bytes
 from wanrt.values import Advice, Ratio
 
-__all__ = ["render_advice", "render_bench", "table_rows"]
+__all__ = [
+    "group_notes", "reason_of", "render_advice", "render_bench", "shown_rows", "table_rows",
+    "title", "warned_rows",
+]  # fmt: skip
 
 WIDTH = 79
 COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory", "")
@@ -18,10 +22,6 @@ HEADER = tuple("" if name == "dtype" else name for name in COLUMNS)
 RIGHT = (False, False, True, True, False, True, False)
 GAPS = ("  ", " ", " ", "  ", "  ", " ", " ")
 LABEL_MIN, LABEL_MAX = 14, 20
-TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
-RATE_UNITS = ((1e6, "M"), (1e3, "k"), (1.0, ""))
-FLOP_UNITS = ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
-BYTE_UNITS = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 MARKS = "R: random weights · U: unverified"
 
 
@@ -52,70 +52,55 @@ def render_advice(result: BenchResult) -> str:
     lines = [_wrap(f"warning[{a.code}]: {a.text}") + _hint(a) for a in result.advice]
     for group in result.groups:
         where = f"{group.model} {group.workload}: " if len(result.groups) > 1 else ""
-        told: dict[Advice, list[str]] = {}
-        for row in group.candidates:
-            for a in row.advice:
-                told.setdefault(a, []).append(row_name(row, group))
-        for a, names in told.items():
+        for a, names in warned_rows(group).items():
             text = f"warning[{a.code}]: {where}{', '.join(names)}: {a.text}"
             lines.append(_wrap(text) + _hint(a))
     return "".join(f"{line}\n" for warning in lines for line in warning)
+
+
+def warned_rows(group: GroupResult) -> dict[Advice, list[str]]:
+    """Return each warning of a group once, with the names of the rows it is about."""
+    told: dict[Advice, list[str]] = {}
+    for row in group.candidates:
+        for advice in row.advice:
+            told.setdefault(advice, []).append(row_name(row, group))
+    return told
 
 
 def _hint(advice: Advice) -> list[str]:
     return textwrap.wrap(f"   hint: {advice.hint}", WIDTH, subsequent_indent="    ")
 
 
+def shown_rows(group: GroupResult) -> list[CandidateResult]:
+    """Return the rows of a table: a control is told beside its baseline."""
+    return [row for row in group.candidates if not row.control]
+
+
 def table_rows(group: GroupResult) -> list[Row]:
     """Return the table's cells, each column in one unit."""
-    rows = group.candidates
+    rows = shown_rows(group)
     seconds = [row.seconds for row in rows if row.seconds]
     rates = [row.tokens_per_s for row in rows if row.tokens_per_s]
-    sizes = [row.memory_bytes for row in rows if row.memory_bytes is not None]
-    time_unit = _pick(TIME_UNITS, min(seconds, default=1.0))
-    rate_unit = _pick(RATE_UNITS, min(rates, default=1.0))
-    byte_unit = _pick(BYTE_UNITS, max(sizes, default=0))
+    sizes = [row.probe.memory_bytes for row in rows if row.probe.memory_bytes is not None]
+    time_unit = pick(SECONDS, min(seconds, default=1.0))
+    rate_unit = pick(RATES, min(rates, default=1.0))
+    byte_unit = pick(BYTES, max(sizes, default=0))
     found = []
     for row in rows:
         name = (row.label, row.dtype)
         if row.seconds is None or row.tokens_per_s is None:
-            found.append(Row((*name, "", "", "", "", _marks(row)), _reason(row)))
+            found.append(Row((*name, "", "", "", "", _marks(row)), reason_of(row)))
             continue
         cells = (
             *name,
-            _quantity(row.seconds, time_unit),
-            _quantity(row.tokens_per_s, rate_unit),
-            _ratio(row.ratio),
-            _memory(row.memory_bytes, byte_unit),
+            show(row.seconds, time_unit),
+            show(row.tokens_per_s, rate_unit),
+            _ratio(row.ratio, _control(row, group)),
+            show_bytes(row.probe.memory_bytes, byte_unit),
             _marks(row),
         )
-        found.append(Row(cells, _reason(row) if row.failed else ""))
+        found.append(Row(cells, reason_of(row) if row.failed else ""))
     return found
-
-
-def headlines(group: GroupResult) -> list[str]:
-    """Return a sentence per unmerged adapter: what it costs against the full fine-tune."""
-    lines = []
-    for row in group.candidates:
-        ratio = row.ratio
-        if row.mode not in ("separate", "swappable") or ratio is None or ratio.low is None:
-            continue
-        marks = ["random weights"] if row.random_weights else []
-        marks += [] if row.verified else ["unverified"]
-        tail = f" [{', '.join(marks)}]" if marks else ""
-        name = row_name(row, group)
-        if ratio.verdict == "same":
-            lines.append(f"{name}: no measurable difference to the full fine-tune{tail}")
-        else:
-            value, interval = _ratio(ratio).split(" ", 1)
-            lines.append(f"{name} runs at {value} x the full fine-tune {interval}{tail}")
-    return lines
-
-
-def row_name(row: CandidateResult, group: GroupResult) -> str:
-    """Return a row's label, with its dtype where the group has several."""
-    several = len({other.dtype for other in group.candidates}) > 1
-    return f"{row.label} {row.dtype}" if several else row.label
 
 
 def title(group: GroupResult) -> str:
@@ -135,14 +120,14 @@ def _render_group(group: GroupResult, verbose: bool) -> str:
     rows = _fit_labels(table_rows(group))
     widths = _widths([row.cells for row in rows])
     lines = [*_wrap(title(group)), "", _line(HEADER, widths)]
-    for row, candidate in zip(rows, group.candidates, strict=True):
+    for row, candidate in zip(rows, shown_rows(group), strict=True):
         lines += _table_lines(row, widths)
         if verbose and candidate.summary is not None:
             lines += _detail(candidate)
     marks = [part for part in MARKS.split(" · ") if any(part[0] in r.cells[-1] for r in rows)]
     if marks:
         lines.append("  " + " · ".join(marks))
-    notes = [*headlines(group), *_notes(group)]
+    notes = [*headlines(group), *group_notes(group)]
     if notes:
         lines += ["", *(line for note in notes for line in _wrap(note))]
     return "\n".join(lines)
@@ -153,21 +138,42 @@ def _fit_labels(rows: Sequence[Row]) -> list[Row]:
     widths = _widths([row.cells for row in rows])
     others = sum(widths[1:]) + sum(map(len, GAPS))
     limit = min(LABEL_MAX, max(LABEL_MIN, WIDTH - others))
-    return [replace(row, cells=(_shorten(row.cells[0], limit), *row.cells[1:])) for row in rows]
+    return [replace(row, cells=(shorten(row.cells[0], limit), *row.cells[1:])) for row in rows]
 
 
-def _notes(group: GroupResult) -> list[str]:
+def group_notes(group: GroupResult) -> list[str]:
+    """Return what a reader of a group's figures must know."""
     notes = list(group.notes)
     for row in group.candidates:
         if row.baseline_dtype not in (None, row.dtype):
             notes.append(f"{row.label} {row.dtype} is compared with full {row.baseline_dtype}")
-    full = [row for row in group.candidates if row.mode == "full" and row.forwards]
+    full = [row for row in group.candidates if row.mode == "full" and row.rival is None]
     if full and not any(row.full_finetune for row in full):
         notes.append("full carries the base's own weights; a fine-tune's run at the same speed")
-    if group.rounds:
-        rounds = "1 round" if group.rounds == 1 else f"{group.rounds} rounds"
-        notes.append(f"{rounds}, 2 forwards of each candidate in every round")
-    return notes
+    return [*notes, *_resolution(group)]
+
+
+def _resolution(group: GroupResult) -> list[str]:
+    """Say how much was measured, and how narrow the intervals came out."""
+    loads = max((len({f.load for f in row.forwards}) for row in shown_rows(group)), default=0)
+    if not loads:
+        return []
+    each = f"{group.rounds} rounds of 2 forwards" if group.rounds > 1 else "2 forwards"
+    text = f"{loads} {'load' if loads == 1 else 'loads'} of every engine, {each} each"
+    widths = [
+        (row.ratio.high - row.ratio.low) / 2
+        for row in shown_rows(group)
+        if row.ratio
+        and row.ratio.low is not None
+        and row.ratio.high is not None
+        and row.ratio.verdict != "baseline"
+    ]
+    if widths:
+        reached = f"{min(widths):.2%}"
+        if f"{max(widths):.2%}" != reached:
+            reached += f" to {max(widths):.2%}"
+        text += f"; half-width of the intervals {reached}"
+    return [text]
 
 
 def _table_lines(row: Row, widths: Sequence[int]) -> list[str]:
@@ -187,32 +193,41 @@ def _detail(row: CandidateResult) -> list[str]:
     s = row.summary
     if s is None or row.flops_per_s is None:
         return []
-    unit = _pick(TIME_UNITS, s.min)
-    parts = [f"n {s.n}", f"min {_quantity(s.min, unit)}", f"max {_quantity(s.max, unit)}"]
+    unit = pick(SECONDS, s.min)
+    parts = [f"n {s.n}", f"min {show(s.min, unit)}", f"max {show(s.max, unit)}"]
     if s.p95 is not None:
-        parts.append(f"p95 {_quantity(s.p95, unit)}")
+        parts.append(f"p95 {show(s.p95, unit)}")
     parts.append(f"CV {s.cv:.1%}")
-    parts.append(_quantity(row.flops_per_s, _pick(FLOP_UNITS, row.flops_per_s)))
+    parts.append(show(row.flops_per_s, pick(FLOPS, row.flops_per_s)))
     indent = " " * 6
     text = indent + " · ".join(parts)
     return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _ratio(ratio: Ratio | None) -> str:
+def _control(row: CandidateResult, group: GroupResult) -> Ratio | None:
+    """Return what a baseline's second load came to."""
+    controls = (r for r in group.candidates if r.control and r.engine == row.engine)
+    return next((control.ratio for control in controls), None)
+
+
+def _ratio(ratio: Ratio | None, control: Ratio | None = None) -> str:
     if ratio is None:
         return "-"
     if ratio.verdict == "baseline":
-        return "1"
+        if control is None or control.low is None:
+            return "1"
+        _, low, high = show_interval(control)
+        return f"1 (A/A {low} to {high})"
     if ratio.verdict == "same":
         return "no measurable difference"
     if ratio.low is None or ratio.high is None:
-        return f"too few rounds (n = {ratio.rounds})"
-    nearest = ratio.high if ratio.verdict == "slower" else ratio.low
-    digits = next((d for d in range(3, 6) if round(nearest, d) != 1), 6)
-    return f"{ratio.value:.{digits}f} ({ratio.low:.{digits}f} to {ratio.high:.{digits}f})"
+        return f"{ratio.value:.3f} (one load)"
+    value, low, high = show_interval(ratio)
+    return f"{value} ({low} to {high})"
 
 
-def _reason(row: CandidateResult) -> str:
+def reason_of(row: CandidateResult) -> str:
+    """Return why a row has no figures, or not all of them."""
     if row.failed:
         return f"failed: {row.failed}"
     return f"skipped: {row.skipped}" if row.skipped else "not measured"
@@ -232,32 +247,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
         for gap, cell, width, right in zip(GAPS, cells, widths, RIGHT, strict=False)
     ]
     return "".join(parts).rstrip()
-
-
-def _pick(units: Sequence[tuple[float, str]], value: float) -> tuple[float, str]:
-    return next((unit for unit in units if value >= unit[0]), units[-1])
-
-
-def _quantity(value: float, unit: tuple[float, str]) -> str:
-    return f"{_significant(value / unit[0])} {unit[1]}".rstrip()
-
-
-def _memory(size: int | None, unit: tuple[float, str]) -> str:
-    return "-" if size is None else f"{size / unit[0]:.1f} {unit[1]}"
-
-
-def _significant(value: float) -> str:
-    """Return four significant digits, without an exponent."""
-    if value <= 0:
-        return "0"
-    return f"{value:.{max(0, 3 - math.floor(math.log10(value)))}f}"
-
-
-def _shorten(label: str, limit: int) -> str:
-    if len(label) <= limit:
-        return label
-    half = (limit - 1) // 2
-    return f"{label[: limit - 1 - half]}…{label[-half:]}"
 
 
 def _wrap(text: str) -> list[str]:

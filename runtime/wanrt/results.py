@@ -1,33 +1,31 @@
-"""What a bench measured: every figure and verdict computed once, here.
+"""What a bench measured, as it is saved and shown.
 
-A round of a candidate is the geometric mean of its two visits. Both figures of a row come from
-rounds: its forward and tokens per second from the median round, its ratio from the rounds that it
-shares with the baseline, pair by pair, so that a machine that drifts hurts both alike. They may
-differ by what the machine drifted; the ratio is the one to trust. `summary` is of single forwards.
+A row's forward and tokens per second are the median over loads of each load's median forward. Its
+ratio comes from forwards beside each other in time, and so may differ from the quotient of two
+rows' forwards by what the machine drifted: the ratio is the one to trust.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from wanrt.machine import Machine
-from wanrt.stats import Summary, estimate_location, summarize
-from wanrt.values import Advice, Forward, Ratio, Verdict
+from wanrt.stats import Summary, summarize
+from wanrt.values import Advice, Clocks, Forward, Probe, Ratio
 
-__all__ = ["BenchResult", "CandidateResult", "GroupResult", "compare"]
-
-TICK_S = 1e-9
-"""A clock that saw no time pass leaves a logarithm finite."""
+__all__ = ["BenchResult", "CandidateResult", "GroupResult"]
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """One row: an engine, with its adapter if it is swappable."""
+    """One row: an engine, with its adapter if it is swappable, a control or a rival.
+
+    `identity` is the SHA-256 of the engine's manifest, by which a bench that goes on knows it.
+    """
 
     engine: str
+    identity: str
     label: str
     mode: str
     rank: int | None
@@ -41,7 +39,11 @@ class CandidateResult:
     baseline: str | None = None
     baseline_dtype: str | None = None
     forwards: tuple[Forward, ...] = ()
-    memory_bytes: int | None = None
+    control: bool = False
+    rival: str | None = None
+    probe: Probe = field(default_factory=Probe)
+    clocks: Clocks | None = None
+    predicted_s: float | None = None
     ratio: Ratio | None = None
     skipped: str | None = None
     failed: str | None = None
@@ -55,8 +57,11 @@ class CandidateResult:
 
     @property
     def seconds(self) -> float | None:
-        """The typical forward: the median round, a round being the mean of its two visits."""
-        return math.exp(median(_log_seconds(self.forwards).values())) if self.forwards else None
+        """The typical forward: the median over loads of each load's median."""
+        loads: dict[int, list[float]] = {}
+        for forward in self.forwards:
+            loads.setdefault(forward.load, []).append(forward.seconds)
+        return median(map(median, loads.values())) if loads else None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -71,13 +76,29 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The candidates of one model and workload."""
+    """The candidates of one model and workload.
+
+    Args:
+        model: its name.
+        workload: its name.
+        candidates: engines, then controls and rivals.
+        loads: how many loads of every engine were planned; 0 before the pilot is over.
+        rounds: how many rounds each load has; 0 before the first.
+        sets: how many sets of engines are loaded one after the other: 1 if all fit in memory.
+        notes: what a reader must know.
+        band: what the controls show, as ratios: nothing within it is claimed.
+        half_width: what was asked for, of a ratio's 95 % interval.
+    """
 
     model: str
     workload: str
     candidates: tuple[CandidateResult, ...]
+    loads: int = 0
     rounds: int = 0
+    sets: int = 1
     notes: tuple[str, ...] = ()
+    band: tuple[float, float] | None = None
+    half_width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,7 @@ class BenchResult:
     broken: dict[str, str] = field(default_factory=dict)
     advice: tuple[Advice, ...] = ()
     interrupted: bool = False
+    device: str | None = None
 
     @property
     def rows(self) -> list[CandidateResult]:
@@ -106,30 +128,3 @@ class BenchResult:
         """Whether something was measured and nothing failed."""
         measured = any(row.forwards for row in self.rows)
         return measured and not self.broken and not any(row.failed for row in self.rows)
-
-
-def compare(candidate: Sequence[Forward], baseline: Sequence[Forward]) -> Ratio | None:
-    """Return the candidate's speed against the baseline's over the rounds that both have."""
-    ours, theirs = _log_seconds(candidate), _log_seconds(baseline)
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
-        return None
-    estimate = estimate_location([theirs[key] - ours[key] for key in shared])
-    value = math.exp(estimate.value)
-    if estimate.low is None or estimate.high is None:
-        return Ratio(value, None, None, len(shared), "unresolved")
-    verdict: Verdict = "same"
-    if estimate.low > 0:
-        verdict = "faster"
-    elif estimate.high < 0:
-        verdict = "slower"
-    return Ratio(value, math.exp(estimate.low), math.exp(estimate.high), len(shared), verdict)
-
-
-def _log_seconds(forwards: Sequence[Forward]) -> dict[tuple[int, int], float]:
-    """Return the mean logarithm of each load and round: both visits count alike."""
-    logs: dict[tuple[int, int], list[float]] = {}
-    for forward in forwards:
-        seconds = max(forward.seconds, TICK_S)
-        logs.setdefault((forward.load, forward.round), []).append(math.log(seconds))
-    return {key: sum(values) / len(values) for key, values in logs.items()}

@@ -86,7 +86,7 @@ def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
         candidate: its column.
         baseline: the other's.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     ratios = levels[:, baseline] - levels[:, candidate]
     loads = len(ratios)
@@ -95,25 +95,29 @@ def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
         return Estimate(value)
     freedom = (loads - 1) * (levels.shape[1] - 1)
     error = max(spread_levels(levels), float(ratios.std(ddof=1))) / math.sqrt(loads)
-    reach = float(t.isf((1 - CONFIDENCE) / 2, freedom)) * error
-    p = float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    reach = _quantile(freedom) * error
+    p = float(2 * stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
     return Estimate(value, value - reach, value + reach, p)
 
 
 def loads_for(levels: Floats, half_width: float, most: int) -> int:
     """Return how many loads bring the interval of a log ratio to `half_width`, at most `most`.
 
-    `levels` is a pilot's. The number is fixed from it once: stopping when the interval happens to be
-    narrow would make it too narrow.
+    `levels` is a pilot's, and the number is fixed from it once: stopping when the interval happens
+    to be narrow would make it too narrow.
     """
-    from scipy.stats import t
-
     spread, candidates = spread_levels(levels), levels.shape[1]
     for loads in range(2, most):
-        quantile = float(t.isf((1 - CONFIDENCE) / 2, (loads - 1) * (candidates - 1)))
-        if quantile * spread / math.sqrt(loads) <= half_width:
+        if _quantile((loads - 1) * (candidates - 1)) * spread / math.sqrt(loads) <= half_width:
             return loads
     return most
+
+
+def _quantile(freedom: int) -> float:
+    """Return how many standard errors of so many degrees of freedom an interval reaches."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:

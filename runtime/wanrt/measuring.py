@@ -1,0 +1,282 @@
+"""The bench of one model and workload: a pilot, then as many loads as its spread asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from wanrt.advice import advise_on_row
+from wanrt.candidates import Candidate, Group, find_baseline
+from wanrt.errors import ResultsError
+from wanrt.lab import Lab
+from wanrt.memory import Room, plan_sets
+from wanrt.predict import predict_forward
+from wanrt.ratios import Timed, count_loads, find_band
+from wanrt.results import CandidateResult, GroupResult
+from wanrt.rounds import Entry, LoadPlan, measure_load
+from wanrt.values import Ratio
+
+if TYPE_CHECKING:
+    from wanrt.bench import BenchOptions
+    from wanrt.devices import Device
+
+__all__ = ["GroupBench", "Progress"]
+
+MIN_LOADS = 3
+MAX_LOADS = 100
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a bench is: what it does, and how many of how many rounds are done."""
+
+    text: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class GroupBench:
+    """The bench of one group: its entries and what is known of them so far."""
+
+    def __init__(self, lab: Lab, group: Group, options: BenchOptions) -> None:
+        self._lab = lab
+        self._group = group
+        self._options = options
+        self._title = f"{group.model} {group.name}"
+        self._entries = [Entry(c, skipped=c.skipped) for c in group.candidates]
+        self._notes = list(group.notes)
+        self._rounds = options.rounds
+        self._loads = options.loads
+        self._done = 0  # loads
+        self._sets = 1
+        self._earlier: GroupResult | None = None
+        self._rates: dict[str, Device | None] = {}
+        self.timed = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What groups are told apart by: model and workload."""
+        return self._group.model, self._group.name
+
+    @property
+    def device(self) -> str | None:
+        """What predictions are for."""
+        return next((rates.full_name for rates in self._rates.values() if rates), None)
+
+    def resume(self, earlier: GroupResult) -> None:
+        """Go on where an earlier bench of the same group ended.
+
+        Raises:
+            ResultsError: it had other engines.
+        """
+        known = {(row.label, row.dtype): row for row in earlier.candidates}
+        for entry in self._entries:
+            candidate = entry.candidate
+            row = known.pop((candidate.label, candidate.manifest.dtype), None)
+            if row is None or row.identity != _identity(candidate):
+                raise ResultsError(
+                    f"{candidate.folder} isn't what the earlier bench measured",
+                    "measure anew, without --resume",
+                )
+            entry.probe, entry.clocks = row.probe, row.clocks
+        if known:
+            label, dtype = next(iter(known))
+            raise ResultsError(
+                f"the earlier bench had {label} {dtype}, which is gone",
+                "measure anew, without --resume",
+            )
+        self._earlier = earlier
+
+    def run(self, budget_s: float, save: Callable[[], None], on_progress: OnProgress) -> float:
+        """Measure all entries and return the seconds that took, probes apart."""
+        self._probe(on_progress)
+        start = self._lab.now()
+        self._rate()
+        available = self._lab.available_bytes()
+        repacked = self._options.device == "cpu" and not self._options.mapped
+        room = Room(available, repacked, self._options.mapped)
+        sets, notes = plan_sets(self._entries, room)
+        self._notes += notes
+        self._sets = len(sets)
+        adopted = self._adopt()
+        while any(e.active for e in self._entries) and (
+            self._loads is None or self._done < self._loads
+        ):
+            self._load_all(sets, save, on_progress)
+            if self._loads is None and self._done >= MIN_LOADS:
+                spent = self._lab.now() - start
+                self._loads = self._choose(spent / (self._done - adopted), budget_s - spent)
+        return self._lab.now() - start
+
+    def timed_candidates(self) -> list[Timed]:
+        """Return what has been measured, as ratios are taken from it."""
+        measured = [entry.candidate for entry in self._entries if entry.forwards]
+        order = {id(entry.candidate): i for i, entry in enumerate(self._entries)}
+        timed = []
+        for entry in self._entries:
+            base = find_baseline(entry.candidate, measured)
+            timed.append(
+                Timed(
+                    entry.forwards,
+                    order[id(base)] if base is not None and entry.forwards else None,
+                    control=entry.candidate.control,
+                    check=entry.candidate.manifest.mode == "merged",
+                )
+            )
+        return timed
+
+    def result(self, timed: Sequence[Timed], ratios: Sequence[Ratio | None]) -> GroupResult:
+        """Return what is known so far."""
+        rows = tuple(
+            self._row(entry, own, ratio)
+            for entry, own, ratio in zip(self._entries, timed, ratios, strict=True)
+        )
+        notes = list(self._notes)
+        if not any(entry.candidate.serves_as_baseline for entry in self._entries):
+            notes.append("no `full` engine of this model and workload: no ratios")
+        baselines = dict.fromkeys(own.baseline for own in timed if own.baseline is not None)
+        bands = (find_band(timed, ratios, index) for index in baselines)
+        return GroupResult(
+            self._group.model,
+            self._group.name,
+            rows,
+            self._loads or 0,
+            self._rounds or 0,
+            self._sets,
+            tuple(notes),
+            next((band for band in bands if band is not None), None),
+            self._options.half_width,
+        )
+
+    def _probe(self, on_progress: OnProgress) -> None:
+        """Find out once per engine what it takes to load; controls are the same engine again."""
+        if not self._options.probe or self._earlier is not None:
+            return
+        candidates = [entry.candidate for entry in self._entries if entry.active]
+        for entry in self._entries:
+            candidate = entry.candidate
+            if not entry.active or candidate.control:
+                continue
+            alike = [e for e in self._entries if e.candidate.loads_as == candidate.loads_as]
+            if alike[0] is not entry:
+                entry.probe = alike[0].probe
+                continue
+            on_progress(Progress(f"{self._title}: probing {candidate.label}", 0, 0))
+            base = find_baseline(candidate, candidates)
+            other = base if base is not candidate else None
+            entry.probe = self._lab.probe(candidate, other, self._group.name, self._options.seed)
+
+    def _rate(self) -> None:
+        for dtype in {e.candidate.manifest.dtype for e in self._entries if e.active}:
+            self._rates[dtype] = self._lab.rates(dtype)
+
+    def _adopt(self) -> int:
+        """Take over the earlier bench's whole loads and return how many there are."""
+        if self._earlier is None or not self._earlier.rounds:
+            return 0
+        if self._earlier.sets != self._sets:
+            raise ResultsError(
+                f"memory now holds the engines in {self._sets} sets, not {self._earlier.sets}",
+                "free some, or measure anew, without --resume",
+            )
+        self._rounds = self._rounds or self._earlier.rounds
+        self._loads = self._loads or self._earlier.loads or None
+        rows = [(e, row) for e, row in zip(self._entries, self._earlier.candidates, strict=True)]
+        while rows and all(self._whole(row, self._done) for e, row in rows if e.active):
+            self._done += 1
+        for entry, row in rows:
+            last = self._done * self._sets
+            entry.forwards = [f for f in row.forwards if entry.active and f.load < last]
+        return self._done
+
+    def _whole(self, row: CandidateResult, load: int) -> bool:
+        """Tell whether a row has all rounds of a load, in whichever set it was loaded."""
+        numbers = range(load * self._sets, (load + 1) * self._sets)
+        counts = [sum(1 for f in row.forwards if f.load == number) for number in numbers]
+        return any(counts) and all(n in (0, 2 * (self._rounds or 0)) for n in counts)
+
+    def _load_all(
+        self, sets: Sequence[list[Entry]], save: Callable[[], None], on_progress: OnProgress
+    ) -> None:
+        """Load every set once and run its rounds."""
+        for index, entries in enumerate(sets):
+            number = self._done * len(sets) + index
+            on_progress(Progress(f"{self._title}: load {number + 1}", *self._progress(index, 0)))
+
+            def on_round(done: int, index: int = index) -> None:
+                save()
+                on_progress(Progress(self._title, *self._progress(index, done)))
+
+            plan = LoadPlan(
+                number, self._group.name, self._rounds, self._options.warmup, self._options.seed
+            )
+            rounds, timed = measure_load(self._lab, entries, plan, on_round)
+            self._rounds = self._rounds or rounds or None
+            self.timed = self.timed or timed
+        self._done += 1
+
+    def _progress(self, index: int, rounds: int) -> tuple[int, int]:
+        each, loads = self._rounds or 0, self._loads or max(MIN_LOADS, self._done + 1)
+        return (self._done * self._sets + index) * each + rounds, loads * self._sets * each
+
+    def _choose(self, load_s: float, left_s: float) -> int:
+        """Fix the number of loads: what the half-width needs, or what the time allows."""
+        fitting = self._done
+        while fitting < MAX_LOADS and (fitting + 1 - self._done) * load_s <= left_s:
+            fitting += 1
+        if left_s < 0:
+            budget = f"{self._options.time_budget_s:g} s"
+            self._notes.append(
+                f"the time budget of {budget} was exceeded by the fewest loads, {MIN_LOADS}"
+            )
+        needed = count_loads(self.timed_candidates(), self._options.half_width, MAX_LOADS)
+        return max(self._done, min(fitting, needed))
+
+    def _row(self, entry: Entry, timed: Timed, ratio: Ratio | None) -> CandidateResult:
+        candidate = entry.candidate
+        manifest = candidate.manifest
+        workload = manifest.workloads[self._group.name]
+        base = None if timed.baseline is None else self._entries[timed.baseline].candidate
+        row = CandidateResult(
+            engine=str(candidate.folder),
+            identity=_identity(candidate),
+            label=candidate.label,
+            mode=manifest.mode,
+            rank=candidate.rank,
+            dtype=manifest.dtype,
+            random_weights=manifest.random_weights,
+            verified=manifest.verification.method != "none",
+            full_finetune=manifest.full_finetune,
+            batch=workload.batch,
+            tokens=workload.tokens,
+            flops=sum(workload.flops.values()),
+            baseline=base.label if base else None,
+            baseline_dtype=base.manifest.dtype if base else None,
+            forwards=tuple(entry.forwards),
+            control=candidate.control,
+            rival=candidate.rival,
+            probe=entry.probe,
+            clocks=entry.clocks,
+            predicted_s=self._predict(candidate),
+            ratio=ratio,
+            skipped=entry.skipped,
+            failed=entry.failed,
+        )
+        return advise_on_row(row, self._options.half_width)
+
+    def _predict(self, candidate: Candidate) -> float | None:
+        rates = self._rates.get(candidate.manifest.dtype)
+        if rates is None or candidate.manifest.dtype not in rates.tflops:
+            return None
+        workload = candidate.manifest.workloads[self._group.name]
+        dtype = candidate.manifest.dtype
+        return predict_forward(workload.flops, workload.bytes, rates, dtype).seconds
+
+
+def _identity(candidate: Candidate) -> str:
+    return sha256(candidate.manifest.to_json().encode()).hexdigest()
