@@ -44,7 +44,7 @@ class Weather:
 class SimulatedLab:
     """A bench's world: engines of a true speed on a machine of some weather.
 
-    `true_s` is each candidate's forward by label; others take one second. Loading takes `load_s`.
+    `true_s` is an engine's forward by name; others take one second. Loading takes `load_s`.
     """
 
     manifests: Mapping[Path, Manifest]
@@ -68,10 +68,13 @@ class SimulatedLab:
         raise AssertionError(name)
 
     def load(self, candidate: Candidate, workload: str, seed: int) -> SimulatedEngine:  # noqa: ARG002
+        return self.load_named(candidate.manifest.name)
+
+    def load_named(self, name: str) -> SimulatedEngine:
+        """Load an engine: as fast as it truly is, times what this load happens to be."""
         self.clock += self.load_s
         effect = float(self._rng.normal(0, self.weather.load_effect))
-        own = candidate.manifest.name + (f" r{candidate.rank}" if candidate.adapter else "")
-        return SimulatedEngine(self, self.true_s.get(own, 1.0) * math.exp(effect))
+        return SimulatedEngine(self, self.true_s.get(name, 1.0) * math.exp(effect))
 
     def probe(self, *_: object) -> Probe:
         return Probe()

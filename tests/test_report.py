@@ -208,7 +208,7 @@ def test_an_interval_that_excludes_one_never_prints_one(tmp_path: Path) -> None:
 
 def test_a_single_load_prints_no_interval(family: Path) -> None:
     text = render_bench(_result(family, loads=1))
-    assert "k  0.992 (one load) " in text
+    assert "k  0.989 (one load) " in text
     assert "\n1 load of every engine, 3 rounds of 2 forwards each\n" in text
     assert "\n1 load of every engine, 2 forwards each\n" in render_bench(
         _result(family, loads=1, rounds=1)

@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 
 from wanrt.stats import (
     compare_levels,
+    compare_samples,
     correct_holm,
     level_load,
     loads_for,
@@ -107,6 +108,16 @@ def test_loads_that_never_differ_leave_no_doubt(shift: float, p: float) -> None:
     estimate = compare_levels(np.array([[0.0, shift]] * 3), 1, 0)
     assert estimate.value == -shift
     assert (estimate.low, estimate.high, estimate.p) == (-shift, -shift, p)
+
+
+def test_two_samples_are_welch_s_t_test() -> None:
+    first, second = [1.0, 1.2, 1.1, 1.4], [0.9, 1.0, 0.7]
+    interval = scipy_stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    estimate = compare_samples(first, second)
+    assert estimate.value == pytest.approx(1.175 - 2.6 / 3)
+    assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high))
+    assert compare_samples([1.0, 1.0], [0.5, 0.5]).low == 0.5
+    assert compare_samples([1.0], [0.5, 0.7]).low is None
 
 
 def test_loads_for_a_half_width_by_hand() -> None:

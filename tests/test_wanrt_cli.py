@@ -183,7 +183,7 @@ def test_bench_prints_a_table_and_saves(
     assert code == 0
     assert "separate r4 runs at 0.800 x the full fine-tune, 95 % interval 0.800 to" in out
     assert err.splitlines() == [f"saved {path}" for path in files.values()]
-    assert len(json.loads(files["json"].read_text())["results"]) == 5
+    assert len(json.loads(files["json"].read_text())["results"]) == 6  # the control too
     assert files["csv"].read_text().startswith("model,workload")
     assert "| separate r4 | fp32 |" in files["markdown"].read_text()
 
@@ -236,11 +236,96 @@ def test_interrupted_exits_with_130_and_keeps_what_it_has(
 
 def test_bench_on_this_machine(call: Wanrt, family: Path) -> None:
     make_engine(family / "tiny-bf16", Tiny(name="tiny-bf16", dtype="bf16"))
-    code, out, _ = call("bench", family, "--rounds", 6, "--threads", 1, "-v")
+    code, out, _ = call("bench", family, "--loads", 2, "--rounds", 3, "--threads", 1, "-v")
     assert code == 0
     assert "skipped: bf16 doesn't run on ONNX Runtime's CPU" in out
     assert "n 12 · min" in out
     assert "random weights" in out
+
+
+def test_a_broken_off_bench_goes_on(
+    call: Wanrt, family: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    saved = tmp_path / "bench.json"
+    fixed = ("--loads", 3, "--rounds", 2, "--json", saved)
+    code, out, err = call("bench", family, "--fake", fake(interrupt_at=150), *fixed)
+    assert code == 130
+    assert "interrupted" in out
+    assert f"go on with: --resume --json {saved}" in err
+    part = json.loads(saved.read_text())["results"][0]["forward_s"]
+    code, _, _ = call("bench", family, "--fake", fake(), *fixed, "--resume")
+    assert code == 0
+    whole = json.loads(saved.read_text())["results"][0]["forward_s"]
+    assert len(part["times"]) < len(whole["times"]) == 12
+    assert whole["loads"] == [0] * 4 + [1] * 4 + [2] * 4
+    code, _, err = call("bench", family, "--fake", fake(), *fixed, "--warmup", 2, "--resume")
+    assert code == 1
+    assert "had another --warmup" in err
+
+
+def test_resume_without_a_file_begins(
+    call: Wanrt, family: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    new = ("--resume", "--json", tmp_path / "new.json")
+    assert call("bench", family, "--fake", fake(), "--loads", 1, *new)[0] == 0
+    code, _, err = call("bench", family, "--fake", fake(), "--resume")
+    assert code == 2
+    assert "--resume needs the --json FILE" in err
+
+
+class TestCompare:
+    @pytest.fixture
+    def earlier(self, call: Wanrt, family: Path, fake: Callable[..., Path], tmp_path: Path) -> Path:
+        path = tmp_path / "earlier.json"
+        assert call("bench", family, "--fake", fake(), "--loads", 3, "--json", path)[0] == 0
+        return path
+
+    def test_what_became_slower_fails(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        script = fake(forward_s={"tiny-separate-r4": [0.125]})
+        common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
+        code, _, err = call(*common, "--fail-above", "2%")
+        assert code == 1
+        (line,) = (line for line in err.splitlines() if "SLOWER" in line)
+        assert line.split() == [
+            "separate", "r4", "60.00", "->", "48.00", "tok/s", "-20.00%", "(-20.00%", "to",
+            "-20.00%)", "SLOWER",
+        ]  # fmt: skip
+        assert call(*common, "--fail-above", "21%")[0] == 0
+        assert call(*common)[0] == 0
+
+    def test_another_machine_is_refused_unless_forced(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        script = fake(machine={"onnxruntime": "9.9"})
+        common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
+        code, _, err = call(*common)
+        assert code == 1
+        assert "error: the earlier bench ran with another onnxruntime (1.2.3, now 9.9)" in err
+        assert call(*common, "--force")[0] == 0
+
+    def test_a_file_that_cannot_be_read_is_told_before_anything_runs(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / "x.json").write_text("{")
+        code, out, err = call("bench", family, "--fake", fake(), "--compare", tmp_path / "x.json")
+        assert (code, out) == (1, "")
+        assert "is not JSON, or cut short" in err
+
+
+@pytest.mark.parametrize("value", ["0.5", "0%", "100%", "half", "-1%"])
+def test_percentages_have_their_sign(call: Wanrt, family: Path, value: str) -> None:
+    code, _, err = call("bench", family, "--half-width", value)
+    assert code == 2
+    assert "is no percentage, like 0.5%" in " ".join(err.split())
+
+
+def test_an_unknown_rival_is_named(call: Wanrt, family: Path) -> None:
+    code, _, err = call("bench", family, "--with", "torch-egger")
+    assert code == 1
+    assert "there is no rival 'torch-egger'" in err
+    assert "torch-eager" in err
 
 
 def test_info(call: Wanrt, family: Path) -> None:

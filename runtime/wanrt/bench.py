@@ -78,7 +78,7 @@ def bench_engines(
     plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
     result = BenchResult(
         machine=lab.describe(),
-        options=asdict(options),
+        options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         broken=plan.broken,
     )

@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanrt.stats import Estimate, compare_levels, correct_holm, level_load, loads_for
-from wanrt.values import Forward, Ratio, Verdict
+from wanrt.values import TICK_S, Forward, Ratio, Verdict
 
 __all__ = ["Timed", "compare_groups", "count_loads", "find_band"]
 
 SIGNIFICANT = 0.05
-TICK_S = 1e-9
-"""A clock that saw no time pass leaves a logarithm finite."""
-
 Place = tuple[int, int]
 Loads = frozenset[int]
 Band = tuple[float, float]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import median
 
 from wanrt.errors import ResultsError
 from wanrt.headline import row_name
 from wanrt.machine import Machine
 from wanrt.results import BenchResult, CandidateResult
+from wanrt.stats import compare_samples
 from wanrt.units import RATES, pick, show
 
 __all__ = ["Change", "compare_results", "render_changes"]
@@ -110,18 +111,14 @@ def _names(result: BenchResult) -> list[str]:
 def _compare(
     name: str, row: CandidateResult, before: CandidateResult, fail_above: float | None
 ) -> Change:
-    from scipy.stats import ttest_ind
-
-    was, now = _log_levels(before), _log_levels(row)
-    low: float | None = None
-    high: float | None = None
-    if min(len(was), len(now)) > 1:
-        interval = ttest_ind(was, now, equal_var=False).confidence_interval(0.95)
-        low, high = math.expm1(interval.low), math.expm1(interval.high)
-    value = math.expm1(fmean(was) - fmean(now))
-    slower = fail_above is not None and value < -fail_above
-    rates = (before.tokens_per_s or 0.0, row.tokens_per_s or 0.0)
-    return Change(name, *rates, value, low, high, slower and (high is None or high < 0))
+    estimate = compare_samples(_log_levels(before), _log_levels(row))
+    value = math.expm1(estimate.value)
+    low = None if estimate.low is None else math.expm1(estimate.low)
+    high = None if estimate.high is None else math.expm1(estimate.high)
+    failed = fail_above is not None and value < -fail_above and (high is None or high < 0)
+    return Change(
+        name, before.tokens_per_s or 0.0, row.tokens_per_s or 0.0, value, low, high, failed
+    )
 
 
 def _log_levels(row: CandidateResult) -> list[float]:

@@ -12,7 +12,7 @@ from statistics import median
 
 from wanrt.machine import Machine
 from wanrt.stats import Summary, summarize
-from wanrt.values import Advice, Clocks, Forward, Probe, Ratio
+from wanrt.values import TICK_S, Advice, Clocks, Forward, Probe, Ratio
 
 __all__ = ["BenchResult", "CandidateResult", "GroupResult"]
 
@@ -61,7 +61,7 @@ class CandidateResult:
         loads: dict[int, list[float]] = {}
         for forward in self.forwards:
             loads.setdefault(forward.load, []).append(forward.seconds)
-        return median(map(median, loads.values())) if loads else None
+        return max(TICK_S, median(map(median, loads.values()))) if loads else None
 
     @property
     def tokens_per_s(self) -> float | None:

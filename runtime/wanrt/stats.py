@@ -16,7 +16,7 @@ from statistics import fmean, median, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Summary", "compare_levels", "correct_holm", "level_load", "loads_for"]
+__all__ = ["Estimate", "Summary", "compare_levels", "correct_holm", "level_load", "summarize"]
 
 CONFIDENCE = 0.95
 Floats = NDArray[np.float64]
@@ -100,6 +100,22 @@ def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
     return Estimate(value, value - reach, value + reach, p)
 
 
+def compare_samples(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Return how much larger the first sample's mean is, with Welch's interval (Biometrika, 1947).
+
+    A sample of one value has no interval.
+    """
+    value = fmean(first) - fmean(second)
+    if min(len(first), len(second)) < 2:
+        return Estimate(value)
+    a, b = (stdev(sample) ** 2 / len(sample) for sample in (first, second))
+    if not a + b:
+        return Estimate(value, value, value)
+    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
+    reach = _quantile(freedom) * math.sqrt(a + b)
+    return Estimate(value, value - reach, value + reach)
+
+
 def loads_for(levels: Floats, half_width: float, most: int) -> int:
     """Return how many loads bring the interval of a log ratio to `half_width`, at most `most`.
 
@@ -113,7 +129,7 @@ def loads_for(levels: Floats, half_width: float, most: int) -> int:
     return most
 
 
-def _quantile(freedom: int) -> float:
+def _quantile(freedom: float) -> float:
     """Return how many standard errors of so many degrees of freedom an interval reaches."""
     from scipy.special import stdtrit
 

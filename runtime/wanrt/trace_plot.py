@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from wanrt.canvas import COLORS, NARROW, color_of, new_figure
 from wanrt.headline import row_name
-from wanrt.ratios import TICK_S
 from wanrt.results import CandidateResult, GroupResult
 from wanrt.units import SECONDS, pick, shorten, show
+from wanrt.values import TICK_S
 
 __all__ = ["draw_traces"]
 

@@ -7,6 +7,9 @@ from typing import Literal
 
 __all__ = ["Advice", "Clocks", "Forward", "Probe", "Ratio", "Verdict"]
 
+TICK_S = 1e-9
+"""A clock that saw no time pass leaves rates and logarithms finite."""
+
 Verdict = Literal["baseline", "faster", "slower", "same", "unresolved"]
 
 
