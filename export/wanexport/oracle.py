@@ -6,17 +6,18 @@ drop them afterwards, so a model that doesn't fit in memory can still be run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
+from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from wanexport.config import Architecture
 from wanexport.dit import make_model
 from wanexport.islands import computes_in_fp32
 
-__all__ = ["run_oracle"]
+__all__ = ["empty_model", "load_parameters", "run_oracle", "take_inputs"]
 
 ReadParameter = Callable[[str], Tensor]
 
@@ -37,15 +38,46 @@ def run_oracle(
         dtype: what PyTorch computes in; diffusers' `_keep_in_fp32_modules` stay fp32.
         on_block: called after every block.
     """
-    with torch.device("meta"):
-        model = make_model(arch, layers=1)
-    model.rope = make_model(arch.model_copy(update={"num_layers": 1, "ffn_dim": 1}), 0).rope
+    model = empty_model(arch, layers=1)
     block = model.blocks[0]
     model.blocks = nn.ModuleList(
         _StreamedBlock(block, f"blocks.{i}.", read, dtype, on_block) for i in range(arch.num_layers)
     )
     outer = (name for name, _ in model.named_parameters() if not name.startswith("blocks."))
-    _load(model, "", outer, read, dtype)
+    load_parameters(model, "", outer, read, dtype)
+    with torch.inference_mode():
+        sample: Tensor = model(**take_inputs(arch, inputs, dtype), return_dict=False)[0]
+    return sample.float()
+
+
+def empty_model(arch: Architecture, layers: int) -> WanTransformer3DModel:
+    """Return diffusers' own model without weights, but for the rotary table: no file holds that."""
+    with torch.device("meta"):
+        model = make_model(arch, layers)
+    model.rope = make_model(arch.model_copy(update={"num_layers": 1, "ffn_dim": 1}), 0).rope
+    return model
+
+
+def load_parameters(
+    module: nn.Module,
+    prefix: str,
+    names: Iterable[str],
+    read: ReadParameter,
+    dtype: torch.dtype,
+) -> None:
+    """Give parameters their values, in `dtype` or, as diffusers keeps them, in fp32."""
+    for name in list(names):
+        owner, _, attribute = name.rpartition(".")
+        keep = computes_in_fp32(prefix + name) and "norm_" not in name
+        value = read(prefix + name).to(torch.float32 if keep else dtype)
+        parameter = nn.Parameter(value, requires_grad=False)
+        setattr(module.get_submodule(owner), attribute, parameter)
+
+
+def take_inputs(
+    arch: Architecture, inputs: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return an engine's inputs as diffusers' model takes them."""
     feeds = {
         name: value if name == "timestep" else value.to(dtype) for name, value in inputs.items()
     }
@@ -54,9 +86,7 @@ def run_oracle(
         # diffusers takes both frames' tokens as two samples and joins them again
         both = (-1, image.shape[1] // 2, image.shape[2])
         feeds["encoder_hidden_states_image"] = image.reshape(both)
-    with torch.inference_mode():
-        sample: Tensor = model(**feeds, return_dict=False)[0]
-    return sample.float()
+    return feeds
 
 
 class _StreamedBlock(nn.Module):
@@ -85,22 +115,7 @@ class _StreamedBlock(nn.Module):
         block: nn.Module, prefix: str, read: ReadParameter, dtype: torch.dtype, *args: Tensor
     ) -> Tensor:
         names = [name for name, _ in block.named_parameters()]
-        _load(block, prefix, names, read, dtype)
+        load_parameters(block, prefix, names, read, dtype)
         out: Tensor = block(*args)
         block.to("meta")
         return out
-
-
-def _load(
-    module: nn.Module,
-    prefix: str,
-    names: Iterable[str],
-    read: ReadParameter,
-    dtype: torch.dtype,
-) -> None:
-    for name in list(names):
-        owner, _, attribute = name.rpartition(".")
-        keep = computes_in_fp32(prefix + name) and "norm_" not in name
-        value = read(prefix + name).to(torch.float32 if keep else dtype)
-        parameter = nn.Parameter(value, requires_grad=False)
-        setattr(module.get_submodule(owner), attribute, parameter)

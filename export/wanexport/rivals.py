@@ -1,0 +1,188 @@
+"""diffusers' own model in torch, with an engine's weights: what `wanrt bench --with` compares with.
+
+The parameters are the byte ranges that the engine's graph names, mapped from its files; what
+diffusers keeps in fp32 is cast, as it does. The CUDA paths have not been run: no GPU here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from wanexport.config import Architecture
+from wanexport.oracle import empty_model, load_parameters, take_inputs
+from wanexport.tensors import TensorRef
+from wanexport.trace import TORCH_DTYPES
+from wanexport.weights import IR_DTYPES
+from wanrt.engine import check_times
+from wanrt.errors import EngineError, UnsupportedError
+from wanrt.inputs import make_inputs
+from wanrt.jobs import Job
+from wanrt.machine import usable_cores
+from wanrt.manifest import Manifest, read_manifest
+
+__all__ = ["TorchRival", "load_compiled", "load_eager"]
+
+SAFETENSORS_DTYPES = {code: name for name, code in IR_DTYPES.items()}
+
+
+class TorchRival:
+    """diffusers' model with its inputs resident; `wanrt.engine.Runner` is its contract."""
+
+    def __init__(
+        self, name: str, run: Callable[..., tuple[Tensor]], feeds: dict[str, Tensor], device: str
+    ) -> None:
+        self._name = name
+        self._run: Callable[..., tuple[Tensor]] | None = run
+        self._feeds = feeds
+        self._device = device
+        self.sample: Tensor | None = None
+        """What the last forward returned."""
+
+    @property
+    def timed(self) -> str:
+        """What `time_forward` measures, in one sentence."""
+        until = "" if self._device == "cpu" else " until synchronized"
+        return f"diffusers' forward{until}, inputs resident, inference mode, host clock"
+
+    def swap(self, adapter: Path | str | None) -> None:
+        """Do nothing: a rival has no adapter.
+
+        Raises:
+            EngineError: one was given.
+        """
+        if adapter is not None:
+            raise EngineError(f"{self._name} takes no adapter")
+
+    def time_forward(self) -> float:
+        """Run one forward and return its seconds."""
+        if self._run is None:
+            raise EngineError(f"{self._name} is closed")
+        with torch.inference_mode():
+            self._synchronize()
+            start = time.perf_counter()
+            self.sample = self._run(**self._feeds, return_dict=False)[0]
+            self._synchronize()
+            return time.perf_counter() - start
+
+    def close(self) -> None:
+        """Let go of the model; a second call does nothing."""
+        self._run = self.sample = None
+        self._feeds.clear()
+
+    def _synchronize(self) -> None:
+        if self._device != "cpu":
+            torch.cuda.synchronize()
+
+
+def load_eager(job: Job) -> TorchRival:
+    """Load diffusers' model as it is.
+
+    Raises:
+        ManifestError: the engine folder isn't right.
+        EngineError: the engine isn't a full one, or its graph isn't diffusers' model.
+        UnsupportedError: torch can't use the device.
+    """
+    return _load(job, "torch-eager", lambda model: model)
+
+
+def load_compiled(job: Job) -> TorchRival:
+    """Load diffusers' model under `torch.compile` and run it once, which compiles it.
+
+    What an earlier run left in torch's own cache is not compiled again.
+
+    Raises:
+        UnsupportedError: there is no compiler to compile with, or as `load_eager`.
+    """
+    _check_compiler()
+    # torch's pool of compiling processes would outlive the compilation, and count nowhere
+    torch._inductor.config.compile_threads = 1
+    rival = _load(job, "torch-compile", torch.compile)
+    rival.time_forward()
+    return rival
+
+
+def _load(job: Job, name: str, wrap: Callable[..., Callable[..., tuple[Tensor]]]) -> TorchRival:
+    manifest = read_manifest(job.folder)
+    check_times(job.folder, manifest)
+    if manifest.mode != "full":
+        raise EngineError(
+            f"{name} takes the weights of a full engine; {job.folder} is a {manifest.mode} one",
+            "name another one: --baseline NAME",
+        )
+    if job.device != "cpu" and not torch.cuda.is_available():
+        raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
+    torch.set_num_threads(job.threads or usable_cores())
+    arch = _architecture(job.folder, manifest)
+    dtype = TORCH_DTYPES[manifest.dtype]
+    model = empty_model(arch, arch.num_layers)
+    names = [parameter for parameter, _ in model.named_parameters()]
+    load_parameters(model, "", names, _reader(job.folder, manifest), dtype)
+    model.eval().to(job.device)
+    return TorchRival(name, wrap(model), _feeds(job, manifest, arch, dtype), job.device)
+
+
+def _feeds(
+    job: Job, manifest: Manifest, arch: Architecture, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    inputs = make_inputs(manifest, manifest.workloads[job.workload], job.seed)
+    fed = {
+        # numpy has no bf16 that torch knows; fp32 holds every value of it
+        name: torch.from_numpy(value.astype("float32")).to(job.device)
+        for name, value in inputs.items()
+    }
+    return take_inputs(arch, fed, dtype)
+
+
+def _architecture(folder: Path, manifest: Manifest) -> Architecture:
+    try:
+        return Architecture.model_validate(manifest.config.get("architecture"))
+    except ValidationError:
+        raise EngineError(
+            f"{folder}: engine.json's config has no architecture of this release's",
+            "rebuild the engine with this release's wanexport",
+        ) from None
+
+
+def _reader(folder: Path, manifest: Manifest) -> Callable[[str], Tensor]:
+    """Return what maps a parameter from the byte range that the engine's graph reads."""
+    initializers = ir.load(folder / manifest.forward.file).graph.initializers
+    files = {weights.file: weights.bytes for weights in manifest.weights}
+
+    def read(name: str) -> Tensor:
+        value = initializers[name].const_value if name in initializers else None
+        if not isinstance(value, ir.ExternalTensor) or value.dtype not in SAFETENSORS_DTYPES:
+            raise EngineError(f"{folder}: the graph has no weights {name}", "rebuild the engine")
+        offset, length = value.offset or 0, value.length or 0
+        dtype, shape = SAFETENSORS_DTYPES[value.dtype], tuple(value.shape.numpy())
+        ref = TensorRef(name, dtype, shape, folder / value.location, offset)
+        if length != ref.nbytes or offset + length > files.get(str(value.location), 0):
+            raise EngineError(f"{folder}: the graph's {name} lies nowhere", "rebuild the engine")
+        return ref.read()
+
+    return read
+
+
+def _check_compiler() -> None:
+    """Check for what torch.compile needs on a CPU and, for its launchers, on a GPU."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UnsupportedError(
+            f"torch.compile needs a C++ compiler, and there is no {compiler}",
+            "install one (apt-get install g++), or name yours by CXX",
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.exists():
+        raise UnsupportedError(
+            f"torch.compile needs Python's headers, and there is no {header}",
+            "install them: apt-get install python3-dev",
+        )
