@@ -17,10 +17,12 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir", "onnxs
          "onnxruntime", "polygraphy", "tensorrt", "matplotlib", "jinja2")  # fmt: skip
 NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir",
                 "onnxscript", "polygraphy"}  # fmt: skip
-# what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader
+# what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader,
+# and what a rival in a bench has to know
 OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine", "wanrt.load_engine",
                      "wanrt.errors", "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
-                     "wanrt.formats.write_text")  # fmt: skip
+                     "wanrt.formats.write_text",
+                     "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores")  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -67,7 +69,8 @@ LIGHT = (
     "wanexport", "wanexport.cli", "wanexport.config", "wanexport.checkpoint", "wanexport.hashing",
     "wanexport.links", "wanexport.synthetic", "wanexport.tensors", "wanexport.costs",
     "wanexport.cost_report", "wanrt", "wanrt.cli", "wanrt.manifest", "wanrt.roofline",
-    "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
+    "wanrt.devices", "wanrt.predict", "wanrt.cpu_device", "wanrt.jobs", "wanrt.hosted",
+    "wanrt.host", "wanrt.probing",
 )  # fmt: skip
 BLOCKER = """
 import importlib, sys

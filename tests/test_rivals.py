@@ -335,9 +335,11 @@ def test_torch_compile_computes_the_same(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_torch_compile_needs_a_compiler(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wanexport.rivals import load_compiled
+
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UnsupportedError, match="there is no no-such-compiler") as error:
-        open_hosted(Job(full, SIZE, rival="torch-compile"))
+        load_compiled(Job(full, SIZE))
     assert "apt-get install g++" in error.value.hint
 
 
