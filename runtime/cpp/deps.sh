@@ -11,6 +11,16 @@ prefix=$(realpath -m "$1")
 python=$2
 release=trixie
 
+library=$("$python" -c '
+import glob, os, sys
+from importlib.util import find_spec
+found = find_spec("onnxruntime")
+found = glob.glob(os.path.dirname(found.origin) + "/capi/libonnxruntime.so.*") if found else []
+sys.exit("onnxruntime is not installed, or has no libonnxruntime.so") if not found else print(*found)
+')
+name=$(basename "$library")
+[[ -e $prefix/lib/$name ]] && exit
+
 site=$(apt-get indextargets --format '$(SITE) $(COMPONENT)' | awk '$2 == "main" { print $1; exit }')
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -26,15 +36,9 @@ for package in "$scratch"/*.deb; do
   dpkg -x "$package" "$scratch/root"
 done
 
-library=$("$python" -c '
-import glob, os, sys
-from importlib.util import find_spec
-found = find_spec("onnxruntime")
-found = glob.glob(os.path.dirname(found.origin) + "/capi/libonnxruntime.so.*") if found else []
-sys.exit("onnxruntime is not installed, or has no libonnxruntime.so") if not found else print(*found)
-')
 rm -rf "$prefix"
 mkdir -p "$(dirname "$prefix")"
 mv "$scratch/root/usr" "$prefix"
-ln -s "$library" "$prefix/lib/libonnxruntime.so"
-ln -s "$library" "$prefix/lib/libonnxruntime.so.1"
+ln -s "$name" "$prefix/lib/libonnxruntime.so"
+ln -s "$name" "$prefix/lib/libonnxruntime.so.1"
+cp "$library" "$prefix/lib/$name"

@@ -56,30 +56,60 @@ wanrt_device read_device(const std::string& text) {
 }  // namespace
 
 Arguments read_arguments(int argc, char** argv) {
-  const option known[] = {
-      {"info", no_argument, nullptr, 'i'},           {"inputs", required_argument, nullptr, 'f'},
-      {"seed", required_argument, nullptr, 's'},     {"forwards", required_argument, nullptr, 'n'},
-      {"adapter", required_argument, nullptr, 'a'},  {"golden", required_argument, nullptr, 'g'},
-      {"tolerance", required_argument, nullptr, 't'}, {"workload", required_argument, nullptr, 'w'},
-      {"threads", required_argument, nullptr, 'c'},  {"device", required_argument, nullptr, 'd'},
-      {"mapped", no_argument, nullptr, 'm'},         {"version", no_argument, nullptr, 'v'},
-      {nullptr, 0, nullptr, 0}};
+  const option known[] = {{"info", no_argument, nullptr, 'i'},
+                          {"inputs", required_argument, nullptr, 'f'},
+                          {"seed", required_argument, nullptr, 's'},
+                          {"forwards", required_argument, nullptr, 'n'},
+                          {"adapter", required_argument, nullptr, 'a'},
+                          {"golden", required_argument, nullptr, 'g'},
+                          {"tolerance", required_argument, nullptr, 't'},
+                          {"workload", required_argument, nullptr, 'w'},
+                          {"threads", required_argument, nullptr, 'c'},
+                          {"device", required_argument, nullptr, 'd'},
+                          {"mapped", no_argument, nullptr, 'm'},
+                          {"version", no_argument, nullptr, 'v'},
+                          {nullptr, 0, nullptr, 0}};
   Arguments arguments;
   for (int flag = 0; (flag = getopt_long(argc, argv, "", known, nullptr)) != -1;) {
     switch (flag) {
-      case 'i': arguments.info = true; break;
-      case 'f': arguments.inputs = optarg; break;
-      case 's': arguments.seed = static_cast<std::uint64_t>(read_count(optarg, 0, INT32_MAX)); break;
-      case 'n': arguments.forwards = read_count(optarg, 1, INT32_MAX); break;
-      case 'a': arguments.adapters.emplace_back(optarg); break;
-      case 'g': arguments.goldens.emplace_back(optarg); break;
-      case 't': arguments.tolerance = read_number(optarg); break;
-      case 'w': arguments.workload = optarg; break;
-      case 'c': arguments.options.threads = static_cast<int>(read_count(optarg, 1, 4096)); break;
-      case 'd': arguments.options.device = read_device(optarg); break;
-      case 'm': arguments.options.mapped = 1; break;
-      case 'v': arguments.version = true; break;
-      default: throw UsageError("");  // getopt has said why
+      case 'i':
+        arguments.info = true;
+        break;
+      case 'f':
+        arguments.inputs = optarg;
+        break;
+      case 's':
+        arguments.seed = static_cast<std::uint64_t>(read_count(optarg, 0, INT32_MAX));
+        break;
+      case 'n':
+        arguments.forwards = read_count(optarg, 1, INT32_MAX);
+        break;
+      case 'a':
+        arguments.adapters.emplace_back(optarg);
+        break;
+      case 'g':
+        arguments.goldens.emplace_back(optarg);
+        break;
+      case 't':
+        arguments.tolerance = read_number(optarg);
+        break;
+      case 'w':
+        arguments.workload = optarg;
+        break;
+      case 'c':
+        arguments.options.threads = static_cast<int>(read_count(optarg, 1, 4096));
+        break;
+      case 'd':
+        arguments.options.device = read_device(optarg);
+        break;
+      case 'm':
+        arguments.options.mapped = 1;
+        break;
+      case 'v':
+        arguments.version = true;
+        break;
+      default:
+        throw UsageError("");  // getopt has said why
     }
   }
   if (!arguments.version && optind + 1 != argc) {

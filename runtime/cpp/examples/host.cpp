@@ -158,12 +158,14 @@ int main(int argc, char** argv) {
   try {
     const Arguments arguments = read_arguments(argc, argv);
     if (arguments.version) {
-      std::printf("wanrt-host %s, backends: %s\n", wanrt_version(), wanrt_backends());
+      const std::string backends = wanrt_backends();
+      std::printf("wanrt-host %s, backends: %s\n", wanrt_version(),
+                  backends.empty() ? "none" : backends.c_str());
       return 0;
     }
     return run(arguments) ? 0 : 1;
   } catch (const UsageError& error) {
-    std::fprintf(stderr, "%s%serror: %s\n", kUsage, "\n", error.what());
+    std::fprintf(stderr, "%s\nerror: %s\n", kUsage, error.what());
     return 2;
   } catch (const wanrt::Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());

@@ -74,8 +74,7 @@ bool same_kind(const wanrt::Tensor& a, const wanrt::Tensor& b) {
 void fill_random(const wanrt::Tensor& tensor, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   const bool ranged = tensor.low != tensor.high;
-  std::uniform_real_distribution<double> values(ranged ? tensor.low : -1,
-                                                ranged ? tensor.high : 1);
+  std::uniform_real_distribution<double> values(ranged ? tensor.low : -1, ranged ? tensor.high : 1);
   for (std::size_t i = 0; i < size_of(tensor); ++i) {
     store(tensor, i, static_cast<float>(values(random)));
   }

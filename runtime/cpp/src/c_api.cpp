@@ -125,7 +125,8 @@ View view_in(const wanrt::impl::Manifest& manifest, const wanrt::impl::Workload&
   view.dtype = spec.dtype;
   view.shape = wanrt::impl::resolve_shape(spec.shape, symbols);
   if (wanrt::impl::is_known(view.shape)) {
-    view.bytes = wanrt::impl::tensor_bytes(view.shape, wanrt::impl::dtype_bytes(spec.dtype)).value_or(0);
+    view.bytes =
+        wanrt::impl::tensor_bytes(view.shape, wanrt::impl::dtype_bytes(spec.dtype)).value_or(0);
   }
   return view;
 }

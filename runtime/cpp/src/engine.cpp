@@ -131,9 +131,8 @@ void Engine::check_names(const std::map<std::string, View>& inputs,
                          const std::map<std::string, View>& outputs) const {
   const std::string hint = "inputs: " + names_of(data_);
   for (const auto& [name, view] : inputs) {
-    const bool fed = std::any_of(adapter_.begin(), adapter_.end(), [&key = name](const auto& one) {
-      return one.spec->name == key;
-    });
+    const bool fed = std::any_of(adapter_.begin(), adapter_.end(),
+                                 [&key = name](const auto& one) { return one.spec->name == key; });
     if (fed) {
       refuse("input " + name + " is the adapter's", "load it with wanrt_swap");
     }
@@ -147,9 +146,8 @@ void Engine::check_names(const std::map<std::string, View>& inputs,
     }
   }
   for (const auto& [name, view] : outputs) {
-    const bool known = std::any_of(outputs_.begin(), outputs_.end(), [&key = name](const auto& o) {
-      return o.spec->name == key;
-    });
+    const bool known = std::any_of(outputs_.begin(), outputs_.end(),
+                                   [&key = name](const auto& o) { return o.spec->name == key; });
     if (!known) {
       refuse("there is no output " + name);
     }
@@ -181,8 +179,8 @@ void Engine::check_output(const TensorSpec& spec, const View& view, const Symbol
   }
   check_memory("output", spec, view);
   if (shape != view.shape) {
-    refuse("output " + spec.name + " has shape " + show_shape(view.shape) +
-           ", the engine writes " + show_shape(shape));
+    refuse("output " + spec.name + " has shape " + show_shape(view.shape) + ", the engine writes " +
+           show_shape(shape));
   }
 }
 

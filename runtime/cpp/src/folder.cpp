@@ -72,9 +72,9 @@ void check_file(const std::string& path, const fs::path& folder, std::int64_t by
   }
   const auto size = fs::file_size(resolved, problem);
   if (problem || size != static_cast<std::uintmax_t>(bytes)) {
-    refuse(path + " has " + std::to_string(size) + " bytes, engine.json says " +
-               std::to_string(bytes),
-           "rebuild the engine with --force");
+    refuse(
+        path + " has " + std::to_string(size) + " bytes, engine.json says " + std::to_string(bytes),
+        "rebuild the engine with --force");
   }
 }
 

@@ -61,8 +61,7 @@ void check_number(Object& object, const char* key) {
 }
 
 bool is_symbol(const std::string& text) {
-  constexpr std::string_view kFirst =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
+  constexpr std::string_view kFirst = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
   const std::string rest = std::string(kFirst) + "0123456789";
   return !text.empty() && kFirst.find(text[0]) != std::string_view::npos &&
          text.find_first_not_of(rest) == std::string::npos;
@@ -260,8 +259,8 @@ void check_consistent(const Manifest& manifest) {
   for (const auto& [name, graph] : manifest.graphs) {
     once("input", graph.inputs, name_of);
     once("output", graph.outputs, name_of);
-    std::transform(graph.inputs.begin(), graph.inputs.end(),
-                   std::inserter(inputs, inputs.end()), name_of);
+    std::transform(graph.inputs.begin(), graph.inputs.end(), std::inserter(inputs, inputs.end()),
+                   name_of);
   }
   once("file", list_files(manifest), [](const FileEntry& entry) { return entry.file; });
   for (const Workload& workload : manifest.workloads) {
@@ -298,8 +297,7 @@ Manifest read_root(const Document& document) {
   const Json& workloads = read_object(object.need("workloads"), "workloads");
   if (!workloads.empty()) {
     for (const std::string& name : document.order.at("workloads")) {
-      manifest.workloads.push_back(
-          read_workload(name, workloads.at(name), "workloads." + name));
+      manifest.workloads.push_back(read_workload(name, workloads.at(name), "workloads." + name));
     }
   }
   manifest.weights = read_list(object, "weights", read_weight_file);

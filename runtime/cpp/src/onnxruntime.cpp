@@ -67,8 +67,7 @@ void check_runtime(const Folder& folder, const Options& options) {
   const auto providers = Ort::GetAvailableProviders();
   if (options.device == WANRT_CUDA &&
       std::find(providers.begin(), providers.end(), kCudaProvider) == providers.end()) {
-    throw Error(WANRT_UNSUPPORTED,
-                std::string("this libonnxruntime has no ") + kCudaProvider,
+    throw Error(WANRT_UNSUPPORTED, std::string("this libonnxruntime has no ") + kCudaProvider,
                 "use a libonnxruntime that was built for CUDA");
   }
 }
@@ -91,8 +90,8 @@ void add_cuda(Ort::SessionOptions& session, const Options& options) {
   Ort::ThrowOnError(
       api.UpdateCUDAProviderOptions(cuda.get(), keys.data(), values.data(), keys.size()));
   if (options.stream != nullptr) {
-    Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(cuda.get(), "user_compute_stream",
-                                                             options.stream));
+    Ort::ThrowOnError(
+        api.UpdateCUDAProviderOptionsWithValue(cuda.get(), "user_compute_stream", options.stream));
   }
   session.AppendExecutionProvider_CUDA_V2(*cuda);
 }
@@ -127,10 +126,10 @@ class OnnxRuntime final : public Backend {
                  session_options(folder.manifest, options)),
         binding_(session_),
         host_(Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)),
-        device_(options.device == WANRT_CUDA
-                    ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, options.device_id,
-                                      OrtMemTypeDefault)
-                    : Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)) {
+        device_(
+            options.device == WANRT_CUDA
+                ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, options.device_id, OrtMemTypeDefault)
+                : Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)) {
     if (options.stream != nullptr) {
       enqueue_.AddConfigEntry(kOrtRunOptionsConfigDisableSynchronizeExecutionProviders, "1");
     }

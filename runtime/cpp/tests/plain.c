@@ -4,7 +4,7 @@
 
 int main(void) {
   wanrt_error error;
-  wanrt_engine *engine = NULL;
+  wanrt_engine* engine = NULL;
   if (wanrt_abi_version() != WANRT_ABI_VERSION) {
     return 1;
   }

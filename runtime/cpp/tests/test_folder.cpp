@@ -47,8 +47,7 @@ TEST_CASE("files that are missing, cut off, moved or written over") {
   CHECK(refusal(folder.path()) == folder.file("model.onnx") + " is not a file");
   fs::remove(folder.file("model.onnx"));
   folder.write("model.onnx", "onn");
-  CHECK(refusal(folder.path()) ==
-        folder.file("model.onnx") + " has 3 bytes, engine.json says 4");
+  CHECK(refusal(folder.path()) == folder.file("model.onnx") + " has 3 bytes, engine.json says 4");
   fs::remove(folder.file("model.onnx"));
   fs::create_symlink("/proc/self/exe", folder.file("model.onnx"));
   CHECK(refusal(folder.path()) == folder.file("model.onnx") + " leads out of the engine folder");

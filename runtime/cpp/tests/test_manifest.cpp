@@ -38,8 +38,7 @@ TEST_CASE("more dimensions than libwanrt takes") {
 TEST_CASE("a newer schema is named with the one that is known") {
   tiny::Json json = sound();
   json["schema_version"] = 2;
-  CHECK(refusal(json.dump()) ==
-        "engine.json has schema version 2, this libwanrt reads up to 1");
+  CHECK(refusal(json.dump()) == "engine.json has schema version 2, this libwanrt reads up to 1");
 }
 
 TEST_CASE("defaults") {

@@ -65,9 +65,8 @@ TEST_CASE("files that aren't adapters of this engine leave the one that is loade
 }
 
 TEST_CASE("an adapter in another dtype") {
-  const tiny::Folder folder([](tiny::Json& m) {
-    m["graphs"]["forward"]["inputs"][2]["dtype"] = "bf16";
-  });
+  const tiny::Folder folder(
+      [](tiny::Json& m) { m["graphs"]["forward"]["inputs"][2]["dtype"] = "bf16"; });
   wanrt::Engine engine(folder.path());
   const std::string path = folder.write("a.safetensors", tiny::adapter({kA, kB}));
   CHECK_THROWS_WITH(engine.swap(path),
@@ -87,9 +86,8 @@ TEST_CASE("a fixed engine takes none") {
 }
 
 TEST_CASE("an adapter input of unknown size") {
-  const tiny::Folder folder([](tiny::Json& m) {
-    m["graphs"]["forward"]["inputs"][2]["shape"] = {"r", 3};
-  });
+  const tiny::Folder folder(
+      [](tiny::Json& m) { m["graphs"]["forward"]["inputs"][2]["shape"] = {"r", 3}; });
   CHECK_THROWS_WITH(wanrt::Engine(folder.path()), "adapter input to_q.lora_A has shape [r, 3]");
 }
 

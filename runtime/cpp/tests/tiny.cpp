@@ -23,9 +23,15 @@ Json manifest(std::int64_t weight_bytes, std::int64_t mtime_ns) {
   graph["inputs"] = {
       {{"name", "x"}, {"dtype", "fp32"}, {"shape", {2, 3}}},
       {{"name", "timestep"}, {"dtype", "fp32"}, {"shape", Json::array({1})}, {"range", {0, 1000}}},
-      {{"name", kLoraA}, {"dtype", "fp32"}, {"shape", {2, 3}}, {"role", "lora_A"},
+      {{"name", kLoraA},
+       {"dtype", "fp32"},
+       {"shape", {2, 3}},
+       {"role", "lora_A"},
        {"module", "to_q"}},
-      {{"name", kLoraB}, {"dtype", "fp32"}, {"shape", {3, 2}}, {"role", "lora_B"},
+      {{"name", kLoraB},
+       {"dtype", "fp32"},
+       {"shape", {3, 2}},
+       {"role", "lora_B"},
        {"module", "to_q"}}};
   graph["outputs"] = {{{"name", "y"}, {"dtype", "fp32"}, {"shape", {2, 3}}}};
   return {{"schema_version", 1},
@@ -42,12 +48,21 @@ Json manifest(std::int64_t weight_bytes, std::int64_t mtime_ns) {
           {"graphs", {{"forward", graph}}},
           {"workloads",
            {{"64x32x1",
-             {{"width", 64}, {"height", 32}, {"frames", 1}, {"batch", 1}, {"tokens", 2},
+             {{"width", 64},
+              {"height", 32},
+              {"frames", 1},
+              {"batch", 1},
+              {"tokens", 2},
               {"shapes", {{"x", {2, 3}}, {"timestep", Json::array({1})}}},
-              {"flops", {{"linear", 36}}}, {"bytes", {{"weights", 24}}}}}}},
+              {"flops", {{"linear", 36}}},
+              {"bytes", {{"weights", 24}}}}}}},
           {"weights",
-           {{{"file", "weights/w.safetensors"}, {"bytes", weight_bytes}, {"mtime_ns", mtime_ns},
-             {"sha256", kHash}, {"origin", "base"}, {"storage", "own"}}}},
+           {{{"file", "weights/w.safetensors"},
+             {"bytes", weight_bytes},
+             {"mtime_ns", mtime_ns},
+             {"sha256", kHash},
+             {"origin", "base"},
+             {"storage", "own"}}}},
           {"sources", {{{"path", "base"}, {"sha256", kHash}}}},
           {"config", {{"name", "tiny"}}},
           {"inputs", {{"base", kHash}}},
@@ -115,8 +130,11 @@ std::string safetensors(const std::vector<Stored>& tensors, const Json& metadata
 }
 
 std::string adapter(const std::vector<Stored>& tensors, const Json& metadata) {
-  Json marks = {{"format", "wanexport-adapter"}, {"version", "1"}, {"rank", "1"},
-                {"source_sha256", kHash}, {"random_weights", "true"}};
+  Json marks = {{"format", "wanexport-adapter"},
+                {"version", "1"},
+                {"rank", "1"},
+                {"source_sha256", kHash},
+                {"random_weights", "true"}};
   marks.update(metadata);
   return safetensors(tensors, marks);
 }

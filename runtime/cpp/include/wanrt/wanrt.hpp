@@ -194,8 +194,7 @@ class Engine {
   explicit Engine(const std::string& folder, const wanrt_options& options = wanrt_options()) {
     if (wanrt_abi_version() != WANRT_ABI_VERSION) {
       throw std::runtime_error("libwanrt has ABI version " + std::to_string(wanrt_abi_version()) +
-                               ", this program was built for " +
-                               std::to_string(WANRT_ABI_VERSION));
+                               ", this program was built for " + std::to_string(WANRT_ABI_VERSION));
     }
     wanrt_engine* handle = nullptr;
     call(wanrt_open, folder.c_str(), &options, &handle);

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Build libwanrt, plain and with sanitizers, and run what needs no engine of wanexport's:
+#
+#   check.sh BUILD BIN
+#
+# BUILD is the folder to build in, BIN a Python environment's with onnxruntime, clang-format and
+# clang-tidy. FUZZ_SECONDS (default 10) bounds each of the two fuzzers.
+set -euo pipefail
+build=$(realpath -m "$1")
+bin=$(realpath "$2")
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+for tool in cmake pkg-config c++ clang++; do
+  command -v "$tool" >/dev/null || {
+    echo "make cpp needs $tool; on Debian:" \
+      "apt-get install cmake g++ pkg-config clang libclang-rt-dev" >&2
+    exit 1
+  }
+done
+
+./deps.sh "$build/deps" "$bin/python"
+
+configure() {
+  cmake -S . -B "$build/$1" -DCMAKE_PREFIX_PATH="$build/deps" -DWANRT_TESTS=ON "${@:2}" \
+    >"$build/$1.log" || { cat "$build/$1.log" >&2; exit 1; }
+  cmake --build "$build/$1" -j"$(nproc)" -- --quiet
+}
+configure plain -DCMAKE_CXX_FLAGS=-Werror
+grep backend: "$build/plain.log"
+configure sanitized -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-Werror -DWANRT_FUZZERS=ON \
+  -DWANRT_SANITIZE=address,undefined
+
+sources=$(find . -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
+# shellcheck disable=SC2086 # one word per file
+"$bin/clang-format" --dry-run --Werror $sources
+find src examples fuzz -name '*.cpp' -print0 |
+  xargs -0 -n 4 -P "$(nproc)" "$bin/clang-tidy" --quiet -p "$build/sanitized"
+
+for kind in plain sanitized; do
+  ctest --test-dir "$build/$kind" --output-on-failure --quiet
+done
+for kind in manifest safetensors; do
+  mkdir -p "$build/corpus/$kind"
+  "$build/sanitized/fuzz/wanrt-fuzz-$kind" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=5 \
+    -verbosity=0 -print_final_stats=1 -artifact_prefix="$build/found-$kind-" \
+    "$build/corpus/$kind" "fuzz/corpus/$kind" 2>&1 | grep number_of_executed_units
+done
