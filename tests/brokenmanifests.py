@@ -145,7 +145,6 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "comment": (_replace('"mode"', '// x\n"mode"'), "is not JSON"),
     "text behind it": (_edit_text(lambda text: text + " x"), "is not JSON"),
     "key twice inside": (_replace('"config": {', '"config": {"a": 1, "a": 2, '), "key a"),
-    "no number": (_replace("3e-07", "NaN"), "is not JSON"),
     "infinite": (_replace('"config": {', '"config": {"a": 1e999, '), "is not JSON"),
     "nested too deeply": (
         _replace('"config": {', '"config": {"a": ' + "[" * 201 + "]" * 201 + ", "), "JSON"),

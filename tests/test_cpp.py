@@ -121,7 +121,7 @@ def test_one_bit_is_told(tmp_path: Path) -> None:
     command = (folder, "--inputs", inputs, "--golden", golden)
     done = host("sanitized", *command)
     assert done.returncode == 1
-    assert re.search(r"y differs from .*: relative L2 distance \d.*e-0[78]\n", done.stdout)
+    assert re.search(r"y differs from .*: relative L2 distance \d.*e-0[6-9]\n", done.stdout)
     assert host("sanitized", *command, "--tolerance", "1e-6").returncode == 0
     save_file({"z": y}, golden)
     assert f"y isn't in {golden}" in host("sanitized", *command).stdout
@@ -226,7 +226,9 @@ def functions() -> set[str]:
 
 
 def test_the_abi_is_the_header_s_functions_alone() -> None:
-    listed = check("nm", "--dynamic", "--defined-only", "--no-demangle", BUILD / "plain" / "libwanrt.so")
+    listed = check(
+        "nm", "--dynamic", "--defined-only", "--no-demangle", BUILD / "plain" / "libwanrt.so"
+    )
     assert {line.split()[-1] for line in listed.splitlines()} == functions()
     assert len(functions()) <= 20
 
@@ -256,12 +258,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def static(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def static_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of the static library."""
+    binary = tmp_path_factory.mktemp("static")
+    configure(binary, "-DBUILD_SHARED_LIBS=OFF", "-DWANRT_TOOL=OFF", "-DCMAKE_BUILD_TYPE=Debug")
+    return binary
+
+
+@pytest.fixture(scope="module")
+def static(static_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The static library, installed."""
-    root = tmp_path_factory.mktemp("static")
-    configure(root / "build", "-DBUILD_SHARED_LIBS=OFF", "-DWANRT_TOOL=OFF")
-    check("cmake", "--install", root / "build", "--prefix", root / "prefix")
-    return root / "prefix"
+    prefix = tmp_path_factory.mktemp("static")
+    check("cmake", "--install", static_build, "--prefix", prefix)
+    return prefix
 
 
 @pytest.fixture(params=["shared", "static"])
@@ -275,7 +284,7 @@ def test_a_project_that_finds_the_installed_package(installed: Path, tmp_path: P
     inputs, (golden,) = expect(folder, tmp_path)
     configure(tmp_path / "b", source=SOURCE / "tests" / "consumer", prefix=installed)
     printed = check(tmp_path / "b" / "consumer", folder, inputs)
-    assert [float(word) for word in printed.split()] == load_file(golden)["y"].ravel().tolist()
+    assert np.array(printed.split(), np.float32).tobytes() == load_file(golden)["y"].tobytes()
 
 
 def test_a_program_that_asks_pkg_config(installed: Path, tmp_path: Path) -> None:
@@ -284,19 +293,29 @@ def test_a_program_that_asks_pkg_config(installed: Path, tmp_path: Path) -> None
     path = str(installed / "lib" / "pkgconfig")
     query = check("pkg-config", "--cflags", "--libs", "wanrt", PKG_CONFIG_PATH=path)
     program = tmp_path / "consumer"
-    check("c++", "-std=c++17", SOURCE / "tests" / "consumer" / "main.cpp", "-o", program, *query.split())
+    check(
+        "c++",
+        "-std=c++17",
+        SOURCE / "tests" / "consumer" / "main.cpp",
+        "-o",
+        program,
+        *query.split(),
+    )
     printed = check(program, folder, inputs, LD_LIBRARY_PATH=str(installed / "lib"))
-    assert [float(word) for word in printed.split()] == load_file(golden)["y"].ravel().tolist()
+    assert np.array(printed.split(), np.float32).tobytes() == load_file(golden)["y"].tobytes()
 
 
 def test_the_installed_tool_starts_where_it_is(shared: Path) -> None:
     assert check(shared / "bin" / "wanrt-host", "--version").startswith("wanrt-host ")
 
 
-def test_a_library_without_the_backend_says_so(tmp_path: Path) -> None:
+def test_a_library_without_the_backend_says_so(
+    static_build: Path, static: Path, tmp_path: Path
+) -> None:
+    del static  # is installed before this build becomes another
     folder = make_engine(tmp_path / "engine", Tiny())
-    configure(tmp_path / "b", "-DWANRT_ONNXRUNTIME=OFF")
-    tool = tmp_path / "b" / "wanrt-host"
+    configure(static_build, "-DWANRT_ONNXRUNTIME=OFF", "-DWANRT_TOOL=ON")
+    tool = static_build / "wanrt-host"
     assert check(tool, "--version").endswith("backends: none\n")
     assert check(tool, "--info", folder)
     done = run(tool, folder)
@@ -319,11 +338,10 @@ def test_the_readme_s_program(shared: Path, tmp_path: Path) -> None:
     adapter = folder / "adapters" / "r2.safetensors"
     inputs, (golden,) = expect(folder, tmp_path, (adapter,))
     printed = check(tmp_path / "main", folder, inputs, adapter, LD_LIBRARY_PATH=str(shared / "lib"))
-    assert float(printed.split()[-1]) == pytest.approx(float(load_file(golden)["y"].flat[0]), rel=1e-5)
+    assert f"y begins with {load_file(golden)['y'][0, 0]:g}\n" == printed
 
 
 def test_every_function_is_in_the_header_s_rules() -> None:
     """Each declaration stands under a comment that says whose memory it is about."""
     declared = re.findall(r"\*/\nWANRT_API .*?(wanrt_\w+)\(", HEADER)
     assert set(declared) == functions()
-

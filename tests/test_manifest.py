@@ -18,6 +18,7 @@ from wanrt.errors import ManifestError
 
 ENGINES = Path(__file__).parents[1] / "engines"
 
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     return make_engine(tmp_path / "engine", Tiny())

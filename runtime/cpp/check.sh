@@ -35,14 +35,21 @@ sources=$(find . -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
 # shellcheck disable=SC2086 # one word per file
 "$bin/clang-format" --dry-run --Werror $sources
 find src examples fuzz -name '*.cpp' -print0 |
-  xargs -0 -n 4 -P "$(nproc)" "$bin/clang-tidy" --quiet -p "$build/sanitized"
+  xargs -0 -n 4 -P "$(nproc)" "$bin/clang-tidy" --quiet -p "$build/sanitized" \
+    2>"$build/clang-tidy.log" || { cat "$build/clang-tidy.log" >&2; exit 1; }
 
 for kind in plain sanitized; do
   ctest --test-dir "$build/$kind" --output-on-failure --quiet
 done
-for kind in manifest safetensors; do
-  mkdir -p "$build/corpus/$kind"
-  "$build/sanitized/fuzz/wanrt-fuzz-$kind" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=5 \
-    -verbosity=0 -print_final_stats=1 -artifact_prefix="$build/found-$kind-" \
-    "$build/corpus/$kind" "fuzz/corpus/$kind" 2>&1 | grep number_of_executed_units
-done
+fuzz() {
+  mkdir -p "$build/corpus/$1"
+  "$build/sanitized/fuzz/wanrt-fuzz-$1" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=5 \
+    -verbosity=0 -print_final_stats=1 -artifact_prefix="$build/found-$1-" \
+    "$build/corpus/$1" "fuzz/corpus/$1" >"$build/fuzz-$1.log" 2>&1 ||
+    { cat "$build/fuzz-$1.log" >&2; return 1; }
+  echo "fuzzed $1: $(awk '/executed_units/ { print $2 }' "$build/fuzz-$1.log") inputs"
+}
+fuzz manifest &
+manifest=$!
+fuzz safetensors
+wait "$manifest"

@@ -25,6 +25,7 @@ set(public_libraries "")
 if(NOT BUILD_SHARED_LIBS)
   set(public_libraries " ${private_libraries}")
 endif()
+file(RELATIVE_PATH to_prefix "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/prefix")
 configure_file(cmake/wanrt.pc.in wanrt.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/wanrt.pc"
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -55,7 +55,7 @@ wanrt_device read_device(const std::string& text) {
 
 }  // namespace
 
-Arguments read_arguments(int argc, char** argv) {
+Arguments read_arguments(int argc, char* const* argv) {
   const option known[] = {{"info", no_argument, nullptr, 'i'},
                           {"inputs", required_argument, nullptr, 'f'},
                           {"seed", required_argument, nullptr, 's'},

@@ -25,4 +25,4 @@ struct Arguments {
 
 extern const char* const kUsage;
 
-Arguments read_arguments(int argc, char** argv);
+Arguments read_arguments(int argc, char* const* argv);

@@ -15,15 +15,18 @@ namespace {
 
 constexpr const char* kBase = "base";
 
+double tokens_of(const wanrt_workload& workload) {
+  return static_cast<double>(workload.tokens) * static_cast<double>(workload.batch);
+}
+
 void print_info(const wanrt::ManifestView& manifest, const wanrt_workload& workload) {
   const wanrt_info info = manifest.info();
   std::printf("%s: %s", info.name, info.mode);
   if (info.rank > 0 || info.max_rank > 0) {
-    std::printf(" r%lld", static_cast<long long>(info.rank > 0 ? info.rank : info.max_rank));
+    std::printf(" r%s", std::to_string(info.rank > 0 ? info.rank : info.max_rank).c_str());
   }
-  std::printf(" %s, %s, %lld tokens per forward%s\n", info.dtype, workload.name,
-              static_cast<long long>(workload.tokens * workload.batch),
-              info.random_weights != 0 ? ", random weights" : "");
+  std::printf(" %s, %s, %.0f tokens per forward%s\n", info.dtype, workload.name,
+              tokens_of(workload), info.random_weights != 0 ? ", random weights" : "");
 }
 
 void print_tensors(const char* kind, const std::vector<wanrt::Tensor>& tensors) {
@@ -53,7 +56,7 @@ double run_forwards(wanrt::Engine& engine, long count) {
   for (long i = 0; i < count; ++i) {
     seconds.push_back(engine.time_forward());
   }
-  const auto middle = seconds.begin() + count / 2;
+  const auto middle = seconds.begin() + (count / 2);
   std::nth_element(seconds.begin(), middle, seconds.end());
   return *middle;
 }
@@ -94,7 +97,7 @@ class Inputs {
   Inputs(std::vector<wanrt::Tensor> described, std::uint64_t seed)
       : tensors_(std::move(described)) {
     for (wanrt::Tensor& tensor : tensors_) {
-      memory_.emplace_back(tensor.bytes / sizeof(std::uint64_t) + 1);
+      memory_.emplace_back((tensor.bytes / sizeof(std::uint64_t)) + 1);
       tensor.data = memory_.back().data();
       fill_random(tensor, seed);
     }
@@ -126,28 +129,29 @@ bool visit(wanrt::Engine& engine, const Arguments& arguments, std::size_t index,
          compare(engine, arguments.goldens[index], arguments.tolerance);
 }
 
-bool run(const Arguments& arguments) {
+void tell(const Arguments& arguments) {
   const wanrt::Manifest manifest(arguments.engine);
   const wanrt_workload workload = choose_workload(manifest, arguments.workload);
   print_info(manifest, workload);
-  if (arguments.info) {
-    print_tensors("input", manifest.inputs(workload.name));
-    print_tensors("output", manifest.outputs(workload.name));
-    return true;
-  }
+  print_tensors("input", manifest.inputs(workload.name));
+  print_tensors("output", manifest.outputs(workload.name));
+}
+
+bool run(const Arguments& arguments) {
   wanrt_options options = arguments.options;
   if (!arguments.workload.empty()) {
-    options.workload = workload.name;
+    options.workload = arguments.workload.c_str();
   }
-  const Inputs inputs = arguments.inputs.empty()
-                            ? Inputs(manifest.inputs(workload.name), arguments.seed)
-                            : Inputs(arguments.inputs);
   wanrt::Engine engine(arguments.engine, options);
+  const wanrt_workload workload = choose_workload(engine.manifest(), arguments.workload);
+  print_info(engine.manifest(), workload);
+  const Inputs inputs = arguments.inputs.empty()
+                            ? Inputs(engine.manifest().inputs(workload.name), arguments.seed)
+                            : Inputs(arguments.inputs);
   engine.bind(inputs.tensors());
   bool right = true;
   for (std::size_t i = 0; i < std::max<std::size_t>(arguments.adapters.size(), 1); ++i) {
-    const auto tokens = static_cast<double>(workload.tokens * workload.batch);
-    right = visit(engine, arguments, i, tokens) && right;
+    right = visit(engine, arguments, i, tokens_of(workload)) && right;
   }
   return right;
 }
@@ -161,6 +165,10 @@ int main(int argc, char** argv) {
       const std::string backends = wanrt_backends();
       std::printf("wanrt-host %s, backends: %s\n", wanrt_version(),
                   backends.empty() ? "none" : backends.c_str());
+      return 0;
+    }
+    if (arguments.info) {
+      tell(arguments);
       return 0;
     }
     return run(arguments) ? 0 : 1;

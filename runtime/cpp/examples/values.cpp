@@ -18,20 +18,21 @@ std::uint32_t bits_of(float value) {
 std::uint16_t to_fp16(float value) {
   const std::uint32_t bits = bits_of(value);
   const std::uint32_t sign = bits >> 16U & 0x8000U;
-  const int exponent = static_cast<int>(bits >> 23U & 0xFFU) - 112;
-  const std::uint32_t rest = static_cast<std::uint32_t>(exponent) << 10U | (bits >> 13U & 0x3FFU);
-  return static_cast<std::uint16_t>(exponent > 0 ? sign | rest : sign);
+  const std::uint32_t exponent = bits >> 23U & 0xFFU;
+  const std::uint32_t rest = ((exponent - 112U) << 10U) | (bits >> 13U & 0x3FFU);
+  return static_cast<std::uint16_t>(exponent > 112U ? sign | rest : sign);
 }
 
 float from_fp16(std::uint16_t half) {
-  const int exponent = half >> 10U & 0x1F;
-  const int fraction = half & 0x3FF;
+  const std::uint32_t word = half;
+  const auto exponent = static_cast<int>(word >> 10U & 0x1FU);
+  const auto fraction = static_cast<int>(word & 0x3FFU);
   double value = std::ldexp(exponent > 0 ? 1024 + fraction : fraction, std::max(exponent, 1) - 25);
   if (exponent == 0x1F) {
     value = fraction > 0 ? std::numeric_limits<double>::quiet_NaN()
                          : std::numeric_limits<double>::infinity();
   }
-  return static_cast<float>((half & 0x8000U) != 0 ? -value : value);
+  return static_cast<float>((word & 0x8000U) != 0 ? -value : value);
 }
 
 void store(const wanrt::Tensor& tensor, std::size_t index, float value) {

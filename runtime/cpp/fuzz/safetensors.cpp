@@ -20,6 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         end = tensor.end;
       }
     } catch (const wanrt::impl::FormatError&) {
+      continue;
     }
   }
   return 0;

@@ -43,15 +43,18 @@ using wanrt::impl::Shape;
 using wanrt::impl::TensorSpec;
 using wanrt::impl::View;
 
-// Copy as much as fits, without cutting a UTF-8 character in two.
+// Copy as much as fits in one line, without cutting a UTF-8 character in two.
 template <std::size_t N>
-void copy_text(char (&to)[N], const char* from) noexcept {  // NOLINT(modernize-avoid-c-arrays)
+void copy_text(char (&to)[N], const char* from) noexcept {
   std::size_t length = std::min(std::strlen(from), N - 1);
   while (from[length] != '\0' && length > 0 &&
          (static_cast<unsigned char>(from[length]) & 0xC0U) == 0x80U) {
     --length;
   }
-  std::memcpy(to, from, length);
+  std::transform(from, from + length, to, [](char letter) {
+    const auto code = static_cast<unsigned char>(letter);
+    return code < 0x20 || code == 0x7F ? ' ' : letter;
+  });
   to[length] = '\0';
 }
 

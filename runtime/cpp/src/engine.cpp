@@ -41,6 +41,20 @@ void check_memory(const char* kind, const TensorSpec& spec, const View& view) {
   }
 }
 
+void check_output(const TensorSpec& spec, const View& view, const Symbols& symbols) {
+  const Shape shape = resolve_shape(spec.shape, symbols);
+  if (!is_known(shape)) {
+    refuse("output " + spec.name + " has shape " + show_shape(spec.shape, symbols) +
+               ", which the inputs don't tell",
+           "bind no memory to it, and ask for it after a forward");
+  }
+  check_memory("output", spec, view);
+  if (shape != view.shape) {
+    refuse("output " + spec.name + " has shape " + show_shape(view.shape) + ", the engine writes " +
+           show_shape(shape));
+  }
+}
+
 std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) {
   const auto bytes = tensor_bytes(shape, dtype_bytes(spec.dtype));
   if (!bytes) {
@@ -167,20 +181,6 @@ void Engine::check_input(const TensorSpec& spec, const View& view, Symbols& symb
   if (want != workload_->shapes.end() && want->second != view.shape) {
     refuse("input " + spec.name + " has shape " + show_shape(view.shape) + ", the workload's is " +
            show_shape(want->second));
-  }
-}
-
-void Engine::check_output(const TensorSpec& spec, const View& view, const Symbols& symbols) const {
-  const Shape shape = resolve_shape(spec.shape, symbols);
-  if (!is_known(shape)) {
-    refuse("output " + spec.name + " has shape " + show_shape(spec.shape, symbols) +
-               ", which the inputs don't tell",
-           "bind no memory to it, and ask for it after a forward");
-  }
-  check_memory("output", spec, view);
-  if (shape != view.shape) {
-    refuse("output " + spec.name + " has shape " + show_shape(view.shape) + ", the engine writes " +
-           show_shape(shape));
   }
 }
 

@@ -42,7 +42,6 @@ class Engine {
   void check_names(const std::map<std::string, View>& inputs,
                    const std::map<std::string, View>& outputs) const;
   void check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const;
-  void check_output(const TensorSpec& spec, const View& view, const Symbols& symbols) const;
   void bind_output(Output& output, const Symbols& symbols, const View* given);
   void require_bound() const;
 

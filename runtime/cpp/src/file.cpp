@@ -33,7 +33,7 @@ File::File(const std::string& path)
     fail();
   }
   size_ = static_cast<std::uint64_t>(facts.st_size);
-  mtime_ns_ = facts.st_mtim.tv_sec * kNanoseconds + facts.st_mtim.tv_nsec;
+  mtime_ns_ = (facts.st_mtim.tv_sec * kNanoseconds) + facts.st_mtim.tv_nsec;
   regular_ = S_ISREG(facts.st_mode);
 }
 

@@ -21,7 +21,8 @@ constexpr std::uint64_t kMaxManifestBytes = 64U << 20U;
   throw Error(WANRT_MANIFEST_ERROR, message, hint);
 }
 
-std::string read_manifest_text(const std::string& folder, const std::string& path) {
+std::string read_manifest_text(const std::string& folder) {
+  const std::string path = folder + "/engine.json";
   try {
     const File file(path);
     if (!file.is_regular()) {
@@ -101,9 +102,8 @@ void check_weights(const Folder& folder, const WeightFile& weights) {
 Folder read_folder(const std::string& path) {
   Folder folder;
   folder.path = path;
-  const std::string manifest = path + "/engine.json";
-  folder.text = read_manifest_text(path, manifest);
-  folder.manifest = parse_manifest(folder.text, manifest);
+  folder.text = read_manifest_text(path);
+  folder.manifest = parse_manifest(folder.text, path + "/engine.json");
   std::error_code problem;
   const fs::path resolved = fs::canonical(path, problem);
   for (const FileEntry& entry : list_files(folder.manifest)) {

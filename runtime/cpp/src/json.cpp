@@ -19,6 +19,22 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   throw FormatError(place + ": " + problem);
 }
 
+bool is_utf8(std::string_view text) {
+  try {
+    static_cast<void>(Json(text).dump());
+    return true;
+  } catch (const Json::type_error&) {
+    return false;
+  }
+}
+
+// The library's words without its own number of the error.
+std::string words_of(const Json::exception& error) {
+  const std::string_view words = error.what();
+  const std::size_t end = words.find("] ");
+  return std::string(end == std::string_view::npos ? words : words.substr(end + 2));
+}
+
 // Watches a parse: refuses keys that are there twice and deep nesting, and notes keys' order.
 class Watch {
  public:
@@ -64,12 +80,15 @@ Document parse_json(std::string_view text) {
   if (text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
     throw FormatError("not JSON: it begins with a byte order mark");
   }
+  if (!is_utf8(text)) {
+    throw FormatError("not JSON: it isn't UTF-8");
+  }
   Document document;
   Watch watch(document);
   try {
     document.root = Json::parse(text, std::ref(watch));
   } catch (const Json::exception& error) {
-    throw FormatError(std::string("not JSON: ") + error.what());
+    throw FormatError("not JSON: " + words_of(error));
   }
   return document;
 }

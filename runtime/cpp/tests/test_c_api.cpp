@@ -84,6 +84,14 @@ TEST_CASE("long messages are cut between characters") {
   CHECK(message.back() == '\xA4');
 }
 
+TEST_CASE("a message is one line, whatever a file holds") {
+  const tiny::Folder folder([](tiny::Json& m) { m["a\nb\x1B"] = 1; });
+  wanrt_error error = make_error();
+  wanrt_manifest* manifest = nullptr;
+  CHECK(fail(wanrt_manifest_read(folder.path().c_str(), &manifest, &error), WANRT_MANIFEST_ERROR,
+             error) == folder.file("engine.json") + ": a b : Extra inputs are not permitted");
+}
+
 TEST_CASE("options that make no sense") {
   const tiny::Folder folder;
   wanrt_error error = make_error();
