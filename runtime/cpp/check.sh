@@ -20,15 +20,15 @@ done
 
 ./deps.sh "$build/deps" "$bin/python"
 
-configure() {
+compile() {
   cmake -S . -B "$build/$1" -DCMAKE_PREFIX_PATH="$build/deps" -DWANRT_TESTS=ON "${@:2}" \
     >"$build/$1.log" || { cat "$build/$1.log" >&2; exit 1; }
-  cmake --build "$build/$1" -j"$(nproc)" -- --quiet
+  grep backend: "$build/$1.log"
+  cmake --build "$build/$1" -j"$(nproc)" >"$build/$1.log" || { cat "$build/$1.log" >&2; exit 1; }
 }
-configure plain -DCMAKE_CXX_FLAGS=-Werror
-grep backend: "$build/plain.log"
-configure sanitized -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
-  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-Werror -DWANRT_FUZZERS=ON \
+compile plain -DCMAKE_CXX_FLAGS=-Werror
+compile sanitized -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_FLAGS=-Werror -DWANRT_FUZZERS=ON \
   -DWANRT_SANITIZE=address,undefined
 
 sources=$(find . -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
@@ -39,7 +39,7 @@ find src examples fuzz -name '*.cpp' -print0 |
     2>"$build/clang-tidy.log" || { cat "$build/clang-tidy.log" >&2; exit 1; }
 
 for kind in plain sanitized; do
-  ctest --test-dir "$build/$kind" --output-on-failure --quiet
+  ctest --test-dir "$build/$kind" --output-on-failure
 done
 fuzz() {
   mkdir -p "$build/corpus/$1"
