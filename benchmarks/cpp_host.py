@@ -219,6 +219,7 @@ def _machine() -> dict[str, str]:
         "compiler": compiler.stdout.splitlines()[0],
         "python": platform.python_version(),
         "system": platform.platform(),
+        "load": f"{os.getloadavg()[1]:.1f}",
     }
 
 
@@ -230,7 +231,7 @@ def _render(results: dict[str, Any]) -> str:
         "",
         f"`python benchmarks/cpp_host.py`; {machine['processor']}, {machine['cores']} cores, "
         f"{machine['system']}; onnxruntime {machine['onnxruntime']}, {machine['compiler']}, "
-        f"Python {machine['python']}; random weights.",
+        f"Python {machine['python']}; random weights. Load average before it: {machine['load']}.",
         "",
         f"What a host adds to the backend's time of one forward of the demo, median of "
         f"{results['rounds']} in turn:",

@@ -341,7 +341,22 @@ def test_the_readme_s_program(shared: Path, tmp_path: Path) -> None:
     assert f"y begins with {load_file(golden)['y'][0, 0]:g}\n" == printed
 
 
-def test_every_function_is_in_the_header_s_rules() -> None:
-    """Each declaration stands under a comment that says whose memory it is about."""
+def test_the_header_s_example_is_c(tmp_path: Path) -> None:
+    example = HEADER.split("Rules for every function")[0].split("\n *\n", 1)[1]
+    code = "\n".join(line.removeprefix(" *") for line in example.splitlines())
+    program = f"""
+        #include <stdio.h>
+        #include <wanrt/wanrt.h>
+        void *my_memory(const char *name, size_t bytes);
+        void my_sampler_step(wanrt_tensor *sample);
+        int use(int steps) {{ {code}
+          return 0;
+        }}"""
+    (tmp_path / "example.c").write_text(program)
+    check("cc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only",
+          f"-I{SOURCE / 'include'}", tmp_path / "example.c")  # fmt: skip
+
+
+def test_every_function_has_its_rules() -> None:
     declared = re.findall(r"\*/\nWANRT_API .*?(wanrt_\w+)\(", HEADER)
     assert set(declared) == functions()

@@ -69,6 +69,7 @@ Arguments read_arguments(int argc, char* const* argv) {
                           {"mapped", no_argument, nullptr, 'm'},
                           {"version", no_argument, nullptr, 'v'},
                           {nullptr, 0, nullptr, 0}};
+  opterr = 0;
   Arguments arguments;
   for (int flag = 0; (flag = getopt_long(argc, argv, "", known, nullptr)) != -1;) {
     switch (flag) {
@@ -109,7 +110,7 @@ Arguments read_arguments(int argc, char* const* argv) {
         arguments.version = true;
         break;
       default:
-        throw UsageError("");  // getopt has said why
+        throw UsageError("no such option, or its value is missing");
     }
   }
   if (!arguments.version && optind + 1 != argc) {

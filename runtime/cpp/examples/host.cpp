@@ -138,15 +138,15 @@ void tell(const Arguments& arguments) {
 }
 
 bool run(const Arguments& arguments) {
+  const wanrt::Manifest manifest(arguments.engine);
+  const wanrt_workload workload = choose_workload(manifest, arguments.workload);
   wanrt_options options = arguments.options;
-  if (!arguments.workload.empty()) {
-    options.workload = arguments.workload.c_str();
-  }
+  // inputs of other shapes would be other tokens than are counted
+  options.workload = arguments.workload.empty() ? workload.name : arguments.workload.c_str();
   wanrt::Engine engine(arguments.engine, options);
-  const wanrt_workload workload = choose_workload(engine.manifest(), arguments.workload);
-  print_info(engine.manifest(), workload);
+  print_info(manifest, workload);
   const Inputs inputs = arguments.inputs.empty()
-                            ? Inputs(engine.manifest().inputs(workload.name), arguments.seed)
+                            ? Inputs(manifest.inputs(workload.name), arguments.seed)
                             : Inputs(arguments.inputs);
   engine.bind(inputs.tensors());
   bool right = true;

@@ -219,7 +219,13 @@ View Engine::output(std::size_t index) {
   if (!run_) {
     refuse("output " + outputs_[index].spec->name + " has no memory before the first forward");
   }
-  return backend_->made_output(index);
+  View view = backend_->made_output(index);
+  const TensorSpec& spec = *outputs_[index].spec;
+  if (view.dtype != spec.dtype) {
+    refuse("output " + spec.name + " is " + dtype_name(view.dtype) + ", engine.json says " +
+           dtype_name(spec.dtype));
+  }
+  return view;
 }
 
 void Engine::forward() {

@@ -165,6 +165,19 @@ TEST_CASE("sizes that the caller chooses") {
         "input timestep has shape [1], the workload's is [2]");
 }
 
+TEST_CASE("an output of another dtype than the manifest's") {
+  const tiny::Folder folder([](tiny::Json& m) {
+    auto& output = m["graphs"]["forward"]["outputs"][0];
+    output["shape"] = tiny::Json::array({"found"});
+    output["dtype"] = "bf16";
+  });
+  Fed fed(folder);
+  fed.engine.bind({fed.first, fed.second});
+  fed.engine.forward();
+  CHECK_THROWS_WITH(static_cast<void>(fed.engine.output()),
+                    "output y is fp32, engine.json says bf16");
+}
+
 TEST_CASE("outputs whose size only a forward tells") {
   const tiny::Folder folder([](tiny::Json& m) {
     m["graphs"]["forward"]["outputs"][0]["shape"] = tiny::Json::array({"found"});

@@ -11,7 +11,7 @@
  *   wanrt_info info;
  *   wanrt_manifest_info(manifest, &info, &error);
  *   wanrt_tensor inputs[8], sample;
- *   for (size_t i = 0; i < info.inputs; ++i) {  // all calls below can fail as wanrt_open can
+ *   for (size_t i = 0; i < info.inputs; ++i) {  // at most 8 of Wan; all calls can fail
  *     wanrt_manifest_tensor(manifest, NULL, WANRT_INPUT, i, &inputs[i], &error);
  *     inputs[i].data = my_memory(inputs[i].name, inputs[i].bytes);
  *   }
@@ -26,7 +26,8 @@
  * Rules for every function
  * - A function that can fail returns a status and fills `error` (the caller's, may be NULL): what
  *   is wrong and where, and what to do about it. After a failure nothing has changed unless the
- *   function says otherwise. No exception leaves the library, and it writes nothing to the console.
+ *   function says otherwise. No exception leaves the library, and nothing but ONNX Runtime's log of
+ *   its own errors goes to stderr.
  * - Strings are UTF-8 and end with NUL. Paths are the system's bytes.
  * - `const char *` members and pointers returned are borrowed: they live as long as the handle that
  *   gave them, and are never freed by the caller.
@@ -40,11 +41,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(WANRT_STATIC)
-#define WANRT_API
-#else
 #define WANRT_API __attribute__((visibility("default")))
-#endif
 
 #define WANRT_ABI_VERSION 1
 #define WANRT_MAX_RANK 8
