@@ -31,9 +31,9 @@ compile sanitized -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
   -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_FLAGS=-Werror -DWANRT_FUZZERS=ON \
   -DWANRT_SANITIZE=address,undefined
 
-sources=$(find . -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
+sources=$(find . ../../benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c')
 # shellcheck disable=SC2086 # one word per file
-"$bin/clang-format" --dry-run --Werror $sources
+"$bin/clang-format" --style=file:.clang-format --dry-run --Werror $sources
 # not the tests: doctest's macros break most rules
 find src examples fuzz -name '*.cpp' -print0 |
   xargs -0 -n 4 -P "$(nproc)" "$bin/clang-tidy" --quiet -p "$build/sanitized" \
