@@ -1,7 +1,8 @@
-# make demo   build the demo's engines, bench them, make the report
-# make test   lint, check types, run every test this machine can run, list what was left out
-# make lint   the first two of those
-# make clean  remove the environment and caches; engines stay
+# make demo      build the demo's engines, bench them, make the report
+# make test      lint, check types, run every test this machine can run, list what was left out
+# make lint      the first two of those
+# make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
+# make clean     remove the environment, caches and build folders; engines stay
 #
 # PYTHON (3.11 or newer) makes the environment VENV; both, and PYTEST_ARGS, can be given.
 
@@ -14,15 +15,21 @@ DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint cpp test-cpp clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
 	$(BIN)/wanrt bench engines/ --json engines/bench.json
 	$(BIN)/wanrt report engines/bench.json
 
-test: lint
+test: lint cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-cpp: cpp
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_cpp.py tests/test_cpp_manifest.py
+
+cpp: $(DEV)
+	runtime/cpp/check.sh build/cpp $(BIN)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ JUNK = (
     "engines/.made/demo/diffusion_pytorch_model-00001-of-00001.safetensors",
     "results/bench.json",
     ".venv/bin/python",
+    "build/cpp/plain/libwanrt.so",
     "export/wanexport/__pycache__/cli.cpython-311.pyc",
     "notes.txt",
 )

@@ -7,6 +7,7 @@ from these models; a test keeps the three together.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -37,8 +38,9 @@ def _inside(path: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Dim = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Dim = Count | Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class _Model(BaseModel):
@@ -87,8 +89,8 @@ class Workload(_Model):
     width: Count
     height: Count
     frames: Count
-    batch: Annotated[int, Field(ge=1)]
-    tokens: Annotated[int, Field(ge=1)]
+    batch: Positive
+    tokens: Positive
     shapes: dict[str, tuple[Count, ...]]
     flops: dict[str, Count]
     bytes: dict[str, Count]
@@ -113,7 +115,7 @@ class AdapterFile(_Model):
     """A canonical adapter that ships inside a swappable engine's folder."""
 
     file: RelativePath
-    rank: Annotated[int, Field(ge=1)]
+    rank: Positive
     bytes: Count
     sha256: Sha256
 
@@ -149,8 +151,8 @@ class Manifest(_Model):
     name: str
     model: str
     mode: Mode
-    rank: Annotated[int, Field(ge=1)] | None
-    max_rank: Annotated[int, Field(ge=1)] | None = None
+    rank: Positive | None
+    max_rank: Positive | None = None
     targets: tuple[str, ...]
     dtype: Dtype
     backend: Backend
@@ -233,12 +235,19 @@ def read_manifest_only(folder: Path) -> Manifest:
 def parse_manifest(text: str, where: str) -> Manifest:
     """Parse engine.json's text; `where` names it in errors."""
     try:
-        raw = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        raw = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where} is not JSON: {error}", "rebuild the engine") from None
     if not isinstance(raw, dict):
         raise ManifestError(f"{where} is not a JSON object", "rebuild the engine")
     version = raw.get("schema_version")
+    if isinstance(version, bool | float):  # pydantic takes both for the 1 that they equal
+        raise ManifestError(f"{where}: schema_version: Input should be 1", "rebuild the engine")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ManifestError(
             f"{where} has schema version {version}, this wanrt reads up to {SCHEMA_VERSION}",
@@ -270,6 +279,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def _read_text(path: Path) -> str:

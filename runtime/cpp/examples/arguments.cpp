@@ -1,0 +1,125 @@
+#include "arguments.h"
+
+#include <getopt.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+
+const char* const kUsage =
+    "usage: wanrt-host [options] ENGINE\n"
+    "\n"
+    "Run forwards of an engine folder and print tokens per second.\n"
+    "\n"
+    "  --info             tell what the engine is, without loading it\n"
+    "  --inputs FILE      inputs by name, safetensors\n"
+    "  --seed N           of random inputs otherwise; not those of `wanrt run` [0]\n"
+    "  --forwards N       forwards that are timed, after one that isn't [3]\n"
+    "  --adapter FILE     a canonical adapter, or `base`; repeat it to switch between forwards\n"
+    "  --golden FILE      expected outputs, safetensors; the n-th for the n-th adapter\n"
+    "  --tolerance X      relative L2 distance that they may have [0: equal bit by bit]\n"
+    "  --workload NAME    whose shapes and tokens count; the first by default\n"
+    "  --threads N        of the engine's pool; one per core by default\n"
+    "  --device cpu|cuda  where to run [cpu]\n"
+    "  --mapped           leave weights in the files' pages\n"
+    "  --version\n";
+
+namespace {
+
+long read_count(const char* text, long least, long most) {
+  char* end = nullptr;
+  errno = 0;
+  const long count = std::strtol(text, &end, 10);
+  if (end == text || *end != '\0' || errno != 0 || count < least || count > most) {
+    throw UsageError("'" + std::string(text) + "' is no whole number from " +
+                     std::to_string(least) + " to " + std::to_string(most));
+  }
+  return count;
+}
+
+double read_number(const char* text) {
+  char* end = nullptr;
+  const double number = std::strtod(text, &end);
+  if (end == text || *end != '\0' || !(number >= 0)) {
+    throw UsageError("'" + std::string(text) + "' is no number from 0 on");
+  }
+  return number;
+}
+
+wanrt_device read_device(const std::string& text) {
+  if (text != "cpu" && text != "cuda") {
+    throw UsageError("'" + text + "' is no device: cpu or cuda");
+  }
+  return text == "cuda" ? WANRT_CUDA : WANRT_CPU;
+}
+
+}  // namespace
+
+Arguments read_arguments(int argc, char* const* argv) {
+  const option known[] = {{"info", no_argument, nullptr, 'i'},
+                          {"inputs", required_argument, nullptr, 'f'},
+                          {"seed", required_argument, nullptr, 's'},
+                          {"forwards", required_argument, nullptr, 'n'},
+                          {"adapter", required_argument, nullptr, 'a'},
+                          {"golden", required_argument, nullptr, 'g'},
+                          {"tolerance", required_argument, nullptr, 't'},
+                          {"workload", required_argument, nullptr, 'w'},
+                          {"threads", required_argument, nullptr, 'c'},
+                          {"device", required_argument, nullptr, 'd'},
+                          {"mapped", no_argument, nullptr, 'm'},
+                          {"version", no_argument, nullptr, 'v'},
+                          {nullptr, 0, nullptr, 0}};
+  opterr = 0;
+  Arguments arguments;
+  for (int flag = 0; (flag = getopt_long(argc, argv, "", known, nullptr)) != -1;) {
+    switch (flag) {
+      case 'i':
+        arguments.info = true;
+        break;
+      case 'f':
+        arguments.inputs = optarg;
+        break;
+      case 's':
+        arguments.seed = static_cast<std::uint64_t>(read_count(optarg, 0, INT32_MAX));
+        break;
+      case 'n':
+        arguments.forwards = read_count(optarg, 1, INT32_MAX);
+        break;
+      case 'a':
+        arguments.adapters.emplace_back(optarg);
+        break;
+      case 'g':
+        arguments.goldens.emplace_back(optarg);
+        break;
+      case 't':
+        arguments.tolerance = read_number(optarg);
+        break;
+      case 'w':
+        arguments.workload = optarg;
+        break;
+      case 'c':
+        arguments.options.threads = static_cast<int>(read_count(optarg, 1, 4096));
+        break;
+      case 'd':
+        arguments.options.device = read_device(optarg);
+        break;
+      case 'm':
+        arguments.options.mapped = 1;
+        break;
+      case 'v':
+        arguments.version = true;
+        break;
+      default:
+        throw UsageError("no such option, or its value is missing");
+    }
+  }
+  if (!arguments.version && optind + 1 != argc) {
+    throw UsageError("name one engine folder");
+  }
+  const std::size_t visits = std::max<std::size_t>(arguments.adapters.size(), 1);
+  if (!arguments.goldens.empty() && arguments.goldens.size() != visits) {
+    throw UsageError("give one --golden per --adapter, or none");
+  }
+  arguments.engine = arguments.version ? "" : argv[optind];
+  return arguments;
+}

@@ -1,0 +1,14 @@
+// Values of tensors: random ones, and how far two tensors are from each other.
+#pragma once
+
+#include <cstdint>
+#include <wanrt/wanrt.hpp>
+
+// Fill an input with values: in its range, or from -1 to 1 if it has none.
+void fill_random(const wanrt::Tensor& tensor, std::uint64_t seed);
+
+// Whether dtype, shape and every bit are the same.
+bool equal_bits(const wanrt::Tensor& a, const wanrt::Tensor& b);
+
+// |a - b| / |b| in the L2 norm; infinite if shapes or dtypes differ, or a value is no number.
+double distance(const wanrt::Tensor& a, const wanrt::Tensor& b);

@@ -1,0 +1,21 @@
+// Canonical adapters: what swappable engines load (engines/README.md).
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "folder.h"
+#include "tensors.h"
+
+namespace wanrt::impl {
+
+struct Matrix {
+  std::int64_t rows = 0, columns = 0;
+  Buffer data;
+};
+
+// An adapter's matrices by the engine's input names, unpadded. Everything is checked before
+// anything is returned. Throws Error(WANRT_ADAPTER_ERROR).
+std::map<std::string, Matrix> read_adapter(const std::string& path, const Folder& folder);
+
+}  // namespace wanrt::impl

@@ -1,0 +1,55 @@
+// What executes an engine's graph, and the choice of it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "folder.h"
+#include "tensors.h"
+
+namespace wanrt::impl {
+
+struct Options {
+  wanrt_device device = WANRT_CPU;
+  int device_id = 0;
+  int threads = 0;  // 0: the backend asks `usable_cores`
+  bool mapped = false;
+  std::string workload;    // empty: any
+  void* stream = nullptr;  // the caller's; null: the backend's own
+};
+
+// One loaded graph. Everything throws Error; memory that is bound outlives the next bind of its
+// name, and names, dtypes and shapes have been checked against the manifest.
+class Backend {
+ public:
+  Backend() = default;
+  virtual ~Backend() = default;
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+  Backend(Backend&&) = delete;
+  Backend& operator=(Backend&&) = delete;
+
+  // Read an input from this memory at each run. Host memory for a GPU is copied here: whoever
+  // writes new values into it binds it again.
+  virtual void bind_input(const std::string& name, const View& view) = 0;
+
+  // Write an output to this memory at each run.
+  virtual void bind_output(const std::string& name, const View& view) = 0;
+
+  // Let the backend make host memory for an output at each run; `made_output` tells it afterwards.
+  virtual void make_output(const std::string& name) = 0;
+  virtual View made_output(std::size_t index) = 0;
+
+  // Run the graph on what is bound: `complete` until outputs are there, else until it has been put
+  // on the stream.
+  virtual void run(bool complete) = 0;
+};
+
+// Check that the manifest's backend is compiled in and can run the engine here, then load it.
+std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& options);
+
+// The backends compiled in, separated by spaces.
+const char* list_backends();
+
+}  // namespace wanrt::impl

@@ -1,0 +1,270 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#include "adapter.h"
+#include "error.h"
+
+namespace wanrt::impl {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& message, const std::string& hint = "") {
+  throw Error(WANRT_ENGINE_ERROR, message, hint);
+}
+
+std::string names_of(const std::map<std::string, const TensorSpec*>& specs) {
+  std::string names;
+  for (const auto& [name, spec] : specs) {
+    names += (names.empty() ? "" : ", ") + name;
+  }
+  return names;
+}
+
+void check_memory(const char* kind, const TensorSpec& spec, const View& view) {
+  if (view.dtype != spec.dtype) {
+    refuse(std::string(kind) + " " + spec.name + " is " + dtype_name(view.dtype) +
+           ", the engine takes " + dtype_name(spec.dtype));
+  }
+  const auto bytes = tensor_bytes(view.shape, dtype_bytes(view.dtype));
+  if (!bytes || *bytes != view.bytes) {
+    refuse(std::string(kind) + " " + spec.name + " has " + std::to_string(view.bytes) +
+           " bytes, its shape " + show_shape(view.shape) + " takes " +
+           (bytes ? std::to_string(*bytes) : "more than there can be"));
+  }
+  if (view.data == nullptr && view.bytes > 0) {
+    refuse(std::string(kind) + " " + spec.name + " has no memory");
+  }
+}
+
+void check_output(const TensorSpec& spec, const View& view, const Symbols& symbols) {
+  const Shape shape = resolve_shape(spec.shape, symbols);
+  if (!is_known(shape)) {
+    refuse("output " + spec.name + " has shape " + show_shape(spec.shape, symbols) +
+               ", which the inputs don't tell",
+           "bind no memory to it, and ask for it after a forward");
+  }
+  check_memory("output", spec, view);
+  if (shape != view.shape) {
+    refuse("output " + spec.name + " has shape " + show_shape(view.shape) + ", the engine writes " +
+           show_shape(shape));
+  }
+}
+
+std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) {
+  const auto bytes = tensor_bytes(shape, dtype_bytes(spec.dtype));
+  if (!bytes) {
+    refuse(spec.name + " can't have shape " + show_shape(shape));
+  }
+  Buffer memory(*bytes);
+  View view{spec.dtype, WANRT_HOST, shape, memory.data(), *bytes};
+  return {std::move(view), std::move(memory)};
+}
+
+// Copy an adapter's matrix into the top left of its zero-padded input; without one, zeros.
+void fill(const View& input, const Matrix* matrix) {
+  auto* row = static_cast<std::byte*>(input.data);
+  if (matrix == nullptr) {
+    std::memset(row, 0, input.bytes);
+    return;
+  }
+  const std::size_t element = dtype_bytes(input.dtype);
+  const std::size_t width = static_cast<std::size_t>(input.shape[1]) * element;
+  const std::size_t used = static_cast<std::size_t>(matrix->columns) * element;
+  const std::byte* from = matrix->data.data();
+  for (std::int64_t i = 0; i < matrix->rows; ++i, row += width, from += used) {
+    std::memcpy(row, from, used);
+    std::memset(row + used, 0, width - used);
+  }
+  std::memset(row, 0, static_cast<std::size_t>(input.shape[0] - matrix->rows) * width);
+}
+
+}  // namespace
+
+Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
+  const Manifest& manifest = folder.manifest;
+  if (!options.workload.empty()) {
+    workload_ = manifest.find_workload(options.workload);
+    if (workload_ == nullptr) {
+      refuse(folder.path + " has no workload '" + options.workload + "'",
+             "it has: " + manifest.workload_names());
+    }
+  }
+  for (const TensorSpec& spec : manifest.forward().inputs) {
+    if (spec.role == Role::data) {
+      data_[spec.name] = &spec;
+      continue;
+    }
+    const Shape shape = resolve_shape(spec.shape, {});
+    if (shape.size() != 2 || !is_known(shape)) {
+      refuse("adapter input " + spec.name + " has shape " + show_shape(spec.shape));
+    }
+    auto [view, memory] = make_memory(spec, shape);
+    adapter_.push_back({&spec, std::move(view), std::move(memory)});
+  }
+  for (const TensorSpec& spec : manifest.forward().outputs) {
+    outputs_.emplace_back();
+    outputs_.back().spec = &spec;
+  }
+  backend_ = open_backend(folder, options);
+  for (const AdapterInput& input : adapter_) {
+    backend_->bind_input(input.spec->name, input.view);
+  }
+}
+
+void Engine::bind(const std::map<std::string, View>& inputs,
+                  const std::map<std::string, View>& outputs) {
+  check_names(inputs, outputs);
+  Symbols symbols;
+  for (const auto& [name, spec] : data_) {
+    check_input(*spec, inputs.at(name), symbols);
+  }
+  for (const Output& output : outputs_) {
+    const auto given = outputs.find(output.spec->name);
+    if (given != outputs.end()) {
+      check_output(*output.spec, given->second, symbols);
+    }
+  }
+  bound_ = false;
+  run_ = false;
+  for (const auto& [name, view] : inputs) {
+    backend_->bind_input(name, view);
+  }
+  for (Output& output : outputs_) {
+    const auto given = outputs.find(output.spec->name);
+    bind_output(output, symbols, given == outputs.end() ? nullptr : &given->second);
+  }
+  bound_ = true;
+}
+
+void Engine::check_names(const std::map<std::string, View>& inputs,
+                         const std::map<std::string, View>& outputs) const {
+  const std::string hint = "inputs: " + names_of(data_);
+  for (const auto& [name, view] : inputs) {
+    const bool fed = std::any_of(adapter_.begin(), adapter_.end(),
+                                 [&key = name](const auto& one) { return one.spec->name == key; });
+    if (fed) {
+      refuse("input " + name + " is the adapter's", "load it with wanrt_swap");
+    }
+    if (data_.count(name) == 0) {
+      refuse("there is no input " + name, hint);
+    }
+  }
+  for (const auto& [name, spec] : data_) {
+    if (inputs.count(name) == 0) {
+      refuse("input " + name + " is missing", hint);
+    }
+  }
+  for (const auto& [name, view] : outputs) {
+    const bool known = std::any_of(outputs_.begin(), outputs_.end(),
+                                   [&key = name](const auto& o) { return o.spec->name == key; });
+    if (!known) {
+      refuse("there is no output " + name);
+    }
+  }
+}
+
+void Engine::check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const {
+  check_memory("input", spec, view);
+  if (!match_shape(spec.shape, view.shape, symbols)) {
+    refuse("input " + spec.name + " has shape " + show_shape(view.shape) + ", the engine takes " +
+           show_shape(spec.shape, symbols));
+  }
+  if (workload_ == nullptr) {
+    return;
+  }
+  const auto want = workload_->shapes.find(spec.name);
+  if (want != workload_->shapes.end() && want->second != view.shape) {
+    refuse("input " + spec.name + " has shape " + show_shape(view.shape) + ", the workload's is " +
+           show_shape(want->second));
+  }
+}
+
+void Engine::bind_output(Output& output, const Symbols& symbols, const View* given) {
+  const Shape shape = resolve_shape(output.spec->shape, symbols);
+  const bool kept = output.own.data() != nullptr && output.view.shape == shape;
+  if (given == nullptr && kept) {
+    return;
+  }
+  output.own = Buffer();
+  output.made = given == nullptr && !is_known(shape);
+  if (output.made) {
+    backend_->make_output(output.spec->name);
+    return;
+  }
+  Buffer own;
+  View view;
+  if (given != nullptr) {
+    view = *given;
+  } else {
+    std::tie(view, own) = make_memory(*output.spec, shape);
+  }
+  backend_->bind_output(output.spec->name, view);
+  output.view = std::move(view);
+  output.own = std::move(own);
+}
+
+View Engine::output(std::size_t index) {
+  if (index >= outputs_.size()) {
+    throw Error(WANRT_USAGE_ERROR, "there is no output " + std::to_string(index));
+  }
+  require_bound();
+  if (!outputs_[index].made) {
+    return outputs_[index].view;
+  }
+  if (!run_) {
+    refuse("output " + outputs_[index].spec->name + " has no memory before the first forward");
+  }
+  View view = backend_->made_output(index);
+  const TensorSpec& spec = *outputs_[index].spec;
+  if (view.dtype != spec.dtype) {
+    refuse("output " + spec.name + " is " + dtype_name(view.dtype) + ", engine.json says " +
+           dtype_name(spec.dtype));
+  }
+  return view;
+}
+
+void Engine::forward() {
+  require_bound();
+  backend_->run(false);
+  run_ = true;
+}
+
+double Engine::time_forward() {
+  require_bound();
+  const auto start = std::chrono::steady_clock::now();
+  backend_->run(true);
+  const auto end = std::chrono::steady_clock::now();
+  run_ = true;
+  return std::chrono::duration<double>(end - start).count();
+}
+
+void Engine::swap(const std::optional<std::string>& adapter) {
+  if (adapter_.empty()) {
+    refuse(folder_.path + " is a " + folder_.manifest.mode + " engine, its adapter is fixed",
+           "build one that can swap: wanexport build --mode swappable --rank 32");
+  }
+  std::map<std::string, Matrix> matrices;
+  if (adapter) {
+    matrices = read_adapter(*adapter, folder_);
+  }
+  for (const AdapterInput& input : adapter_) {
+    const auto found = matrices.find(input.spec->name);
+    fill(input.view, found == matrices.end() ? nullptr : &found->second);
+  }
+  for (const AdapterInput& input : adapter_) {
+    backend_->bind_input(input.spec->name, input.view);  // what copies to a GPU
+  }
+}
+
+void Engine::require_bound() const {
+  if (!bound_) {
+    refuse("no inputs are bound", "call wanrt_bind first");
+  }
+}
+
+}  // namespace wanrt::impl

@@ -1,0 +1,58 @@
+// An engine in memory: everything about it that no backend needs to know.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "folder.h"
+#include "tensors.h"
+
+namespace wanrt::impl {
+
+class Engine {
+ public:
+  // `folder` must outlive the engine.
+  Engine(const Folder& folder, const Options& options);
+
+  void bind(const std::map<std::string, View>& inputs, const std::map<std::string, View>& outputs);
+  [[nodiscard]] View output(std::size_t index);
+  void forward();
+  [[nodiscard]] double time_forward();
+  void swap(const std::optional<std::string>& adapter);
+
+ private:
+  struct Output {
+    const TensorSpec* spec = nullptr;
+    View view;
+    Buffer own;         // empty if the memory isn't the engine's
+    bool made = false;  // by the backend, at each run
+  };
+
+  struct AdapterInput {
+    const TensorSpec* spec = nullptr;
+    View view;
+    Buffer memory;
+  };
+
+  void check_names(const std::map<std::string, View>& inputs,
+                   const std::map<std::string, View>& outputs) const;
+  void check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const;
+  void bind_output(Output& output, const Symbols& symbols, const View* given);
+  void require_bound() const;
+
+  const Folder& folder_;
+  const Workload* workload_ = nullptr;  // null: shapes are the caller's choice
+  std::map<std::string, const TensorSpec*> data_;
+  std::vector<AdapterInput> adapter_;
+  std::vector<Output> outputs_;
+  bool bound_ = false;
+  bool run_ = false;
+  std::unique_ptr<Backend> backend_;  // freed first: it refers to the memory above
+};
+
+}  // namespace wanrt::impl

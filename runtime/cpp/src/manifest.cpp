@@ -1,0 +1,379 @@
+#include "manifest.h"
+
+#include <algorithm>
+#include <set>
+
+#include "error.h"
+#include "json.h"
+
+namespace wanrt::impl {
+
+namespace {
+
+constexpr std::int64_t kSchemaVersion = 1;
+
+[[noreturn]] void refuse(const std::string& place, const std::string& problem) {
+  throw FormatError(place + ": " + problem);
+}
+
+// A relative path with `/` that can't leave the engine folder.
+std::string read_path(Object& object, const char* key) {
+  std::string path = object.text(key);
+  bool empty = true;
+  bool inside = path.find('\\') == std::string::npos && path.find('\0') == std::string::npos &&
+                path.rfind('/', 0) == std::string::npos;
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string_view part = std::string_view(path).substr(begin, end - begin);
+    empty = empty && (part.empty() || part == ".");
+    inside = inside && part != "..";
+    begin = end + 1;
+  }
+  if (empty || !inside) {
+    refuse(object.place(key), "path leaves the engine folder: '" + path + "'");
+  }
+  return path;
+}
+
+void check_sha256(Object& object) {
+  const std::string hash = object.text("sha256");
+  const bool hex = hash.find_first_not_of("0123456789abcdef") == std::string::npos;
+  if (hash.size() != 64 || !hex) {
+    refuse(object.place("sha256"), "String should be 64 lower-case hexadecimal digits");
+  }
+}
+
+FileEntry read_file_entry(Object& object) {
+  FileEntry entry{read_path(object, "file"), object.count("bytes")};
+  check_sha256(object);
+  return entry;
+}
+
+std::int64_t read_rank(Object& object, const char* key) {
+  const Json* value = object.find(key);
+  return value == nullptr ? 0 : read_count(*value, object.place(key), 1);
+}
+
+void check_number(Object& object, const char* key) {
+  if (const Json* value = object.find(key)) {
+    read_number(*value, object.place(key));
+  }
+}
+
+bool is_symbol(const std::string& text) {
+  constexpr std::string_view kFirst = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
+  const std::string rest = std::string(kFirst) + "0123456789";
+  return !text.empty() && kFirst.find(text[0]) != std::string_view::npos &&
+         text.find_first_not_of(rest) == std::string::npos;
+}
+
+Dim read_dim(const Json& value, const std::string& place) {
+  if (!value.is_string()) {
+    return read_count(value, place);
+  }
+  auto symbol = value.get<std::string>();
+  if (!is_symbol(symbol)) {
+    refuse(place, "Input should be a valid integer or a symbol's name");
+  }
+  return symbol;
+}
+
+// A list of what `read(element, place)` returns.
+template <typename Read>
+auto read_list(const Json& value, const std::string& place, Read read) {
+  std::vector<decltype(read(value, place))> list;
+  for (const Json& element : read_array(value, place)) {
+    list.push_back(read(element, place_of(place, list.size())));
+  }
+  return list;
+}
+
+template <typename Read>
+auto read_list(Object& object, const char* key, Read read) {
+  return read_list(object.need(key), object.place(key), read);
+}
+
+// Call `read(key, value, place)` for every field of an object that is a dictionary.
+template <typename Read>
+void read_dictionary(Object& object, const char* key, Read read) {
+  for (const auto& [name, value] : read_object(object.need(key), object.place(key)).items()) {
+    read(name, value, object.place(key) + "." + name);
+  }
+}
+
+void check_counts(Object& object, const char* key) {
+  read_dictionary(object, key, [](const std::string&, const Json& value, const std::string& place) {
+    read_count(value, place);
+  });
+}
+
+void check_texts(Object& object, const char* key) {
+  read_dictionary(object, key, [](const std::string&, const Json& value, const std::string& place) {
+    read_text(value, place);
+  });
+}
+
+wanrt_dtype read_dtype(Object& object) {
+  const std::string name = object.choice("dtype", {"fp32", "fp16", "bf16"});
+  if (name == "fp32") {
+    return WANRT_FP32;
+  }
+  return name == "fp16" ? WANRT_FP16 : WANRT_BF16;
+}
+
+Role read_role(Object& object) {
+  if (!object.has("role")) {
+    return Role::data;
+  }
+  const std::string name = object.choice("role", {"data", "lora_A", "lora_B"});
+  if (name == "data") {
+    return Role::data;
+  }
+  return name == "lora_A" ? Role::lora_a : Role::lora_b;
+}
+
+TensorSpec read_tensor(const Json& value, const std::string& place) {
+  Object object(value, place);
+  TensorSpec spec;
+  spec.name = object.text("name");
+  spec.dtype = read_dtype(object);
+  spec.shape = read_list(object, "shape", read_dim);
+  if (spec.shape.size() > WANRT_MAX_RANK) {
+    refuse(object.place("shape"), "libwanrt takes 8 dimensions at most");
+  }
+  spec.role = read_role(object);
+  if (const Json* module = object.find("module")) {
+    spec.module = read_text(*module, object.place("module"));
+  }
+  if (const Json* range = object.find("range")) {
+    const auto ends = read_list(*range, object.place("range"), read_number);
+    if (ends.size() != 2) {
+      refuse(object.place("range"), "Tuple should have 2 items");
+    }
+    spec.range = {ends[0], ends[1]};
+  }
+  object.done();
+  return spec;
+}
+
+Graph read_graph(const Json& value, const std::string& place) {
+  Object object(value, place);
+  Graph graph;
+  graph.file = read_file_entry(object);
+  graph.weight_bytes = object.count("weight_bytes");
+  graph.inputs = read_list(object, "inputs", read_tensor);
+  graph.outputs = read_list(object, "outputs", read_tensor);
+  object.done();
+  return graph;
+}
+
+Workload read_workload(const std::string& name, const Json& value, const std::string& place) {
+  Object object(value, place);
+  Workload workload;
+  workload.name = name;
+  workload.width = object.count("width");
+  workload.height = object.count("height");
+  workload.frames = object.count("frames");
+  workload.batch = object.count("batch", 1);
+  workload.tokens = object.count("tokens", 1);
+  read_dictionary(object, "shapes",
+                  [&](const std::string& input, const Json& shape, const std::string& where) {
+                    const auto size = [](const Json& one, const std::string& at) {
+                      return read_count(one, at);
+                    };
+                    workload.shapes[input] = read_list(shape, where, size);
+                  });
+  check_counts(object, "flops");
+  check_counts(object, "bytes");
+  object.done();
+  return workload;
+}
+
+WeightFile read_weight_file(const Json& value, const std::string& place) {
+  Object object(value, place);
+  WeightFile file;
+  file.file = read_file_entry(object);
+  file.mtime_ns = object.count("mtime_ns");
+  object.choice("origin", {"base", "finetuned", "adapter", "merged", "constants"});
+  const std::string storage =
+      object.choice("storage", {"reflink", "hardlink", "pool", "copy", "own"});
+  file.linked = storage == "hardlink" || storage == "pool" || storage == "own";
+  object.done();
+  return file;
+}
+
+FileEntry read_adapter_file(const Json& value, const std::string& place) {
+  Object object(value, place);
+  FileEntry file = read_file_entry(object);
+  object.count("rank", 1);
+  object.done();
+  return file;
+}
+
+bool check_source(const Json& value, const std::string& place) {
+  Object object(value, place);
+  object.text("path");
+  check_sha256(object);
+  check_number(object, "strength");
+  object.done();
+  return true;
+}
+
+void check_verification(const Json& value, const std::string& place) {
+  Object object(value, place);
+  object.choice("method", {"blocks", "none"});
+  if (object.find("dtype") != nullptr) {
+    read_dtype(object);
+  }
+  if (const Json* tokens = object.find("tokens")) {
+    read_count(*tokens, object.place("tokens"));
+  }
+  for (const char* key : {"error", "tolerance", "reference_error", "adapter_effect"}) {
+    check_number(object, key);
+  }
+  object.done();
+}
+
+template <typename Items, typename Name>
+void once(const char* kind, const Items& items, Name name) {
+  std::set<std::string> seen;
+  for (const auto& item : items) {
+    if (!seen.insert(name(item)).second) {
+      refuse("engine.json", std::string(kind) + " " + name(item) + " is there twice");
+    }
+  }
+}
+
+void check_consistent(const Manifest& manifest) {
+  const auto require = [](bool right, const char* problem) {
+    if (!right) {
+      refuse("engine.json", problem);
+    }
+  };
+  require(manifest.graphs.count("forward") == 1, "graphs has no 'forward'");
+  require(!manifest.workloads.empty(), "workloads is empty");
+  require(manifest.mode != "separate" || manifest.rank > 0, "mode separate needs a rank");
+  require(manifest.mode != "swappable" || manifest.max_rank > 0, "mode swappable needs max_rank");
+  std::set<std::string> inputs;
+  const auto name_of = [](const TensorSpec& spec) { return spec.name; };
+  for (const auto& [name, graph] : manifest.graphs) {
+    once("input", graph.inputs, name_of);
+    once("output", graph.outputs, name_of);
+    std::transform(graph.inputs.begin(), graph.inputs.end(), std::inserter(inputs, inputs.end()),
+                   name_of);
+  }
+  once("file", list_files(manifest), [](const FileEntry& entry) { return entry.file; });
+  for (const Workload& workload : manifest.workloads) {
+    for (const auto& [input, shape] : workload.shapes) {
+      if (inputs.count(input) == 0) {
+        refuse("engine.json",
+               "workload " + workload.name + ": " + input + " is no input of a graph");
+      }
+    }
+  }
+}
+
+Manifest read_root(const Document& document) {
+  Object object(document.root, "");
+  if (object.count("schema_version") != kSchemaVersion) {
+    refuse("schema_version", "Input should be 1");
+  }
+  Manifest manifest;
+  manifest.name = object.text("name");
+  manifest.model = object.text("model");
+  manifest.mode = object.choice("mode", {"full", "merged", "separate", "swappable"});
+  object.need("rank");
+  manifest.rank = read_rank(object, "rank");
+  manifest.max_rank = read_rank(object, "max_rank");
+  read_list(object, "targets", read_text);
+  manifest.dtype = dtype_name(read_dtype(object));
+  manifest.backend = object.choice("backend", {"onnxruntime"});
+  manifest.random_weights = object.flag("random_weights");
+  manifest.full_finetune = object.flag("full_finetune");
+  read_dictionary(object, "graphs",
+                  [&](const std::string& name, const Json& value, const std::string& place) {
+                    manifest.graphs[name] = read_graph(value, place);
+                  });
+  const Json& workloads = read_object(object.need("workloads"), "workloads");
+  if (!workloads.empty()) {
+    for (const std::string& name : document.order.at("workloads")) {
+      manifest.workloads.push_back(read_workload(name, workloads.at(name), "workloads." + name));
+    }
+  }
+  manifest.weights = read_list(object, "weights", read_weight_file);
+  if (object.has("adapters")) {
+    manifest.adapters = read_list(object, "adapters", read_adapter_file);
+  }
+  read_list(object, "sources", check_source);
+  read_object(object.need("config"), "config");
+  check_texts(object, "inputs");
+  check_texts(object, "tools");
+  check_verification(object.need("verification"), "verification");
+  object.done();
+  check_consistent(manifest);
+  return manifest;
+}
+
+}  // namespace
+
+std::uint64_t Manifest::weight_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [key, graph] : graphs) {
+    bytes += static_cast<std::uint64_t>(graph.weight_bytes);
+  }
+  return bytes;
+}
+
+const Workload* Manifest::find_workload(std::string_view wanted) const {
+  const auto found = std::find_if(workloads.begin(), workloads.end(),
+                                  [&](const Workload& one) { return one.name == wanted; });
+  return found == workloads.end() ? nullptr : &*found;
+}
+
+std::string Manifest::workload_names() const {
+  std::string names;
+  for (const Workload& workload : workloads) {
+    names += (names.empty() ? "" : ", ") + workload.name;
+  }
+  return names;
+}
+
+std::vector<FileEntry> list_files(const Manifest& manifest) {
+  std::vector<FileEntry> files;
+  for (const auto& [name, graph] : manifest.graphs) {
+    files.push_back(graph.file);
+  }
+  for (const WeightFile& weights : manifest.weights) {
+    files.push_back(weights.file);
+  }
+  files.insert(files.end(), manifest.adapters.begin(), manifest.adapters.end());
+  return files;
+}
+
+Manifest parse_manifest(std::string_view text, const std::string& where) {
+  Document document;
+  try {
+    document = parse_json(text);
+  } catch (const FormatError& error) {
+    throw Error(WANRT_MANIFEST_ERROR, where + " is " + error.what(), "rebuild the engine");
+  }
+  if (!document.root.is_object()) {
+    throw Error(WANRT_MANIFEST_ERROR, where + " is not a JSON object", "rebuild the engine");
+  }
+  const auto version = document.root.find("schema_version");
+  if (version != document.root.end() && version->is_number() &&
+      version->get<double>() > kSchemaVersion) {
+    throw Error(WANRT_MANIFEST_ERROR,
+                where + " has schema version " + version->dump() + ", this libwanrt reads up to " +
+                    std::to_string(kSchemaVersion),
+                "upgrade libwanrt");
+  }
+  try {
+    return read_root(document);
+  } catch (const FormatError& error) {
+    throw Error(WANRT_MANIFEST_ERROR, where + ": " + error.what(),
+                "rebuild the engine with this release's wanexport");
+  }
+}
+
+}  // namespace wanrt::impl

@@ -1,0 +1,12 @@
+// The ONNX Runtime backend, on a CPU or a CUDA device.
+#pragma once
+
+#include <memory>
+
+#include "backend.h"
+
+namespace wanrt::impl {
+
+std::unique_ptr<Backend> open_onnxruntime(const Folder& folder, const Options& options);
+
+}  // namespace wanrt::impl

@@ -1,0 +1,87 @@
+#include "stub.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "error.h"
+
+namespace wanrt::impl {
+
+namespace {
+
+class Stub final : public Backend {
+ public:
+  explicit Stub(const Folder& folder) : name_(folder.manifest.name) {}
+
+  void bind_input(const std::string& name, const View& view) override {
+    if (name_ == stub::kFailsToBind && name == "x") {
+      throw Error(WANRT_ENGINE_ERROR, "the stub can't bind");
+    }
+    inputs_[name] = view;
+  }
+
+  void bind_output(const std::string& name, const View& view) override {
+    static_cast<void>(name);
+    output_ = view;
+  }
+
+  void make_output(const std::string& name) override {
+    static_cast<void>(name);
+    output_ = View();
+  }
+
+  View made_output(std::size_t index) override {
+    static_cast<void>(index);
+    const auto rows = static_cast<std::int64_t>(made_.size());
+    return {WANRT_FP32, WANRT_HOST, {rows}, made_.data(), made_.size() * sizeof(float)};
+  }
+
+  void run(bool complete) override {
+    static_cast<void>(complete);
+    if (name_ == stub::kFailsToRun) {
+      throw Error(WANRT_ENGINE_ERROR, "the stub can't run");
+    }
+    float sum = 0;
+    for (const auto& [name, view] : inputs_) {
+      if (name != "x" && name != "timestep") {
+        sum = std::accumulate(values(view), values(view) + size(view), sum);
+      }
+    }
+    const View& x = inputs_.at("x");
+    made_.assign(values(x), values(x) + size(x));
+    std::for_each(made_.begin(), made_.end(), [&](float& value) { value += sum; });
+    if (output_.data != nullptr) {
+      std::copy(made_.begin(), made_.end(), values(output_));
+    }
+  }
+
+ private:
+  static float* values(const View& view) { return static_cast<float*>(view.data); }
+  static std::size_t size(const View& view) { return view.bytes / sizeof(float); }
+
+  std::string name_;
+  std::map<std::string, View> inputs_;
+  View output_;
+  std::vector<float> made_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& options) {
+  static_cast<void>(options);
+  if (folder.manifest.name == stub::kFailsToOpen) {
+    throw Error(WANRT_UNSUPPORTED, "the stub can't open", "try another");
+  }
+  if (folder.manifest.name == stub::kThrows) {
+    throw 7;  // NOLINT(hicpp-exception-baseclass): what no library should throw
+  }
+  return std::make_unique<Stub>(folder);
+}
+
+const char* list_backends() { return "stub"; }
+
+}  // namespace wanrt::impl

@@ -1,0 +1,174 @@
+// The C ABI: the host's mistakes, failures of the backend, and what a manifest tells.
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <string>
+
+#include "stub.h"
+#include "tiny.h"
+
+namespace {
+
+wanrt_error make_error() {
+  wanrt_error error;
+  std::memset(&error, 'x', sizeof error);
+  return error;
+}
+
+std::string fail(wanrt_status got, wanrt_status want, const wanrt_error& error) {
+  CHECK(got == want);
+  return error.message;
+}
+
+}  // namespace
+
+TEST_CASE("null pointers are the host's mistakes") {
+  const tiny::Folder folder;
+  wanrt_error error = make_error();
+  wanrt_engine* engine = nullptr;
+  CHECK(fail(wanrt_open(nullptr, nullptr, &engine, &error), WANRT_USAGE_ERROR, error) ==
+        "folder is a null pointer");
+  CHECK(wanrt_open(folder.path().c_str(), nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_read(nullptr, nullptr, nullptr) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_info(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_workload(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_tensor(nullptr, nullptr, WANRT_INPUT, 0, nullptr, &error) ==
+        WANRT_USAGE_ERROR);
+  CHECK(wanrt_bind(nullptr, nullptr, 0, nullptr, 0, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_forward(nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_time_forward(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_output(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_swap(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_tensors_read(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_tensors_get(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_json(nullptr) == nullptr);
+  CHECK(wanrt_engine_manifest(nullptr) == nullptr);
+  wanrt_close(nullptr);
+  wanrt_manifest_free(nullptr);
+  wanrt_tensors_free(nullptr);
+}
+
+TEST_CASE("a failure says what and what to do, a success clears both") {
+  const tiny::Folder folder([](tiny::Json& m) { m["name"] = stub::kFailsToOpen; });
+  wanrt_error error = make_error();
+  wanrt_engine* engine = nullptr;
+  CHECK(wanrt_open(folder.path().c_str(), nullptr, &engine, &error) == WANRT_UNSUPPORTED);
+  CHECK(std::string(error.message) == "the stub can't open");
+  CHECK(std::string(error.hint) == "try another");
+  CHECK(engine == nullptr);
+  wanrt_manifest* manifest = nullptr;
+  CHECK(wanrt_manifest_read(folder.path().c_str(), &manifest, &error) == WANRT_OK);
+  CHECK(std::string(error.message).empty());
+  CHECK(std::string(error.hint).empty());
+  wanrt_manifest_free(manifest);
+}
+
+TEST_CASE("whatever is thrown inside becomes a status") {
+  const tiny::Folder folder([](tiny::Json& m) { m["name"] = stub::kThrows; });
+  wanrt_error error = make_error();
+  wanrt_engine* engine = nullptr;
+  CHECK(wanrt_open(folder.path().c_str(), nullptr, &engine, &error) == WANRT_INTERNAL_ERROR);
+}
+
+TEST_CASE("long messages are cut between characters") {
+  const std::string longest = "/" + std::string(3, 'a');
+  std::string path = longest;
+  for (int i = 0; i < 2000; ++i) {
+    path += "\xC3\xA4";
+  }
+  wanrt_error error = make_error();
+  wanrt_manifest* manifest = nullptr;
+  CHECK(wanrt_manifest_read(path.c_str(), &manifest, &error) == WANRT_MANIFEST_ERROR);
+  const std::string message = error.message;
+  CHECK(message.size() >= sizeof error.message - 2);
+  CHECK(message.back() == '\xA4');
+}
+
+TEST_CASE("a message is one line, whatever a file holds") {
+  const tiny::Folder folder([](tiny::Json& m) { m["a\nb\x1B"] = 1; });
+  wanrt_error error = make_error();
+  wanrt_manifest* manifest = nullptr;
+  CHECK(fail(wanrt_manifest_read(folder.path().c_str(), &manifest, &error), WANRT_MANIFEST_ERROR,
+             error) == folder.file("engine.json") + ": a b : Extra inputs are not permitted");
+}
+
+TEST_CASE("options that make no sense") {
+  const tiny::Folder folder;
+  wanrt_error error = make_error();
+  wanrt_engine* engine = nullptr;
+  const auto open = [&](const wanrt_options& options) {
+    return wanrt_open(folder.path().c_str(), &options, &engine, &error);
+  };
+  wanrt_options options = {};
+  options.threads = -1;
+  CHECK(open(options) == WANRT_USAGE_ERROR);
+  options = {};
+  options.device = static_cast<wanrt_device>(9);
+  CHECK(open(options) == WANRT_USAGE_ERROR);
+  options = {};
+  options.workload = "9x9x9";
+  CHECK(fail(open(options), WANRT_ENGINE_ERROR, error).find("has no workload '9x9x9'") !=
+        std::string::npos);
+  CHECK(std::string(error.hint) == "it has: 64x32x1");
+}
+
+TEST_CASE("a manifest tells what the engine is") {
+  const tiny::Folder folder;
+  const wanrt::Manifest manifest(folder.path());
+  const wanrt_info info = manifest.info();
+  CHECK(std::string(info.name) == "tiny");
+  CHECK(std::string(info.mode) == "swappable");
+  CHECK(std::string(info.dtype) == "fp32");
+  CHECK(std::string(info.backend) == "onnxruntime");
+  CHECK(info.rank == 0);
+  CHECK(info.max_rank == 2);
+  CHECK(info.random_weights == 1);
+  CHECK(info.full_finetune == 0);
+  CHECK(info.weight_bytes == 24);
+  CHECK(info.workloads == 1);
+  CHECK(info.adapter_inputs == 2);
+  const wanrt_workload workload = manifest.workload();
+  CHECK(std::string(workload.name) == "64x32x1");
+  CHECK(workload.tokens == 2);
+  const auto inputs = manifest.inputs();
+  REQUIRE(inputs.size() == 2);
+  CHECK(std::string(inputs[0].name) == "x");
+  CHECK(inputs[0].bytes == 24);
+  CHECK(inputs[0].low == inputs[0].high);
+  CHECK(inputs[1].high == 1000);
+  CHECK(manifest.outputs()[0].shape[1] == 3);
+  CHECK(std::string(manifest.adapter_inputs()[1].name) == tiny::kLoraB);
+  CHECK(tiny::Json::parse(manifest.json())["name"] == "tiny");
+  CHECK_THROWS_WITH_AS(static_cast<void>(manifest.workload(1)), "there is no workload 1 of 1",
+                       wanrt::Error);
+  CHECK_THROWS_AS(static_cast<void>(manifest.inputs("9x9x9")), wanrt::Error);
+}
+
+TEST_CASE("workloads keep the manifest's order and give symbols their sizes") {
+  const tiny::Folder folder([](tiny::Json& m) {
+    auto& graph = m["graphs"]["forward"];
+    graph["inputs"][0]["shape"] = {"rows", 3};
+    graph["outputs"][0]["shape"] = {"rows", "columns"};
+  });
+  std::string text = wanrt::Manifest(folder.path()).json();
+  const std::string one = tiny::Json::parse(text)["workloads"]["64x32x1"].dump();
+  const std::string two =
+      "\"a\": {\"width\": 1, \"height\": 1, \"frames\": 1, \"batch\": 1, "
+      "\"tokens\": 1, \"shapes\": {}, \"flops\": {}, \"bytes\": {}}";
+  const std::size_t at = text.find(one) + one.size();
+  folder.write("engine.json", text.insert(at, ", " + two));
+  const wanrt::Manifest manifest(folder.path());
+  CHECK(std::string(manifest.workload(0).name) == "64x32x1");
+  CHECK(std::string(manifest.workload(1).name) == "a");
+  CHECK(manifest.inputs("64x32x1")[0].shape[0] == 2);
+  CHECK(manifest.inputs("a")[0].shape[0] == -1);
+  CHECK(manifest.inputs("a")[0].bytes == 0);
+  CHECK(manifest.outputs()[0].shape[0] == 2);
+  CHECK(manifest.outputs()[0].shape[1] == -1);
+}
+
+TEST_CASE("versions") {
+  CHECK(wanrt_abi_version() == WANRT_ABI_VERSION);
+  CHECK(std::string(wanrt_version()) == WANRT_VERSION);
+  CHECK(std::string(wanrt_backends()) == "stub");
+}

@@ -1,0 +1,52 @@
+// engine.json alone. What Python refuses too is tested with Python's own cases, by
+// tests/test_cpp_manifest.py.
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "error.h"
+#include "manifest.h"
+#include "tiny.h"
+
+namespace {
+
+std::string refusal(const std::string& text) {
+  try {
+    wanrt::impl::parse_manifest(text, "engine.json");
+  } catch (const wanrt::impl::Error& error) {
+    CHECK(error.status() == WANRT_MANIFEST_ERROR);
+    CHECK(!error.hint().empty());
+    return error.what();
+  }
+  return "nothing";
+}
+
+tiny::Json sound() {
+  const tiny::Folder folder;
+  return tiny::Json::parse(wanrt::Manifest(folder.path()).json());
+}
+
+}  // namespace
+
+TEST_CASE("more dimensions than libwanrt takes") {
+  tiny::Json json = sound();
+  json["graphs"]["forward"]["inputs"][0]["shape"] = tiny::Json(9, 1);
+  CHECK(refusal(json.dump()) ==
+        "engine.json: graphs.forward.inputs.0.shape: libwanrt takes 8 dimensions at most");
+}
+
+TEST_CASE("a newer schema is named with the one that is known") {
+  tiny::Json json = sound();
+  json["schema_version"] = 2;
+  CHECK(refusal(json.dump()) == "engine.json has schema version 2, this libwanrt reads up to 1");
+}
+
+TEST_CASE("defaults") {
+  tiny::Json json = sound();
+  json["graphs"]["forward"]["inputs"][0]["role"] = "data";
+  json["graphs"]["forward"]["inputs"][0]["module"] = nullptr;
+  json["graphs"]["forward"]["inputs"][0]["range"] = nullptr;
+  json["adapters"] = tiny::Json::array();
+  json["verification"]["error"] = nullptr;
+  CHECK(refusal(json.dump()) == "nothing");
+}
