@@ -42,7 +42,7 @@ def _on_forwards(row: CandidateResult) -> Iterator[Advice]:
         yield Advice("outliers", text, "close what else runs on this machine, and rerun")
     cv = summarize(seconds).cv
     if cv > UNSTABLE_CV and not wild:
-        text = f"forwards vary by {cv:.1%} (coefficient of variation)"
+        text = f"forwards vary by more than {UNSTABLE_CV:.1%} (coefficient of variation)"
         hint = "close what else runs, use fewer --threads than cores, or raise --time-budget"
         if row.clocks is not None:
             text += f", SM clock {row.clocks.min_mhz} to {row.clocks.max_mhz} MHz"
