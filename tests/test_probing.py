@@ -47,6 +47,16 @@ def test_a_cold_load_is_claimed_of_cold_files_alone(study: Path) -> None:  # noq
         assert probe_job(Job(folder, SIZE, threads=1), None).cold_load_s is None
 
 
+def test_a_file_system_that_cannot_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("os.posix_fadvise", refuse)
+    probe = probe_job(Job(make_engine(tmp_path / "e", Tiny()), "64x32x1"), None)
+    assert probe.cold_load_s is None
+    assert probe.warm_load_s is not None
+
+
 def test_a_folder_without_an_engine(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="is not an engine folder"):
         probe_job(Job(tmp_path, SIZE), None)

@@ -116,11 +116,14 @@ def _drop_cached(paths: Sequence[Path]) -> bool:
     """
     if not hasattr(os, "posix_fadvise"):
         return False
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())  # what isn't on the disk yet can't be dropped
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return not any(_is_cached(path) for path in paths)
+    try:
+        for path in paths:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # what isn't on the disk yet can't be dropped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return not any(_is_cached(path) for path in paths)
+    except OSError:  # not every file system can; loading says what can't be read
+        return False
 
 
 def _is_cached(path: Path) -> bool:
