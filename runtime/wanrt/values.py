@@ -44,8 +44,8 @@ class Ratio:
 class Probe:
     """What one engine takes, found in a process of its own.
 
-    `cold_load_s` is a load with none of its files in the page cache, `warm_load_s` one with all of
-    them there; `first_forward_s` the first forward after it. `memory_bytes` is the peak of
+    `cold_load_s` is a load with none of its files in the page cache, `first_forward_s` the first
+    forward after it, `warm_load_s` a load with all of them there. `memory_bytes` is the peak of
     anonymous memory, mapped file pages apart; `device_bytes` what the device lost to it.
     `disk_bytes` are the folder's files, `shared_bytes` those of them that are the baseline's own,
     by inode.
