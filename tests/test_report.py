@@ -47,21 +47,21 @@ forward: a scripted clock, nothing is run
 tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
   candidate         forward    tok/s  to full (95 %)             memory
-  full         fp32 2.412 s  13.58 k  1 (A/A 0.995 to 1.005)   41.0 GiB R
+  full         fp32 2.412 s  13.58 k  1 (A/A 0.990 to 1.010)   41.0 GiB R
   merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
   separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
-  separate r4  fp32 2.431 s  13.48 k  0.992 (0.989 to 0.994)   41.2 GiB R
-  swappable r2 fp32 2.502 s  13.09 k  0.964 (0.961 to 0.966)   42.0 GiB R
-  swappable r4 fp32 2.512 s  13.04 k  0.960 (0.957 to 0.962)   42.0 GiB R
+  separate r4  fp32 2.431 s  13.48 k  0.992 (0.986 to 0.997)   41.2 GiB R
+  swappable r2 fp32 2.502 s  13.09 k  0.964 (0.958 to 0.969)   42.0 GiB R
+  swappable r4 fp32 2.512 s  13.04 k  0.960 (0.955 to 0.965)   42.0 GiB R
   R: random weights · U: unverified
 
-separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.989 to
-    0.994; swappable r2 fp32 at 0.964 x, 0.961 to 0.966; swappable r4 fp32 at
-    0.960 x, 0.957 to 0.962 [random weights]
+separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.986 to
+    0.997; swappable r2 fp32 at 0.964 x, 0.958 to 0.969; swappable r4 fp32 at
+    0.960 x, 0.955 to 0.965 [random weights]
 merged r4 fp32 shows no measurable difference [random weights]
 full carries the base's own weights; a fine-tune's run at the same speed
 3 loads of every engine, 3 rounds of 2 forwards each; half-width of the
-    intervals 0.27% to 0.28%
+    intervals 0.51% to 0.54%
 """
 
 VERBOSE = """\
@@ -76,21 +76,21 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
   merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
       n 24 · min 2.404 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.951 MFLOP/s
   separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
-  separate r4  fp32 2.431 s  13.48 k  0.991 (0.989 to 0.993)   41.2 GiB R
+  separate r4  fp32 2.431 s  13.48 k  0.991 (0.987 to 0.995)   41.2 GiB R
       n 24 · min 2.425 s · max 2.440 s · p95 2.440 s · CV 0.3% · 6.900 MFLOP/s
-  swappable r2 fp32 2.502 s  13.09 k  0.963 (0.961 to 0.965)   42.0 GiB R
+  swappable r2 fp32 2.502 s  13.09 k  0.963 (0.959 to 0.967)   42.0 GiB R
       n 24 · min 2.502 s · max 2.502 s · p95 2.502 s · CV 0.0% · 6.704 MFLOP/s
-  swappable r4 fp32 2.512 s  13.04 k  0.959 (0.957 to 0.961)   42.0 GiB R
+  swappable r4 fp32 2.512 s  13.04 k  0.959 (0.955 to 0.963)   42.0 GiB R
       n 24 · min 2.512 s · max 2.512 s · p95 2.512 s · CV 0.0% · 6.677 MFLOP/s
   R: random weights · U: unverified
 
-separate r4 fp32 runs at 0.991 x the full fine-tune, 95 % interval 0.989 to
-    0.993; swappable r2 fp32 at 0.963 x, 0.961 to 0.965; swappable r4 fp32 at
-    0.959 x, 0.957 to 0.961 [random weights]
+separate r4 fp32 runs at 0.991 x the full fine-tune, 95 % interval 0.987 to
+    0.995; swappable r2 fp32 at 0.963 x, 0.959 to 0.967; swappable r4 fp32 at
+    0.959 x, 0.955 to 0.963 [random weights]
 merged r4 fp32 shows no measurable difference [random weights]
 full carries the base's own weights; a fine-tune's run at the same speed
 3 loads of every engine, 4 rounds of 2 forwards each; half-width of the
-    intervals 0.21% to 0.22%
+    intervals 0.40% to 0.42%
 """
 
 TROUBLE = """\
@@ -122,17 +122,17 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
 | candidate | dtype | forward | tok/s | to full (95 %) | memory | weights |
 |---|---|--:|--:|---|--:|---|
-| full | fp32 | 2.412 s | 13.58 k | 1 (A/A 0.995 to 1.005) | 41.0 GiB | random weights |
+| full | fp32 | 2.412 s | 13.58 k | 1 (A/A 0.990 to 1.010) | 41.0 GiB | random weights |
 | merged r4 | fp32 | 2.413 s | 13.58 k | no measurable difference | 41.0 GiB | random weights |
 | separate r4 | bf16 |  |  | skipped: bf16 doesn't run on ONNX Runtime's CPU |  | random weights, unverified |
-| separate r4 | fp32 | 2.431 s | 13.48 k | 0.992 (0.989 to 0.994) | 41.2 GiB | random weights |
-| swappable r2 | fp32 | 2.502 s | 13.09 k | 0.964 (0.961 to 0.966) | 42.0 GiB | random weights |
-| swappable r4 | fp32 | 2.512 s | 13.04 k | 0.960 (0.957 to 0.962) | 42.0 GiB | random weights |
+| separate r4 | fp32 | 2.431 s | 13.48 k | 0.992 (0.986 to 0.997) | 41.2 GiB | random weights |
+| swappable r2 | fp32 | 2.502 s | 13.09 k | 0.964 (0.958 to 0.969) | 42.0 GiB | random weights |
+| swappable r4 | fp32 | 2.512 s | 13.04 k | 0.960 (0.955 to 0.965) | 42.0 GiB | random weights |
 
-- separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.989 to 0.994; swappable r2 fp32 at 0.964 x, 0.961 to 0.966; swappable r4 fp32 at 0.960 x, 0.957 to 0.962 [random weights]
+- separate r4 fp32 runs at 0.992 x the full fine-tune, 95 % interval 0.986 to 0.997; swappable r2 fp32 at 0.964 x, 0.958 to 0.969; swappable r4 fp32 at 0.960 x, 0.955 to 0.965 [random weights]
 - merged r4 fp32 shows no measurable difference [random weights]
 - full carries the base's own weights; a fine-tune's run at the same speed
-- 3 loads of every engine, 3 rounds of 2 forwards each; half-width of the intervals 0.27% to 0.28%
+- 3 loads of every engine, 3 rounds of 2 forwards each; half-width of the intervals 0.51% to 0.54%
 """  # noqa: E501
 
 

@@ -68,9 +68,10 @@ def test_a_block_design_by_hand() -> None:
     assert spread_levels(levels) == pytest.approx(math.sqrt(2 * variance))
     estimate = compare_levels(levels, candidate=1, baseline=0)
     assert estimate.value == pytest.approx(-1.0)
-    own = np.std([1.0, -3.0], ddof=1)
-    error = max(float(own), math.sqrt(2 * variance)) / math.sqrt(2)
-    t = scipy_stats.t(2)
+    own = float(np.std([1.0, -3.0], ddof=1))  # larger than the pooled: it counts, with 1 freedom
+    assert own > math.sqrt(2 * variance)
+    error = own / math.sqrt(2)
+    t = scipy_stats.t(1)
     assert estimate.high == pytest.approx(-1.0 + t.isf(0.025) * error)
     assert estimate.p == pytest.approx(2 * t.sf(1.0 / error))
 
@@ -82,8 +83,8 @@ def test_many_steady_candidates_narrow_each_other() -> None:
         return estimate.high - estimate.value
 
     drawn = [np.random.default_rng(seed).normal(0, 0.003, (3, 10)) for seed in range(50)]
-    few = np.mean([width(levels[:, :2]) for levels in drawn])
-    many = np.mean([width(levels) for levels in drawn])
+    few = np.median([width(levels[:, :2]) for levels in drawn])
+    many = np.median([width(levels) for levels in drawn])
     assert many < 0.75 * few
 
 
@@ -123,10 +124,10 @@ def test_two_samples_are_welch_s_t_test() -> None:
 def test_loads_for_a_half_width_by_hand() -> None:
     levels = np.array([[0.0, 0.01], [0.0, -0.01]])
     spread = spread_levels(levels)
-    needed = loads_for(levels, 0.005, 1000)
+    needed = loads_for(levels, 1, 0, 0.005, 1000)
     reach = [scipy_stats.t(n - 1).isf(0.025) * spread / math.sqrt(n) for n in (needed - 1, needed)]
     assert reach[0] > 0.005 >= reach[1]
-    assert loads_for(levels, 1e-9, 50) == 50
+    assert loads_for(levels, 1, 0, 1e-9, 50) == 50
 
 
 def test_holm_by_hand() -> None:

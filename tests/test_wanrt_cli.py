@@ -289,19 +289,54 @@ class TestCompare:
         assert code == 1
         (line,) = (line for line in err.splitlines() if "SLOWER" in line)
         assert line.split() == [
-            "separate", "r4", "60.00", "->", "48.00", "tok/s", "-20.00%", "(-20.00%", "to",
-            "-20.00%)", "SLOWER",
+            "separate", "r4", "60.00", "->", "48.00", "tok/s", "to", "full", "-20.00%", "(-20.00%",
+            "to", "-20.00%)", "SLOWER",
         ]  # fmt: skip
         assert call(*common, "--fail-above", "21%")[0] == 0
         assert call(*common)[0] == 0
+
+    def test_a_slower_machine_shows_in_full_alone(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        names = ("full", "merged-r4", "separate-r4", "swappable r2", "swappable r4")
+        script = fake(forward_s={f"tiny-{name}": [0.13] for name in names})
+        common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
+        code, _, err = call(*common, "--fail-above", "2%")
+        assert code == 1
+        assert [line.split()[0] for line in err.splitlines() if "SLOWER" in line] == ["full"]
+
+    def test_a_single_load_is_no_proof(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        script = fake(forward_s={"tiny-separate-r4": [0.125]})
+        common = ("bench", family, "--fake", script, "--compare", earlier, "--fail-above", "2%")
+        code, _, err = call(*common, "--loads", 1)
+        assert code == 0
+        assert "one load: no interval" in err
+
+    def test_what_is_gone_fails(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        shutil.rmtree(family / "tiny-separate-r4")
+        common = ("bench", family, "--fake", fake(), "--loads", 3, "--compare", earlier)
+        code, _, err = call(*common, "--fail-above", "2%")
+        assert code == 1
+        assert "separate r4   60.00 tok/s -> gone" in err
+        assert call(*common)[0] == 0
+
+    def test_the_results_must_not_replace_it(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        both = ("--compare", earlier, "--json", earlier)
+        assert call("bench", family, "--fake", fake(), *both)[0] == 2
 
     def test_another_machine_is_refused_unless_forced(
         self, call: Wanrt, family: Path, fake: Callable[..., Path], earlier: Path
     ) -> None:
         script = fake(machine={"onnxruntime": "9.9"})
         common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
-        code, _, err = call(*common)
-        assert code == 1
+        code, out, err = call(*common)
+        assert (code, out) == (1, "")  # before anything ran
         assert "error: the earlier bench ran with another onnxruntime (1.2.3, now 9.9)" in err
         assert call(*common, "--force")[0] == 0
 

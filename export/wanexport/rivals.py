@@ -116,8 +116,7 @@ def _load(job: Job, name: str, wrap: Callable[..., Callable[..., tuple[Tensor]]]
     check_times(job.folder, manifest)
     if manifest.mode != "full":
         raise EngineError(
-            f"{name} takes the weights of a full engine; {job.folder} is a {manifest.mode} one",
-            "name another one: --baseline NAME",
+            f"{name} takes the weights of a full engine; {job.folder} is a {manifest.mode} one"
         )
     if job.device != "cpu" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")

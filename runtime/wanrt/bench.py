@@ -93,8 +93,7 @@ def bench_engines(
         if on_round is not None:
             on_round(snapshot())
 
-    if on_round is not None:
-        on_round(result)  # a results file that can't be written is known before the work
+    save()  # a results file that can't be written is known before the work
     left_s = options.time_budget_s
     try:
         for number, bench in enumerate(benches):
@@ -131,7 +130,15 @@ def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBe
         if earlier.options.get(name) != result.options[name]:
             flag = f"--{name.replace('_', '-')}"
             raise ResultsError(f"the earlier bench had another {flag}", hint)
+    same_aim = all(
+        earlier.options.get(name) == result.options[name]
+        for name in ("half_width", "time_budget_s")
+    )
     groups = {(group.model, group.workload): group for group in earlier.groups}
-    for bench, found in ((bench, groups.get(bench.key)) for bench in benches):
+    for bench in benches:
+        found = groups.pop(bench.key, None)
         if found is not None:
-            bench.resume(found)
+            bench.resume(found, earlier.timed, same_aim=same_aim)
+    if groups:
+        model, workload = next(iter(groups))
+        raise ResultsError(f"the earlier bench also had {model} {workload}", hint)

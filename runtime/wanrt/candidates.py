@@ -135,7 +135,7 @@ def find_baseline(candidate: Candidate, candidates: Iterable[Candidate]) -> Cand
 
     Engines of a full fine-tune come before those that carry the base's own weights.
     """
-    full = [other for other in candidates if other.serves_as_baseline]
+    full = [other for other in candidates if other.serves_as_baseline and not other.skipped]
     same = [other for other in full if other.manifest.dtype == candidate.manifest.dtype]
     return next(iter(same or full), None)
 
@@ -220,4 +220,4 @@ def _short(candidate: Candidate) -> str:
 
 def _long(candidate: Candidate) -> str:
     adapter = f" {Path(candidate.adapter.file).stem}" if candidate.adapter else ""
-    return candidate.folder.name + adapter
+    return f"{candidate.folder.parent.name} {candidate.folder.name}{adapter}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -130,8 +132,11 @@ def bench(
     """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
     from wanrt.bench import BenchOptions
     from wanrt.formats import read_results
-    from wanrt.regression import compare_results, render_changes
+    from wanrt.lab import RealLab
+    from wanrt.regression import check_comparable, compare_results, render_changes
 
+    if not isfinite(time_budget):
+        raise typer.BadParameter("--time-budget is a number of seconds")
     options = BenchOptions(
         device=device.value,
         threads=threads,
@@ -152,11 +157,16 @@ def bench(
         raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
+    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
+        raise typer.BadParameter("the results would replace what they are compared with")
+    lab = _fake_lab(fake) or RealLab(options.device, options.threads, options.mapped)
     earlier = _earlier(json) if resume else None
     before = read_results(compare) if compare is not None else None
-    result = _bench(engines or ENGINES, options, _fake_lab(fake), earlier, chosen, verbose)
+    if before is not None and not force:
+        check_comparable(lab.describe(), asdict(options), before)
+    result = _bench(engines or ENGINES, options, lab, earlier, chosen, verbose)
     if before is not None:
-        changes = compare_results(result, before, fail_above, force=force)
+        changes = compare_results(result, before, fail_above)
         print(render_changes(changes, str(compare)), end="", file=sys.stderr)
         if any(change.failed for change in changes):
             raise typer.Exit(1)
@@ -271,7 +281,7 @@ def verify(
 def _bench(
     engines: Sequence[Path],
     options: BenchOptions,
-    lab: Lab | None,
+    lab: Lab,
     earlier: BenchResult | None,
     exports: dict[str, Path],
     verbose: bool,

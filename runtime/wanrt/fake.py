@@ -52,6 +52,7 @@ class Script(BaseModel):
     forward_s: dict[str, list[float]] = {}
     unsupported: dict[str, str] = {}
     failing: dict[str, str] = {}
+    failing_probes: dict[str, str] = {}
     memory_bytes: dict[str, int] = {}
     available_bytes: int | None = 1 << 40
     load_s: float = 0.0
@@ -106,6 +107,8 @@ class FakeLab:
         seed: int,  # noqa: ARG002
     ) -> Probe:
         """Return what the script says, and the sizes that the manifests say."""
+        if candidate.manifest.name in self.script.failing_probes:
+            raise EngineError(self.script.failing_probes[candidate.manifest.name])
         weights = {file.sha256: file.bytes for file in candidate.manifest.weights}
         held = {file.sha256 for file in baseline.manifest.weights} if baseline else set()
         return Probe(

@@ -57,10 +57,10 @@ def read_results(path: Path) -> BenchResult:
     """
     hint = "wanrt bench --json FILE writes what can be read here"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise ResultsError(f"{path} can't be read: {error.strerror}", hint) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not JSON, or cut short: {error}", hint) from None
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != RESULTS_SCHEMA:
@@ -73,7 +73,7 @@ def read_results(path: Path) -> BenchResult:
         where = ".".join(map(str, first["loc"]))
         raise ResultsError(f"{path}: {where}: {first['msg']}", hint) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} is no bench's results: {error!r}", hint) from None
+        raise ResultsError(f"{path} is no bench's results: {error}", hint) from None
 
 
 def to_csv(result: BenchResult) -> str:
@@ -138,7 +138,16 @@ def _restore(value: dict[str, Any]) -> BenchResult:
     context = dict(value["context"])
     context["advice"] = context.pop("warnings")
     found = {**context, "groups": groups, "broken": value["broken"]}
-    return TypeAdapter(BenchResult).validate_python(found)
+    result = TypeAdapter(BenchResult).validate_python(found)
+    if any(not group.candidates for group in result.groups):
+        raise ValueError("a group without candidates")
+    if any(f.seconds < 0 for row in result.rows for f in row.forwards):
+        raise ValueError("a forward of negative length")
+    return result
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _key(group: dict[str, Any]) -> tuple[str, str]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from wanrt.advice import advise_on_row
 from wanrt.candidates import Candidate, Group, find_baseline
-from wanrt.errors import ResultsError
+from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.lab import Lab
 from wanrt.memory import Room, plan_sets
 from wanrt.predict import predict_forward
 from wanrt.ratios import Timed, count_loads, find_band
 from wanrt.results import CandidateResult, GroupResult
 from wanrt.rounds import Entry, LoadPlan, measure_load
-from wanrt.values import Ratio
+from wanrt.values import Probe, Ratio
 
 if TYPE_CHECKING:
     from wanrt.bench import BenchOptions
@@ -68,8 +68,13 @@ class GroupBench:
         """What predictions are for."""
         return next((rates.full_name for rates in self._rates.values() if rates), None)
 
-    def resume(self, earlier: GroupResult) -> None:
+    def resume(self, earlier: GroupResult, timed: str, *, same_aim: bool) -> None:
         """Go on where an earlier bench of the same group ended.
+
+        Args:
+            earlier: what it measured.
+            timed: what it timed.
+            same_aim: whether half-width and time budget are its, and so its number of loads.
 
         Raises:
             ResultsError: it had other engines.
@@ -84,6 +89,7 @@ class GroupBench:
                     "measure anew, without --resume",
                 )
             entry.probe, entry.clocks = row.probe, row.clocks
+            entry.forwards = list(row.forwards)
         if known:
             label, dtype = next(iter(known))
             raise ResultsError(
@@ -91,6 +97,11 @@ class GroupBench:
                 "measure anew, without --resume",
             )
         self._earlier = earlier
+        self.timed = timed
+        self._sets = earlier.sets
+        self._rounds = self._rounds or earlier.rounds or None
+        if same_aim:
+            self._loads = self._loads or earlier.loads or None
 
     def run(self, budget_s: float, save: Callable[[], None], on_progress: OnProgress) -> float:
         """Measure all entries and return the seconds that took, probes apart."""
@@ -102,8 +113,7 @@ class GroupBench:
         room = Room(available, repacked, self._options.mapped)
         sets, notes = plan_sets(self._entries, room)
         self._notes += notes
-        self._sets = len(sets)
-        adopted = self._adopt()
+        adopted = self._adopt(len(sets))
         while any(e.active for e in self._entries) and (
             self._loads is None or self._done < self._loads
         ):
@@ -136,7 +146,7 @@ class GroupBench:
             self._row(entry, own, ratio)
             for entry, own, ratio in zip(self._entries, timed, ratios, strict=True)
         )
-        notes = list(self._notes)
+        notes = [*self._notes, *self._switched()]
         if not any(entry.candidate.serves_as_baseline for entry in self._entries):
             notes.append("no `full` engine of this model and workload: no ratios")
         baselines = dict.fromkeys(own.baseline for own in timed if own.baseline is not None)
@@ -153,14 +163,28 @@ class GroupBench:
             self._options.half_width,
         )
 
+    def _switched(self) -> list[str]:
+        """Say which baselines failed, since others take their place without a control."""
+        failed = [e for e in self._entries if e.candidate.serves_as_baseline and e.failed]
+        others = any(e.candidate.serves_as_baseline and e.forwards for e in self._entries)
+        return [
+            f"{entry.candidate.label} failed: ratios are to another full engine, without a control"
+            for entry in failed
+            if others
+            and any(
+                e.candidate.control and e.candidate.loads_as[0] == entry.candidate.folder
+                for e in self._entries
+            )
+        ]
+
     def _probe(self, on_progress: OnProgress) -> None:
         """Find out once per engine what it takes to load; controls are the same engine again."""
-        if not self._options.probe or self._earlier is not None:
+        if not self._options.probe:
             return
         candidates = [entry.candidate for entry in self._entries if entry.active]
         for entry in self._entries:
             candidate = entry.candidate
-            if not entry.active or candidate.control:
+            if not entry.active or candidate.control or entry.probe != Probe():
                 continue
             alike = [e for e in self._entries if e.candidate.loads_as == candidate.loads_as]
             if alike[0] is not entry:
@@ -169,35 +193,40 @@ class GroupBench:
             on_progress(Progress(f"{self._title}: probing {candidate.label}", 0, 0))
             base = find_baseline(candidate, candidates)
             other = base if base is not candidate else None
-            entry.probe = self._lab.probe(candidate, other, self._group.name, self._options.seed)
+            try:
+                entry.probe = self._lab.probe(
+                    candidate, other, self._group.name, self._options.seed
+                )
+            except UnsupportedError as error:
+                _mark(alike, skipped=str(error))
+            except WanrtError as error:
+                _mark(alike, failed=str(error))
 
     def _rate(self) -> None:
         for dtype in {e.candidate.manifest.dtype for e in self._entries if e.active}:
             self._rates[dtype] = self._lab.rates(dtype)
 
-    def _adopt(self) -> int:
-        """Take over the earlier bench's whole loads and return how many there are."""
-        if self._earlier is None or not self._earlier.rounds:
+    def _adopt(self, sets: int) -> int:
+        """Keep the earlier bench's whole loads and return how many there are."""
+        if self._earlier is None or not self._rounds:
+            self._sets = sets
             return 0
-        if self._earlier.sets != self._sets:
+        if self._sets != sets:
             raise ResultsError(
-                f"memory now holds the engines in {self._sets} sets, not {self._earlier.sets}",
+                f"memory now holds the engines in {sets} sets, not {self._sets}",
                 "free some, or measure anew, without --resume",
             )
-        self._rounds = self._rounds or self._earlier.rounds
-        self._loads = self._loads or self._earlier.loads or None
-        rows = [(e, row) for e, row in zip(self._entries, self._earlier.candidates, strict=True)]
-        while rows and all(self._whole(row, self._done) for e, row in rows if e.active):
+        begun = [entry for entry in self._entries if entry.forwards]
+        while begun and all(self._whole(entry, self._done) for entry in begun if entry.active):
             self._done += 1
-        for entry, row in rows:
-            last = self._done * self._sets
-            entry.forwards = [f for f in row.forwards if entry.active and f.load < last]
+        for entry in begun:
+            entry.forwards = [f for f in entry.forwards if f.load < self._done * sets]
         return self._done
 
-    def _whole(self, row: CandidateResult, load: int) -> bool:
-        """Tell whether a row has all rounds of a load, in whichever set it was loaded."""
+    def _whole(self, entry: Entry, load: int) -> bool:
+        """Tell whether an entry has all rounds of a load, in whichever set it was loaded."""
         numbers = range(load * self._sets, (load + 1) * self._sets)
-        counts = [sum(1 for f in row.forwards if f.load == number) for number in numbers]
+        counts = [sum(1 for f in entry.forwards if f.load == number) for number in numbers]
         return any(counts) and all(n in (0, 2 * (self._rounds or 0)) for n in counts)
 
     def _load_all(
@@ -230,9 +259,9 @@ class GroupBench:
         while fitting < MAX_LOADS and (fitting + 1 - self._done) * load_s <= left_s:
             fitting += 1
         if left_s < 0:
-            budget = f"{self._options.time_budget_s:g} s"
             self._notes.append(
-                f"the time budget of {budget} was exceeded by the fewest loads, {MIN_LOADS}"
+                f"the fewest loads, {MIN_LOADS}, took {-left_s:.3g} s longer than the time budget "
+                "allows"
             )
         needed = count_loads(self.timed_candidates(), self._options.half_width, MAX_LOADS)
         return max(self._done, min(fitting, needed))
@@ -276,6 +305,11 @@ class GroupBench:
         workload = candidate.manifest.workloads[self._group.name]
         dtype = candidate.manifest.dtype
         return predict_forward(workload.flops, workload.bytes, rates, dtype).seconds
+
+
+def _mark(entries: Sequence[Entry], skipped: str | None = None, failed: str | None = None) -> None:
+    for entry in entries:
+        entry.skipped, entry.failed = skipped, failed
 
 
 def _identity(candidate: Candidate) -> str:

@@ -64,10 +64,14 @@ def find_band(group: Sequence[Timed], ratios: Sequence[Ratio | None], baseline: 
 
 def count_loads(group: Sequence[Timed], half_width: float, most: int) -> int:
     """Return how many loads bring every ratio of a group to the half-width, from a pilot's."""
-    compared = [i for i, timed in enumerate(group) if timed.baseline not in (None, i)]
-    blocks = [_level_loads(group, _loads(group[i].forwards)) for i in compared]
-    known = [levels for levels, _ in blocks if min(levels.shape) > 1]
-    return max((loads_for(levels, half_width, most) for levels in known), default=2)
+    needed = 2
+    for i, timed in enumerate(group):
+        levels, columns = _level_loads(group, _loads(timed.forwards))
+        if timed.baseline in (None, i) or timed.baseline not in columns or len(levels) < 2:
+            continue
+        pair = columns.index(i), columns.index(timed.baseline)
+        needed = max(needed, loads_for(levels, *pair, half_width, most))
+    return needed
 
 
 def _estimate_group(group: Sequence[Timed]) -> list[Estimate | None]:

@@ -1,4 +1,8 @@
-"""A bench against an earlier one of the same engines: what became slower since."""
+"""A bench against an earlier one of the same engines: what became slower since.
+
+Two benches are two states of a machine, which no interval within one of them covers. So what has a
+ratio to `full`, measured beside it both times, is judged by that; `full` itself by its own speed.
+"""
 
 from __future__ import annotations
 
@@ -11,82 +15,90 @@ from wanrt.errors import ResultsError
 from wanrt.headline import row_name
 from wanrt.machine import Machine
 from wanrt.results import BenchResult, CandidateResult
-from wanrt.stats import compare_samples
+from wanrt.stats import Estimate, compare_samples
 from wanrt.units import RATES, pick, show
+from wanrt.values import TICK_S, Ratio
 
-__all__ = ["Change", "compare_results", "render_changes"]
+__all__ = ["Change", "check_comparable", "compare_results", "render_changes"]
+
+STABLE_OPTIONS = ("device", "threads", "mapped", "warmup")
 
 
 @dataclass(frozen=True)
 class Change:
-    """How a candidate's tokens per second changed: 0.02 is 2 % faster.
+    """How much faster a candidate became: 0.02 is 2 %.
 
-    `low` to `high` is the 95 % interval over the loads of both benches (Welch's), None where one of
-    them has a single load. `failed` says that it became slower than allowed, and beyond doubt.
+    `low` to `high` is the 95 % interval, None where one of the benches has a single load; `now` is
+    None for what is no longer measured. `failed` says that it became slower than allowed beyond
+    doubt, or is gone.
     """
 
     name: str
+    of: str
     before: float
-    now: float
-    value: float
-    low: float | None
-    high: float | None
-    failed: bool
+    now: float | None
+    value: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    failed: bool = False
+
+
+def check_comparable(machine: Machine, options: dict[str, object], earlier: BenchResult) -> None:
+    """Refuse an earlier bench whose figures would differ for other reasons than the engines.
+
+    Raises:
+        ResultsError: another machine, other versions, or other options.
+    """
+    passing = {"load_average": 0.0, "gpu_processes": ()}
+    now, was = (replace(m, **passing) for m in (machine, earlier.machine))  # type: ignore[arg-type]
+    facts = [(name, getattr(was, name), value) for name, value in vars(now).items()]
+    facts += [(name, earlier.options.get(name), options.get(name)) for name in STABLE_OPTIONS]
+    for name, before, value in facts:
+        if before != value:
+            raise ResultsError(
+                f"the earlier bench ran with another {name} ({before}, now {value}): the engines "
+                "are not all that changed",
+                "compare all the same with --force",
+            )
 
 
 def compare_results(
-    now: BenchResult, earlier: BenchResult, fail_above: float | None, *, force: bool = False
+    now: BenchResult, earlier: BenchResult, fail_above: float | None
 ) -> list[Change]:
-    """Return what changed of every candidate that both benches measured.
+    """Return what became of every candidate that the earlier bench measured.
 
     Args:
         now: this bench.
         earlier: the one before.
         fail_above: how much slower a candidate may be, 0.02 for 2 %; None allows anything.
-        force: compare across machines and versions.
 
     Raises:
-        ResultsError: they ran on other machines or versions, or share no candidate.
+        ResultsError: they share no candidate.
     """
-    if not force and (differs := _difference(now.machine, earlier.machine)):
-        raise ResultsError(
-            f"the earlier bench ran with another {differs}: the engines are not all that changed",
-            "compare all the same with --force",
-        )
-    before = {key: row for key, row in _measured(earlier).items() if row.tokens_per_s}
-    changes = [
-        _compare(name, row, before[key], fail_above)
-        for (key, row), name in zip(_measured(now).items(), _names(now), strict=True)
-        if key in before
-    ]
-    if not changes:
+    found, before = _measured(now), _measured(earlier)
+    if not found.keys() & before.keys():
         raise ResultsError("the earlier bench measured none of these candidates")
-    return changes
+    names = _names(earlier)
+    return [_compare(names[key], row, found.get(key), fail_above) for key, row in before.items()]
 
 
 def render_changes(changes: Sequence[Change], where: str) -> str:
     """Return a line per candidate."""
     width = max(len(change.name) for change in changes)
-    unit = pick(RATES, min(change.now for change in changes))
+    unit = pick(RATES, min(change.before for change in changes))
     lines = [f"compared with {where}"]
     for change in changes:
-        interval = ""
+        if change.now is None:
+            lines.append(f"  {change.name:<{width}}  {show(change.before, unit)} tok/s -> gone")
+            continue
+        interval = ", one load: no interval"
         if change.low is not None and change.high is not None:
             interval = f" ({change.low:+.2%} to {change.high:+.2%})"
         mark = "  SLOWER" if change.failed else ""
         rates = f"{show(change.before, unit)} -> {show(change.now, unit)} tok/s"
-        lines.append(f"  {change.name:<{width}}  {rates}  {change.value:+.2%}{interval}{mark}")
+        text = f"{change.of} {change.value:+.2%}{interval}{mark}"
+        lines.append(f"  {change.name:<{width}}  {rates}  {text}")
     return "\n".join(lines) + "\n"
-
-
-def _difference(now: Machine, earlier: Machine) -> str:
-    """Name the first fact of the machine that differs and matters, or nothing."""
-    passing = {"load_average": 0.0, "gpu_processes": ()}
-    first, second = (replace(machine, **passing) for machine in (now, earlier))  # type: ignore[arg-type]
-    for name, value in vars(first).items():
-        if value != getattr(second, name):
-            return f"{name} ({getattr(second, name)}, now {value})"
-    return ""
 
 
 def _measured(result: BenchResult) -> dict[tuple[str, ...], CandidateResult]:
@@ -98,27 +110,49 @@ def _measured(result: BenchResult) -> dict[tuple[str, ...], CandidateResult]:
     }
 
 
-def _names(result: BenchResult) -> list[str]:
+def _names(result: BenchResult) -> dict[tuple[str, ...], str]:
     several = len(result.groups) > 1
-    return [
-        (f"{group.model} {group.workload} " if several else "") + row_name(row, group)
+    return {
+        (group.model, group.workload, row.label, row.dtype): (
+            f"{group.model} {group.workload} " if several else ""
+        )
+        + row_name(row, group)
         for group in result.groups
         for row in group.candidates
-        if row.forwards and not row.control
-    ]
+    }
 
 
 def _compare(
-    name: str, row: CandidateResult, before: CandidateResult, fail_above: float | None
+    name: str, before: CandidateResult, row: CandidateResult | None, fail_above: float | None
 ) -> Change:
-    estimate = compare_samples(_log_levels(before), _log_levels(row))
+    rate = before.tokens_per_s or 0.0
+    if row is None:
+        return Change(name, "gone", rate, None, failed=fail_above is not None)
+    of, estimate = "speed", compare_samples(_log_levels(before), _log_levels(row))
+    if _judged(before.ratio) and _judged(row.ratio):
+        of, estimate = "to full", _compare_ratios(before.ratio, row.ratio)
+    low, high = (None if end is None else math.expm1(end) for end in (estimate.low, estimate.high))
+    failed = fail_above is not None and high is not None and high < -fail_above
     value = math.expm1(estimate.value)
-    low = None if estimate.low is None else math.expm1(estimate.low)
-    high = None if estimate.high is None else math.expm1(estimate.high)
-    failed = fail_above is not None and value < -fail_above and (high is None or high < 0)
-    return Change(
-        name, before.tokens_per_s or 0.0, row.tokens_per_s or 0.0, value, low, high, failed
-    )
+    return Change(name, of, rate, row.tokens_per_s, value, low, high, failed)
+
+
+def _judged(ratio: Ratio | None) -> bool:
+    return ratio is not None and ratio.verdict != "baseline"
+
+
+def _compare_ratios(before: Ratio | None, now: Ratio | None) -> Estimate:
+    """Return the log of two ratios' quotient; independent intervals add by their squares."""
+    assert before is not None
+    assert now is not None
+    value = math.log(now.value / before.value)
+    reaches = []
+    for ratio in (before, now):
+        if ratio.low is None or ratio.high is None:
+            return Estimate(value)
+        reaches.append(math.log(ratio.high / ratio.low) / 2)
+    reach = math.hypot(*reaches)
+    return Estimate(value, value - reach, value + reach)
 
 
 def _log_levels(row: CandidateResult) -> list[float]:
@@ -126,4 +160,4 @@ def _log_levels(row: CandidateResult) -> list[float]:
     loads: dict[int, list[float]] = {}
     for forward in row.forwards:
         loads.setdefault(forward.load, []).append(forward.seconds)
-    return [math.log(median(seconds)) for seconds in loads.values()]
+    return [math.log(max(TICK_S, median(seconds))) for seconds in loads.values()]

@@ -78,8 +78,8 @@ def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
     """Return the log ratio of a candidate's speed to the baseline's: above 0 is faster.
 
     The interval is Student's. Its standard error is the block design's, which a few loads of
-    several candidates know well, or the candidate's own if that is larger, so that one that varies
-    more than the others doesn't borrow their steadiness.
+    several candidates know well. Where the candidate's own is larger, that is taken, with its own
+    few degrees of freedom: one that varies more than the others can't borrow their steadiness.
 
     Args:
         levels: [loads, candidates], from `level_load`.
@@ -93,8 +93,8 @@ def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
     value = float(ratios.mean())
     if loads < 2:
         return Estimate(value)
-    freedom = (loads - 1) * (levels.shape[1] - 1)
-    error = max(spread_levels(levels), float(ratios.std(ddof=1))) / math.sqrt(loads)
+    spread, independent = _spread_ratio(levels, candidate, baseline)
+    error, freedom = spread / math.sqrt(loads), (loads - 1) * independent
     reach = _quantile(freedom) * error
     p = float(2 * stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
     return Estimate(value, value - reach, value + reach, p)
@@ -116,17 +116,24 @@ def compare_samples(first: Sequence[float], second: Sequence[float]) -> Estimate
     return Estimate(value, value - reach, value + reach)
 
 
-def loads_for(levels: Floats, half_width: float, most: int) -> int:
-    """Return how many loads bring the interval of a log ratio to `half_width`, at most `most`.
+def loads_for(levels: Floats, candidate: int, baseline: int, half_width: float, most: int) -> int:
+    """Return how many loads bring a ratio's interval to `half_width`, at most `most`.
 
     `levels` is a pilot's, and the number is fixed from it once: stopping when the interval happens
     to be narrow would make it too narrow.
     """
-    spread, candidates = spread_levels(levels), levels.shape[1]
+    spread, independent = _spread_ratio(levels, candidate, baseline)
     for loads in range(2, most):
-        if _quantile((loads - 1) * (candidates - 1)) * spread / math.sqrt(loads) <= half_width:
+        if _quantile((loads - 1) * independent) * spread / math.sqrt(loads) <= half_width:
             return loads
     return most
+
+
+def _spread_ratio(levels: Floats, candidate: int, baseline: int) -> tuple[float, int]:
+    """Return a log ratio's standard deviation over loads, and its degrees of freedom per load."""
+    own = float((levels[:, baseline] - levels[:, candidate]).std(ddof=1))
+    pooled = spread_levels(levels)
+    return (own, 1) if own > pooled * (1 + 1e-9) else (pooled, levels.shape[1] - 1)
 
 
 def _quantile(freedom: float) -> float:

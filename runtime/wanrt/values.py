@@ -27,8 +27,8 @@ class Ratio:
     """Speed against the baseline: above 1 is faster.
 
     `low` to `high` is the 95 % interval over loads; there is none of a single load. `p` is the
-    two-sided p-value of "as fast as the baseline", corrected for all candidates of the bench, and
-    `verdict` what may be claimed.
+    two-sided p-value of "as fast as the baseline", corrected for all candidates of the bench (a
+    control's is not), and `verdict` what may be claimed.
     """
 
     value: float
