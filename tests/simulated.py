@@ -44,13 +44,15 @@ class Weather:
 class SimulatedLab:
     """A bench's world: engines of a true speed on a machine of some weather.
 
-    `true_s` is an engine's forward by name; others take one second. Loading takes `load_s`.
+    `true_s` is an engine's forward by name; others take one second. `load_effects` are those of
+    engines that vary more from load to load than the weather says. Loading takes `load_s`.
     """
 
     manifests: Mapping[Path, Manifest]
     seed: int
     true_s: Mapping[str, float] = field(default_factory=dict)
     weather: Weather = field(default_factory=Weather)
+    load_effects: Mapping[str, float] = field(default_factory=dict)
     load_s: float = 5.0
     clock: float = 0.0
 
@@ -73,7 +75,8 @@ class SimulatedLab:
     def load_named(self, name: str) -> SimulatedEngine:
         """Load an engine: as fast as it truly is, times what this load happens to be."""
         self.clock += self.load_s
-        effect = float(self._rng.normal(0, self.weather.load_effect))
+        spread = self.load_effects.get(name, self.weather.load_effect)
+        effect = float(self._rng.normal(0, spread))
         return SimulatedEngine(self, self.true_s.get(name, 1.0) * math.exp(effect))
 
     def probe(self, *_: object) -> Probe:

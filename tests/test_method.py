@@ -16,6 +16,7 @@ from wanrt.results import BenchResult
 
 EQUAL = 1000
 DIFFERENT = 200
+UNSTEADY = 400
 OPTIONS = BenchOptions(half_width=0.003, time_budget_s=math.inf)
 
 
@@ -54,3 +55,11 @@ def test_one_percent_is_found(engines: dict[Path, Manifest]) -> None:
         for seed in range(DIFFERENT)
     )
     assert found >= 0.95 * DIFFERENT
+
+
+def test_an_unsteady_engine_is_not_told_apart_for_it(engines: dict[Path, Manifest]) -> None:
+    unsteady = {"separate-2": 0.01}
+    few = BenchOptions(loads=3, rounds=3)
+    labs = (SimulatedLab(engines, s, load_effects=unsteady) for s in range(UNSTEADY))
+    false = sum(bool(claims(bench_engines(engines, few, lab=lab))) for lab in labs)
+    assert false <= 0.065 * UNSTEADY
