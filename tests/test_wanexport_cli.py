@@ -59,7 +59,20 @@ REQUESTS: dict[str, tuple[str, BuildRequest]] = {
     "width": ("--rank 32 --width 832", sized(width=832)),
     "height": ("--rank 32 --height 480", sized(height=480)),
     "frames": ("--rank 32 --frames 81", sized(frames=81)),
-    "batch": ("--rank 32 --batch 2", sized(batch=2)),
+    "batch": (
+        "--rank 32 --batch 2",
+        replace(
+            PLAIN,
+            config=DEMO.model_copy(
+                update={
+                    "size": DEMO.size.model_copy(update={"batch": 2}),
+                    "dynamic_sizes": tuple(
+                        size.model_copy(update={"batch": 2}) for size in DEMO.dynamic_sizes
+                    ),
+                }
+            ),
+        ),
+    ),
     "a size among the dynamic ones": (
         "--rank 32 --width 320 --height 192 --frames 9",
         replace(
