@@ -110,7 +110,7 @@ no `full` engine of this model and workload: no ratios
 2 loads of every engine, 3 rounds of 2 forwards each
 
 failed: engines/d/engine.json is not JSON: Expecting property name enclosed in
-    double quotes: line 1 column 2 (char 1)
+    double quotes: line 1 column 2 (char 1) (rebuild the engine)
 
 interrupted: only what was measured until then is shown
 """

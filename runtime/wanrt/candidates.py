@@ -113,7 +113,7 @@ def plan_bench(
             skipped = str(error)
             manifest = read_manifest(folder)
         except WanrtError as error:
-            plan.broken[str(folder)] = str(error)
+            plan.broken[str(folder)] = f"{error} ({error.hint})" if error.hint else str(error)
             continue
         for name in manifest.workloads:
             if workload in (None, name):
