@@ -139,7 +139,7 @@ def test_the_documented_example_is_what_it_says() -> None:
 
 
 def test_says_what_the_demo_costs(cpu: list[str]) -> None:
-    code, out, err = wanexport("plan", "--rank", 32, "--device", "cpu", "--dtype", "fp16")
+    code, out, err = wanexport("plan", "--rank", 32, "--device", "CPU", "--dtype", "fp16")
     assert (code, err, cpu) == (0, "", ["fp16"])
     assert "at best on cpu: 200.0 GFLOP/s in fp32 (no fp16), 20.00 GB/s, 25.00 GB" in out
     assert "H100" not in out

@@ -102,8 +102,8 @@ def choose_devices(names: Sequence[str], dtype: Dtype) -> list[Device]:
         WanrtError: there is no such device.
     """
     devices = load_devices()
-    found = {name: None if name == CPU else find_device(name, devices) for name in names}
-    chosen = found or {**devices, CPU: None}
+    found = [None if name.lower() == CPU else find_device(name, devices) for name in names]
+    chosen = {device.name if device else CPU: device for device in found} or {**devices, CPU: None}
     return [device or _measure(dtype) for device in chosen.values()]
 
 
