@@ -87,6 +87,7 @@ def _hash(work: Path) -> dict[str, object]:
         "from pathlib import Path; from wanexport.hashing import sha256_file\n"
         f"for p in sorted(Path({str(work / 'checkpoint')!r}).glob('*.safetensors')): sha256_file(p)"
     )
+    shutil.rmtree(work / "empty-cache", ignore_errors=True)
     return _run([sys.executable, "-c", code], XDG_CACHE_HOME=str(work / "empty-cache"))
 
 
