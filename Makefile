@@ -15,18 +15,25 @@ DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint cpp test-cpp clean
+CPP_TOOLS := cmake pkg-config c++ clang++
+LACKING := $(strip $(foreach tool,$(CPP_TOOLS),$(if $(shell command -v $(tool) 2>/dev/null),,$(tool))))
+
+.PHONY: demo test lint cpp cpp-left-out test-cpp clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
 	$(BIN)/wanrt bench engines/ --json engines/bench.json
 	$(BIN)/wanrt report engines/bench.json
 
-test: lint cpp
+test: lint $(if $(LACKING),cpp-left-out,cpp)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-cpp: cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_cpp.py tests/test_cpp_manifest.py
+
+cpp-left-out:
+	@echo "left out: libwanrt, for want of $(LACKING);" \
+	  "on Debian: apt-get install cmake g++ pkg-config clang libclang-rt-dev"
 
 cpp: $(DEV)
 	runtime/cpp/check.sh build/cpp $(BIN)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cpphosts import BUILD, BUILDS, ROOT, SOURCE, check, host, run
+from cpphosts import BUILD, BUILDS, ROOT, SOURCE, check, host, needs_tools, run
 from safetensors.numpy import load_file, save_file
 from studies import build
 from tinyengines import LORA_A, LORA_B, Tiny, adapter_tensors, make_engine, write_adapter
@@ -20,6 +20,8 @@ from wanrt.errors import WanrtError
 from wanrt.inputs import make_inputs
 from wanrt.manifest import read_manifest
 from wanrt.run import save_tensors
+
+pytestmark = needs_tools
 
 HEADER = (SOURCE / "include" / "wanrt" / "wanrt.h").read_text(encoding="utf-8")
 MODES = ("full", "merged", "separate")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from brokenmanifests import BROKEN, SOUND
-from cpphosts import BUILDS, host
+from cpphosts import BUILDS, host, needs_tools
 from tinyengines import Tiny, make_engine, read_raw
+
+pytestmark = needs_tools
 
 # what C++'s JSON parser finds out by itself it says in its own words
 OTHER_WORDS = dict.fromkeys(("binary", "NaN", "infinity", "overflow"), "is not JSON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -319,6 +320,7 @@ def test_torch_eager_runs_in_a_process_and_rests_between_forwards(full: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_torch_compile_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arch = T2V.model_copy(update={"num_layers": 1})
     (built,) = build(tmp_path, arch, modes=("full",), verify=False)
