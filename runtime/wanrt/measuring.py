@@ -165,16 +165,14 @@ class GroupBench:
 
     def _switched(self) -> list[str]:
         """Say which baselines failed, since others take their place without a control."""
-        failed = [e for e in self._entries if e.candidate.serves_as_baseline and e.failed]
-        others = any(e.candidate.serves_as_baseline and e.forwards for e in self._entries)
+        full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
+        taken = {e.candidate.folder for e in self._entries if e.candidate.control}
+        if not any(entry.forwards for entry in full):
+            return []
         return [
             f"{entry.candidate.label} failed: ratios are to another full engine, without a control"
-            for entry in failed
-            if others
-            and any(
-                e.candidate.control and e.candidate.loads_as[0] == entry.candidate.folder
-                for e in self._entries
-            )
+            for entry in full
+            if entry.failed and entry.candidate.folder in taken
         ]
 
     def _probe(self, on_progress: OnProgress) -> None:
