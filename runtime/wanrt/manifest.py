@@ -24,7 +24,9 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 Mode = Literal["full", "merged", "separate", "swappable"]
 Dtype = Literal["fp32", "fp16", "bf16"]
-Backend = Literal["onnxruntime"]
+Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+Refit = Literal["baked", "none", "targets", "all"]
+HardwareCompatibility = Literal["none", "ampere+", "samecomputecapability"]
 InputRole = Literal["data", "lora_A", "lora_B"]
 
 
@@ -62,19 +64,85 @@ class TensorSpec(_Model):
     range: tuple[float, float] | None = None
 
 
-class Graph(_Model):
+class File(_Model):
+    """A file of the folder, by content."""
+
+    file: RelativePath
+    bytes: Count
+    sha256: Sha256
+
+
+class WeightRange(_Model):
+    """The bytes of a weight file that hold one initializer, row by row."""
+
+    file: RelativePath
+    offset: Count
+    bytes: Count
+    dtype: Dtype
+
+
+class MergePlan(File):
+    """A plan that merges one matrix on the device: W + B A in fp32, rounded once.
+
+    Its inputs are `weight` [out, in], `lora_A` [max_rank, in] and `lora_B` [out, max_rank], the
+    last two in fp32; its output `merged` is like `weight`. `shape` is [out, in].
+    """
+
+    shape: tuple[Positive, Positive]
+    max_rank: Positive
+
+
+class Swap(_Model):
+    """How a merged engine exchanges its adapter in place, by refitting what the adapter changes.
+
+    `inputs` are the adapter's matrices as a canonical adapter names them, `base` the pristine
+    values of every parameter that the built-in adapter changed or another one may change.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    base: dict[str, WeightRange]
+    merges: tuple[MergePlan, ...]
+
+
+class PlanFile(File):
+    """The serialized TensorRT engine of a graph, and what it may be run with.
+
+    A plan runs with the exact library version that built it unless `version_compatible`, and on
+    the GPU named, or, where it was built without one, on those of `compute_capabilities`.
+
+    `refit` says where weights live: `baked` in the plan; else in the folder's weight files, from
+    where a refitter takes what `weights` names. `none` binds the plan to the very bytes it was
+    built with, `targets` frees the adapter's matrices, `all` every initializer. `key` names what
+    shaped the plan: engines of one key share one file. `profiles` are the workloads that the
+    optimization profiles are for, in order. `control` marks a build without the timing cache.
+    """
+
+    key: Sha256
+    library: str
+    gpu: str | None
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]$")], ...]
+    hardware_compatibility: HardwareCompatibility
+    version_compatible: bool
+    refit: Refit
+    weight_streaming: bool
+    profiles: tuple[str, ...]
+    weights: dict[str, WeightRange]
+    swap: Swap | None = None
+    layers: File | None = None
+    control: bool = False
+
+
+class Graph(File):
     """One ONNX graph of the engine; its weights lie in the files listed by the manifest.
 
     `weight_bytes` counts the ranges of those files that its initializers refer to: what a backend
     loads, and often less than the files.
     """
 
-    file: RelativePath
-    bytes: Count
-    sha256: Sha256
     weight_bytes: Count
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    plan: PlanFile | None = None
 
 
 class Workload(_Model):
@@ -96,28 +164,22 @@ class Workload(_Model):
     bytes: dict[str, Count]
 
 
-class WeightFile(_Model):
+class WeightFile(File):
     """A safetensors file that the graphs reference by byte range.
 
     Written once and linked afterwards, so a change of size or mtime means that the folder was
     copied, or that somebody wrote over the bytes the engine runs with.
     """
 
-    file: RelativePath
-    bytes: Count
     mtime_ns: Count
-    sha256: Sha256
     origin: Literal["base", "finetuned", "adapter", "merged", "constants"]
     storage: Literal["reflink", "hardlink", "pool", "copy", "own"]
 
 
-class AdapterFile(_Model):
+class AdapterFile(File):
     """A canonical adapter that ships inside a swappable engine's folder."""
 
-    file: RelativePath
     rank: Positive
-    bytes: Count
-    sha256: Sha256
 
 
 class Source(_Model):
@@ -181,6 +243,7 @@ class Manifest(_Model):
         for graph in self.graphs.values():
             _once("input", [spec.name for spec in graph.inputs])
             _once("output", [spec.name for spec in graph.outputs])
+            self._check_plan(graph.plan)
         _once("file", [file.file for file in self.files])
         names = {spec.name for graph in self.graphs.values() for spec in graph.inputs}
         for key, workload in self.workloads.items():
@@ -188,6 +251,23 @@ class Manifest(_Model):
             if unknown:
                 raise ValueError(f"workload {key}: {unknown[0]} is no input of a graph")
         return self
+
+    def _check_plan(self, plan: PlanFile | None) -> None:
+        if (plan is None) != (self.backend == "onnxruntime"):
+            raise ValueError(f"backend {self.backend} with{'out' if plan is None else ''} a plan")
+        if plan is None:
+            return
+        sizes = {file.file: file.bytes for file in self.weights}
+        swapped = plan.swap.base if plan.swap else {}
+        for name, part in (*plan.weights.items(), *swapped.items()):
+            if part.offset + part.bytes > sizes.get(part.file, 0):
+                raise ValueError(f"{name} lies outside the weight files")
+        if plan.refit == "baked" and plan.weights:
+            raise ValueError("a baked plan takes no weights")
+        if plan.swap and (self.mode != "merged" or plan.refit not in ("targets", "all")):
+            raise ValueError(f"a {self.mode} engine of refit {plan.refit} can't swap in place")
+        if sorted(plan.profiles) != sorted(self.workloads):
+            raise ValueError("the plan's profiles aren't the workloads")
 
     @property
     def forward(self) -> Graph:
@@ -200,9 +280,20 @@ class Manifest(_Model):
         return sum(graph.weight_bytes for graph in self.graphs.values())
 
     @property
-    def files(self) -> list[Graph | WeightFile | AdapterFile]:
+    def adapter_inputs(self) -> tuple[TensorSpec, ...]:
+        """The matrices that a canonical adapter for this engine may hold; none: it can't swap."""
+        plan = self.forward.plan
+        if plan is not None and plan.swap is not None:
+            return plan.swap.inputs
+        return tuple(spec for spec in self.forward.inputs if spec.role != "data")
+
+    @property
+    def files(self) -> list[File]:
         """Every file of the folder but engine.json itself."""
-        return [*self.graphs.values(), *self.weights, *self.adapters]
+        plans = [graph.plan for graph in self.graphs.values() if graph.plan is not None]
+        merges = [merge for plan in plans if plan.swap for merge in plan.swap.merges]
+        layers = [plan.layers for plan in plans if plan.layers is not None]
+        return [*self.graphs.values(), *self.weights, *self.adapters, *plans, *merges, *layers]
 
     def to_json(self) -> str:
         """Return engine.json's text."""
