@@ -14,14 +14,15 @@ import wanrt
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"wanexport": ROOT / "export/wanexport", "wanrt": ROOT / "runtime/wanrt"}
 HEAVY = ("torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir", "onnxscript",
-         "onnxruntime", "polygraphy", "tensorrt", "matplotlib", "jinja2")  # fmt: skip
+         "onnxruntime", "polygraphy", "tensorrt", "tensorrt_rtx_bindings", "cuda", "matplotlib",
+         "jinja2")  # fmt: skip
 NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir",
                 "onnxscript", "polygraphy"}  # fmt: skip
 # what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader,
 # and what a rival in a bench has to know
 OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine", "wanrt.load_engine",
                      "wanrt.errors", "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
-                     "wanrt.formats.write_text",
+                     "wanrt.formats.write_text", "wanrt.nvinfer",
                      "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores")  # fmt: skip
 
 
@@ -70,7 +71,7 @@ LIGHT = (
     "wanexport.links", "wanexport.synthetic", "wanexport.tensors", "wanexport.costs",
     "wanexport.cost_report", "wanrt", "wanrt.cli", "wanrt.manifest", "wanrt.roofline",
     "wanrt.devices", "wanrt.predict", "wanrt.cpu_device", "wanrt.jobs", "wanrt.hosted",
-    "wanrt.host", "wanrt.probing",
+    "wanrt.host", "wanrt.probing", "wanrt.nvinfer",
 )  # fmt: skip
 BLOCKER = """
 import importlib, sys
