@@ -17,10 +17,14 @@ from wanexport.adapter import cross_attention_targets
 from wanexport.config import Architecture, Size, load_config
 from wanexport.names import module_shapes
 from wanexport.trace import GraphSpec, trace_graph
-from wanexport.verify import lower_like, same_structure, twin_size, twin_spec
+from wanexport.verify import same_structure, twin_size, twin_spec
 
 SIZE_480P = Size(width=832, height=480, frames=81)
 CUDA_KERNELS = Path(__file__).parent / "data" / "ort-1.31-cuda-kernels.json"
+
+
+def lower(model: ir.Model, dtype: str) -> ir.Model:
+    return passes.lower_for(model, "onnxruntime", dtype)
 
 
 def spec(arch: Architecture, dtype: str = "bf16", rank: int = 0, **options: object) -> GraphSpec:
@@ -90,7 +94,7 @@ def _without_parameters(model: ir.Model) -> ir.Model:
 def test_every_node_has_a_cuda_kernel(dtype: str, dynamic: bool) -> None:
     """Against ONNX Runtime 1.31.1's own registry of its CUDA provider."""
     kernels: dict[str, list[dict[str, list[str]]]] = json.loads(CUDA_KERNELS.read_text())
-    model = lower_like(trace_graph(spec(I2V, dtype, 8, size=SIZE, dynamic=dynamic)), dtype)
+    model = lower(trace_graph(spec(I2V, dtype, 8, size=SIZE, dynamic=dynamic)), dtype)
     missing = set()
     for node in model.graph:
         key = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
@@ -122,9 +126,7 @@ def _name(dtype: ir.DataType) -> str:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_twin_has_the_engines_structure(arch: Architecture, dtype: str) -> None:
     engine = spec(arch, dtype, 4, size=Size(width=832, height=480, frames=17))
-    same_structure(
-        lower_like(trace_graph(engine), dtype), lower_like(trace_graph(twin_spec(engine)), dtype)
-    )
+    same_structure(lower(trace_graph(engine), dtype), lower(trace_graph(twin_spec(engine)), dtype))
 
 
 def test_twin_of_another_structure_is_refused() -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from wanexport import passes
 from wanexport.adapter import write_adapter
 from wanexport.checkpoint import Checkpoint
 from wanexport.config import Dtype
@@ -36,15 +37,11 @@ from wanexport.request import BuildRequest
 from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec, open_safetensors
 from wanexport.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.trace import GraphSpec, trace_graph
-from wanexport.verify import (
-    Oracle,
-    lower_like,
-    twin_inputs,
-    twin_size,
-    twin_spec,
-    verify_engine,
-)
-from wanexport.weights import TORCH_DTYPES, Pool, WeightStore
+from wanexport.trt_engines import PlanMaker
+from wanexport.trt_plans import PlanPool
+from wanexport.trt_settings import resolve_settings
+from wanexport.verify import Oracle, twin_inputs, twin_size, twin_spec, verify_engine
+from wanexport.weights import INLINE_BYTES, TORCH_DTYPES, Pool, WeightStore
 from wanrt.manifest import MANIFEST_NAME, AdapterFile, Verification
 
 __all__ = ["Built", "build_engines"]
@@ -82,6 +79,7 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
     """
     try:
         check_out(request.out)
+        request = resolve_request(request)
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):
@@ -94,6 +92,17 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise BuildError(f"{where}{error.strerror or error}", "the build stopped there") from error
+
+
+def resolve_request(request: BuildRequest) -> BuildRequest:
+    """Fill in what a request leaves to the libraries and the GPU that are here.
+
+    Raises:
+        WanExportError: a library isn't installed, or can't build what is asked.
+    """
+    if request.plans is None:
+        return request
+    return replace(request, plans=resolve_settings(request.plans))
 
 
 def _build(builder: _Builder, plan: EnginePlan) -> Built:
@@ -114,21 +123,43 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     checkpoint = _checkpoint(builder.materials, plan)
     reporter.log(f"{plan.name}: tracing")
     spec = _graph_spec(request, plan, checkpoint)
-    model = lower_like(trace_graph(spec), spec.dtype)
+    model = _lower(request, trace_graph(spec))
     references = [_reference(plan, checkpoint, spec, adapters) for adapters in _carried(plan)]
     with reporter.bytes(f"{plan.name}: weights", plan.write_bytes) as advance:
-        store = WeightStore(draft, builder.pool, request.copy, advance)
+        store = WeightStore(
+            draft,
+            builder.pool,
+            request.copy,
+            advance,
+            # a refitter may ask for any of a plan's constants
+            inline_bytes=1 if request.plans else INLINE_BYTES,
+            keep_pristine=request.swaps_in_place(plan.mode),
+        )
         finetuned = checkpoint is builder.materials.finetuned
         _write_weights(store, plan, references[0], "finetuned" if finetuned else "base")
         adapters = _ship_adapters(draft, plan, request.config.dtype)
         if plan.mode == "swappable":
             to_inputs(model, _branch_names(plan))
         store.bind(model)
+    if request.plans and request.plans.allow_unfused:
+        passes.allow_decomposition(model)
     ir.save(model, draft / "model.onnx")
+    maker = PlanMaker(request, plan, model, store, reporter) if request.plans else None
+    if maker:
+        maker.check()
     verification = Verification(method="none")
     if request.verify:
         verification = _verify(builder, plan, spec, model, store, references)
-    manifest = make_manifest(request, plan, builder.materials, store, model, adapters, verification)
+    manifest = make_manifest(
+        request,
+        plan,
+        builder.materials,
+        store,
+        model,
+        adapters,
+        verification,
+        maker.make() if maker else None,
+    )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return verification
 
@@ -152,6 +183,10 @@ def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint)
     return GraphSpec(
         config.architecture, config.size, config.dtype, plan.ranks, storage, request.dynamic
     )
+
+
+def _lower(request: BuildRequest, model: ir.Model) -> ir.Model:
+    return passes.lower_for(model, request.backend, request.config.dtype)
 
 
 def _carried(plan: EnginePlan) -> tuple[AdapterSet | None, ...]:
@@ -260,7 +295,7 @@ def _verify(
     """Compare the engine with diffusers' model, with every adapter it ships; the worst counts."""
     size = twin_size(spec.arch, spec.size)
     builder.reporter.log(f"{plan.name}: verifying on {size.tokens} tokens against diffusers")
-    twin = lower_like(trace_graph(twin_spec(spec)), spec.dtype)
+    twin = _lower(builder.request, trace_graph(twin_spec(spec)))
     if plan.mode == "swappable":
         to_inputs(twin, _branch_names(plan))
     found = []
@@ -346,8 +381,9 @@ def _sharing(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
-        for folder in (pool.folder, out / ".made"):
+        plans = PlanPool(out / ".plans")
+        for folder in (pool.folder, plans.folder, out / ".made"):
             sweep_temporaries(folder)
-        freed = pool.sweep()
+        freed = pool.sweep() + plans.sweep()
         if freed:
-            log.info("freed %d bytes of pooled weights", freed)
+            log.info("freed %d bytes of pooled weights and plans", freed)

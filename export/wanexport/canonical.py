@@ -21,24 +21,26 @@ __all__ = ["make_canonical"]
 def make_canonical(
     loras: Sequence[LoraArgument], engine: Path, output: Path, *, force: bool
 ) -> int:
-    """Write the canonical adapter of one swappable engine and return its rank.
+    """Write the canonical adapter of one engine that can swap, and return its rank.
 
     Raises:
         AdapterError: a file can't be applied in full by that engine: another architecture, a rank
             or a module it has no room for, a part that isn't low-rank.
-        BuildError: the engine isn't swappable, or the output exists.
+        BuildError: the engine's adapter can't be changed, or the output exists.
     """
     try:
         manifest = read_manifest(engine)
     except WanrtError as error:
         raise BuildError(str(error), error.hint) from None
-    if manifest.mode != "swappable":
+    inputs = manifest.adapter_inputs
+    if not inputs:
         raise BuildError(
             f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
             "build a swappable one: wanexport build --mode swappable --rank 32",
         )
     if output.exists() and not force:
         raise BuildError(f"{output} exists", "replace it with --force")
+    downs = [spec for spec in inputs if spec.role == "lora_A"]  # [rank, in] each
     config = parse_config(manifest.config, str(engine / "engine.json"))
     shapes = module_shapes(config.architecture)
     adapters = [resolve_adapter(find_lora(lora.path), shapes, lora.strength) for lora in loras]
@@ -46,13 +48,20 @@ def make_canonical(
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
-            f"{rest[0].path}: a swappable engine can't carry {parts[0]}"
+            f"{rest[0].path}: a {manifest.mode} engine can't carry {parts[0]}"
             + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
             "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
         )
     try:
         return write_adapter(
-            carried, output, manifest.dtype, max_rank=manifest.max_rank, targets=manifest.targets
+            carried,
+            output,
+            inputs[0].dtype,
+            max_rank=max(
+                (dim for spec in downs for dim in spec.shape[:1] if isinstance(dim, int)),
+                default=None,
+            ),
+            targets=[spec.module or "" for spec in downs],
         )
     except OSError as error:
         raise BuildError(f"{output} can't be written: {error.strerror or error}") from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from wanexport import trt_options
 from wanexport.errors import WanExportError
 from wanrt.errors import WanrtError
 
@@ -55,6 +56,8 @@ class BackendName(StrEnum):
     """What executes an engine."""
 
     onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
 
 
 class WeightsName(StrEnum):
@@ -150,14 +153,45 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and why.")
     ] = False,
+    refit: trt_options.Refit = None,
+    bake: trt_options.Bake = False,
+    compute_capability: trt_options.Capability = None,
+    builder_optimization_level: trt_options.Level = None,
+    workspace: trt_options.Workspace = None,
+    max_aux_streams: trt_options.AuxStreams = None,
+    hardware_compatibility_level: trt_options.Hardware = trt_options.HardwareName.none,
+    version_compatible: trt_options.VersionCompatible = False,
+    allow_weight_streaming: trt_options.WeightStreaming = False,
+    allow_unfused: trt_options.AllowUnfused = False,
+    memory_limit: trt_options.MemoryLimit = None,
+    no_build_control: trt_options.NoControl = False,
 ) -> None:
     """Build one engine per mode and rank; what is there already is kept."""
     from wanexport.request import MODES, RANDOM, BuildRequest, parse_lora
 
-    del backend  # one so far
+    plans = trt_options.make_settings(
+        backend.value,
+        {
+            "refit": refit,
+            "bake": bake,
+            "compute_capability": compute_capability,
+            "builder_optimization_level": builder_optimization_level,
+            "workspace": workspace,
+            "max_aux_streams": max_aux_streams,
+            "hardware_compatibility_level": hardware_compatibility_level,
+            "version_compatible": version_compatible,
+            "allow_weight_streaming": allow_weight_streaming,
+            "allow_unfused": allow_unfused,
+            "memory_limit": memory_limit,
+            "no_build_control": no_build_control,
+        },
+    )
     resolved = _config(
         config, dtype, {"width": width, "height": height, "frames": frames, "batch": batch}
     )
+    if plans and resolved.dtype == "fp32" and dtype is None:
+        print("TensorRT fuses no fp32 attention: building in bf16 (see --dtype)", file=sys.stderr)
+        resolved = resolved.model_copy(update={"dtype": "bf16"})
     if base is None and config != "wan2.1-i2v-demo":
         _fail(f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed")
     request = BuildRequest(
@@ -174,6 +208,7 @@ def build(
         verify=verify is VerifyName.diffusers,
         out=out,
         force=force,
+        plans=plans,
     )
     if dry_run:
         _print_plans(request)
@@ -276,6 +311,7 @@ def _build(request: BuildRequest) -> None:
 
 
 def _print_plans(request: BuildRequest) -> None:
+    from wanexport.build import resolve_request
     from wanexport.disk import check_out
     from wanexport.materials import gather
     from wanexport.plan import check_plans, plan_engines
@@ -283,6 +319,7 @@ def _print_plans(request: BuildRequest) -> None:
     from wanexport.report import format_plans
 
     check_out(request.out)
+    request = resolve_request(request)
     materials = gather(request, Reporter(), dry_run=True)
     plans = plan_engines(request, materials)
     print(format_plans(plans, request.out, materials.to_make_bytes))

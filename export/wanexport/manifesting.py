@@ -23,6 +23,7 @@ from wanrt.manifest import (
     Dtype,
     Graph,
     Manifest,
+    PlanFile,
     Source,
     TensorSpec,
     Verification,
@@ -49,6 +50,7 @@ def make_manifest(
     model: ir.Model,
     adapters: tuple[AdapterFile, ...],
     verification: Verification,
+    plan_file: PlanFile | None = None,
 ) -> Manifest:
     """Return the manifest of a finished engine folder."""
     config = request.config
@@ -66,11 +68,11 @@ def make_manifest(
         max_rank=plan.max_rank,
         targets=tuple(plan.ranks) or _merged_targets(plan),
         dtype=config.dtype,
-        backend="onnxruntime",
+        backend=request.backend,
         random_weights=random,
         full_finetune=finetuned,
-        graphs={"forward": _graph(store.folder, model)},
-        workloads={size.name: _workload(request, plan, size) for size in _sizes(request)},
+        graphs={"forward": _graph(store.folder, model, plan_file)},
+        workloads={size.name: _workload(request, plan, size) for size in request.sizes},
         weights=tuple(store.files.values()),
         adapters=adapters,
         sources=(
@@ -88,16 +90,11 @@ def make_manifest(
     )
 
 
-def _sizes(request: BuildRequest) -> tuple[Size, ...]:
-    config = request.config
-    return (config.size, *config.dynamic_sizes) if request.dynamic else (config.size,)
-
-
 def _merged_targets(plan: EnginePlan) -> tuple[str, ...]:
     return tuple(sorted({module for adapter in plan.adapters for module in adapter.targets}))
 
 
-def _graph(folder: Path, model: ir.Model) -> Graph:
+def _graph(folder: Path, model: ir.Model, plan_file: PlanFile | None) -> Graph:
     path = folder / "model.onnx"
     return Graph(
         file=path.name,
@@ -110,6 +107,7 @@ def _graph(folder: Path, model: ir.Model) -> Graph:
         ),
         inputs=tuple(_spec(value) for value in model.graph.inputs),
         outputs=tuple(_spec(value) for value in model.graph.outputs),
+        plan=plan_file,
     )
 
 

@@ -16,16 +16,20 @@ import onnxscript.optimizer
 from onnx_ir.passes import common
 
 from wanexport.errors import BuildError
+from wanrt.manifest import Backend
 
 __all__ = [
     "accumulate_branches",
+    "allow_decomposition",
     "check_graph",
     "clean",
     "lower_attention",
+    "lower_for",
     "share_constants",
     "to_inputs",
 ]
 
+HINT = "TRT_"  # attributes that tell TensorRT's builder what it may do, not what to compute
 FORBIDDEN = ("ScatterND", "SplitToSequence", "SequenceAt", "SequenceConstruct", "CastLike", "Conv")
 
 
@@ -100,6 +104,17 @@ def share_constants(model: ir.Model) -> None:
             del graph.initializers[name]
 
 
+def lower_for(model: ir.Model, backend: Backend, dtype: str) -> ir.Model:
+    """Lower a traced graph for what runs it, and return it.
+
+    bf16 keeps the standard Attention, which ONNX Runtime's CUDA provider dispatches to its flash
+    kernel; the CPU provider has no bf16 and so never sees it. TensorRT fuses the standard one.
+    """
+    if backend == "onnxruntime" and dtype != "bf16":
+        lower_attention(model)
+    return model
+
+
 def lower_attention(model: ir.Model) -> None:
     """Turn every ONNX Attention into com.microsoft.MultiHeadAttention, which is flash on CPUs.
 
@@ -121,6 +136,14 @@ def lower_attention(model: ir.Model) -> None:
         model.graph.opset_imports["com.microsoft"] = 1
     if count_ops(model).get("Attention"):
         raise BuildError("an Attention was not lowered", "this is a bug; report it")
+
+
+def allow_decomposition(model: ir.Model) -> None:
+    """Let TensorRT compute an attention with separate kernels where it has no fused one."""
+    for node in model.graph:
+        if node.op_type == "Attention" and not node.domain:
+            name = f"{HINT}decomposable"
+            node.attributes[name] = ir.AttrInt64(name, 1)
 
 
 def to_inputs(model: ir.Model, names: list[str]) -> None:

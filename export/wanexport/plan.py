@@ -39,6 +39,7 @@ SHAPING = (
     "trace.py", "weights.py",
 )  # fmt: skip
 TRACE_BYTES = 700 << 20  # peak of the trace, whatever the model's size
+PLAN_BYTES = 4 << 20  # of a layer in a TensorRT plan, weights apart
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class EnginePlan:
         action: what a build does with the folder, and why.
         write_bytes: about what a build writes.
         memory_bytes: about the build's peak of anonymous memory, verification apart.
+        control: `full` built once more, its TensorRT plan without the timing cache.
     """
 
     name: str
@@ -67,6 +69,7 @@ class EnginePlan:
     reason: str
     write_bytes: int
     memory_bytes: int
+    control: bool = False
 
     @property
     def rank(self) -> int | None:
@@ -85,7 +88,10 @@ def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan
         else:
             wanted += [(mode, (adapters,)) for adapters in materials.adapter_sets]
     pooled: set[Path] = set()
-    return [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
+    plans = [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
+    if request.times_tactics and "full" in request.modes:
+        plans.append(_plan(request, materials, "full", (), pooled, control=True))
+    return plans
 
 
 def check_plans(out: Path, plans: Sequence[EnginePlan], also_bytes: int = 0) -> None:
@@ -114,6 +120,8 @@ def _plan(
     mode: Mode,
     adapters: tuple[AdapterSet, ...],
     pooled: set[Path],
+    *,
+    control: bool = False,
 ) -> EnginePlan:
     max_rank = None
     ranks: dict[str, int] = {}
@@ -137,6 +145,9 @@ def _plan(
         label = f"-{adapters[0].label}"
     name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"
     inputs = _inputs(request, materials, mode, adapters, ranks)
+    if request.plans:
+        name += f"-{request.plans.label}{'-control' if control else ''}"
+        inputs["backend"] = json.dumps(request.plans.shaping | {"control": control}, sort_keys=True)
     action, reason = _decide(request, request.out / name, inputs)
     written = 0
     if action in ("build", "replace"):
@@ -153,6 +164,7 @@ def _plan(
         reason,
         written,
         TRACE_BYTES + 16 * largest,
+        control,
     )
 
 
@@ -251,6 +263,9 @@ def _written(
         written += sum(per_rank[m] * r for m, r in ranks.items())
     if mode == "swappable":
         written += sum(per_rank[m] * r for s in adapters for m, r in s.ranks.items())
+    if request.plans:
+        baked = request.plans.refit == "baked"
+        written += PLAN_BYTES * arch.num_layers + (sum(nbytes.values()) * 5 // 4 if baked else 0)
     return written
 
 

@@ -12,12 +12,14 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 from wanexport.disk import format_bytes
+from wanexport.trt_job import Phase
 
 __all__ = ["Reporter"]
 
@@ -62,6 +64,25 @@ class Reporter:
         """Show work counted in steps."""
         with self._bar(description, total, MofNCompleteColumn(), TimeRemainingColumn()) as advance:
             yield advance
+
+    @contextmanager
+    def phases(self, description: str) -> Iterator[Callable[[Phase], None]]:
+        """Show a builder's nested phases, a bar for each that is under way."""
+        self.log(description)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(
+            *columns, console=self._console, transient=True, disable=self._disabled
+        ) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def show(phase: Phase) -> None:
+                if phase.name not in tasks:
+                    tasks[phase.name] = bars.add_task(phase.name, total=phase.steps)
+                bars.update(tasks[phase.name], completed=phase.done)
+                if phase.done >= phase.steps:
+                    bars.remove_task(tasks.pop(phase.name))
+
+            yield show
 
     @contextmanager
     def _bar(self, description: str, total: int | None, *columns: object) -> Iterator[Advance]:

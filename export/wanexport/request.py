@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wanexport.config import Config
+from wanexport.config import Config, Size
 from wanexport.errors import ConfigError
+from wanexport.trt_settings import PlanSettings
+from wanrt.manifest import Backend
 
 __all__ = ["MODES", "BuildRequest", "LoraArgument", "parse_lora"]
 
@@ -44,6 +46,7 @@ class BuildRequest:
         verify: compare every engine with diffusers' model before it exists.
         out: where engines go.
         force: replace engines that were made from something else.
+        plans: how TensorRT plans are built; None for engines that run with ONNX Runtime.
     """
 
     config: Config
@@ -59,6 +62,29 @@ class BuildRequest:
     verify: bool = True
     out: Path = Path("engines")
     force: bool = False
+    plans: PlanSettings | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """What executes the engines."""
+        return self.plans.backend if self.plans else "onnxruntime"
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes that every engine takes."""
+        dynamic = self.config.dynamic_sizes if self.dynamic else ()
+        return (self.config.size, *dynamic)
+
+    def swaps_in_place(self, mode: Mode) -> bool:
+        """Tell whether engines of a mode exchange what is merged into their weights."""
+        refit = self.plans.refit if self.plans else None
+        return mode == "merged" and refit in ("targets", "all")
+
+    @property
+    def times_tactics(self) -> bool:
+        """Whether building an engine again may change its speed, so that a bench needs to know."""
+        plans = self.plans
+        return plans is not None and plans.backend == "tensorrt" and plans.control
 
     def __post_init__(self) -> None:
         adapted = [mode for mode in self.modes if mode != "full"]

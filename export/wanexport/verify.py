@@ -183,7 +183,11 @@ def _fingerprint(graph: ir.Graph) -> list[str]:
     for node in graph:
         inputs = [known[v.name or ""] if v is not None else "" for v in node.inputs]
         transparent = node.op_type == "Cast" or (node.op_type == "Expand" and inputs[1] == "shape")
-        attributes = sorted((name, repr(a.value)) for name, a in node.attributes.items())
+        attributes = sorted(
+            (name, repr(a.value))
+            for name, a in node.attributes.items()
+            if not name.startswith(passes.HINT)
+        )
         for index, output in enumerate(node.outputs):
             described = (node.domain, node.op_type, attributes, inputs, index)
             known[output.name or ""] = inputs[0] if transparent else sha256_text(repr(described))
@@ -298,14 +302,3 @@ def _bind_segment(
             name=name,
             base_dir=str(folder),
         )
-
-
-def lower_like(model: ir.Model, dtype: str) -> ir.Model:
-    """Lower a traced graph for ONNX Runtime and return it.
-
-    bf16 keeps the standard Attention, which ONNX Runtime's CUDA provider dispatches to its flash
-    kernel; the CPU provider has no bf16 and so never sees it.
-    """
-    if dtype != "bf16":
-        passes.lower_attention(model)
-    return model

@@ -126,14 +126,22 @@ class WeightStore:
         copy: write the tensors into the folder instead of linking their files, so that it can be
             moved.
         on_bytes: called with the number of bytes just written.
+        inline_bytes: constants smaller than this stay in model.onnx.
+        keep_pristine: hold on to the base's values of parameters that the engine changes.
+        files: what the folder holds.
+        bound: where each initializer's bytes lie.
+        pristine: where the base's values lie of those that the engine has its own values for.
     """
 
     folder: Path
     pool: Pool
     copy: bool = False
     on_bytes: Callable[[int], None] = lambda _: None
+    inline_bytes: int = INLINE_BYTES
+    keep_pristine: bool = False
     files: dict[str, WeightFile] = field(default_factory=dict)
     bound: dict[str, TensorRef] = field(default_factory=dict)
+    pristine: dict[str, TensorRef] = field(default_factory=dict)
     _placed: dict[Path, Path] = field(default_factory=dict)
 
     def reference(
@@ -152,13 +160,15 @@ class WeightStore:
             changed: parameters that the engine has values of its own for.
         """
         if self.copy:
-            self._copy({n: ref for n, ref in refs.items() if n not in changed}, dtypes, origin)
+            kept = {n: r for n, r in refs.items() if self.keep_pristine or n not in changed}
+            self._copy(kept, dtypes, origin)
+            self.pristine = {n: self.bound.pop(n) for n in changed if n in kept}
             return
         by_file: dict[Path, dict[str, TensorRef]] = {}
         for name, ref in refs.items():
             by_file.setdefault(ref.path, {})[name] = ref
         for named in by_file.values():
-            if changed and set(named) <= set(changed):
+            if changed and set(named) <= set(changed) and not self.keep_pristine:
                 continue
             casts = {dtypes[name] for name, ref in named.items() if ref.dtype != dtypes[name]}
             for dtype in casts:  # one at most: what isn't cast to the engine's dtype isn't cast
@@ -167,8 +177,8 @@ class WeightStore:
                 named = {name: pooled[ref.name] for name, ref in named.items()}
             path = self._place(next(iter(named.values())).path, origin, pooled=bool(casts))
             for name, ref in named.items():
-                if name not in changed:
-                    self.bound[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)
+                home = self.pristine if name in changed else self.bound
+                home[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)
 
     def write(
         self,
@@ -203,7 +213,9 @@ class WeightStore:
         constants = {
             name: value.const_value
             for name, value in model.graph.initializers.items()
-            if value.const_value is not None and value.const_value.nbytes >= INLINE_BYTES
+            if value.const_value is not None
+            and value.dtype == ir.DataType.FLOAT
+            and value.const_value.nbytes >= self.inline_bytes
         }
         if constants:
             arrays = {name: torch.from_numpy(t.numpy().copy()) for name, t in constants.items()}

@@ -1,0 +1,80 @@
+"""What TensorRT's builder calls back: a logger, a progress monitor, a writer.
+
+They derive from the selected library's classes, so import this after `nvinfer.select`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from wanexport.trt_job import Phase
+from wanrt import nvinfer as trt
+
+__all__ = ["Logger", "Monitor", "Writer"]
+
+# Said at every start without a driver, and never the reason for a failure.
+NOISE = re.compile(r"CUDA initialization failure|cudaError 35|CUDA error 35")
+
+
+class Logger(trt.ILogger):
+    """Keeps the errors that the library logs: they are all it says of why a build failed."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.errors: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        """Keep an error."""
+        if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and not NOISE.search(msg):
+            self.errors.append(msg)
+
+
+class Monitor(trt.IProgressMonitor):
+    """Passes the builder's nested phases on."""
+
+    def __init__(self, on_phase: Callable[[Phase], None]) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self._on_phase = on_phase
+        self._steps: dict[str, int] = {}
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        """Tell that a phase began."""
+        self._steps[phase_name] = num_steps
+        self._on_phase(Phase(name=phase_name, parent=parent_phase, done=0, steps=num_steps))
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        """Tell that a phase came further; the build goes on."""
+        steps = self._steps.get(phase_name, 0)
+        if step + 1 < steps:
+            self._on_phase(Phase(name=phase_name, done=step + 1, steps=steps))
+        return True
+
+    def phase_finish(self, phase_name: str) -> None:
+        """Tell that a phase ended."""
+        steps = self._steps.pop(phase_name, 0)
+        self._on_phase(Phase(name=phase_name, done=steps, steps=steps))
+
+
+class Writer(trt.IStreamWriter):
+    """Writes a plan as it comes, hashing it, so that it is never in memory twice."""
+
+    def __init__(self, path: Path) -> None:
+        trt.IStreamWriter.__init__(self)
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        """Write a piece."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def close(self) -> str:
+        """Finish the file and return its SHA-256."""
+        self._file.close()
+        return self._digest.hexdigest()

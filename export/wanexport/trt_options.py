@@ -1,0 +1,175 @@
+"""The flags of `wanexport build` that are TensorRT's; trtexec's spelling works too."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, TypedDict
+
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from wanexport.errors import ConfigError
+from wanexport.trt_job import TensorRt
+from wanexport.trt_settings import PlanSettings
+
+__all__ = ["PlanFlags", "make_settings"]
+
+
+class RefitName(StrEnum):
+    """Which weights of a TensorRT plan may change after it is built."""
+
+    none = "none"
+    targets = "targets"
+    all = "all"
+
+
+class HardwareName(StrEnum):
+    """Which other GPUs a TensorRT plan runs on."""
+
+    none = "none"
+    ampere = "ampere+"
+    same = "samecomputecapability"
+
+
+Refit = Annotated[
+    RefitName | None,
+    typer.Option(help="Weights outside the plan: none may change, the adapter's, or all."),
+]
+Bake = Annotated[bool, typer.Option("--bake", help="Weights inside the plan; needs no GPU.")]
+Capability = Annotated[
+    str | None,
+    typer.Option("--compute-capability", metavar="89,120", help="GPUs to build for (RTX)."),
+]
+Level = Annotated[
+    int | None,
+    typer.Option(
+        "--builder-optimization-level", "--builderOptimizationLevel", min=0, max=5, help="0 to 5."
+    ),
+]
+Workspace = Annotated[
+    str | None,
+    typer.Option("--workspace", "--memPoolSize", metavar="4GiB", help="Scratch of a kernel."),
+]
+AuxStreams = Annotated[
+    int | None,
+    typer.Option("--max-aux-streams", "--maxAuxStreams", min=0, help="Streams beside the main."),
+]
+Hardware = Annotated[
+    HardwareName,
+    typer.Option(
+        "--hardware-compatibility-level",
+        "--hardwareCompatibilityLevel",
+        help="Other GPUs to run on (TensorRT).",
+    ),
+]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option("--version-compatible", "--versionCompatible", help="Run with later versions."),
+]
+WeightStreaming = Annotated[
+    bool,
+    typer.Option(
+        "--allow-weight-streaming",
+        "--allowWeightStreaming",
+        help="Let wanrt keep weights in host memory.",
+    ),
+]
+AllowUnfused = Annotated[
+    bool, typer.Option("--allow-unfused", help="Accept attention without a fused kernel.")
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option("--memory-limit", metavar="48GiB", help="Of the builder; 90 % of what is free."),
+]
+NoControl = Annotated[
+    bool,
+    typer.Option("--no-build-control", help="Don't build full again as a bench's control."),
+]
+
+
+class PlanFlags(TypedDict):
+    """The flags as they were given."""
+
+    refit: RefitName | None
+    bake: bool
+    compute_capability: str | None
+    builder_optimization_level: int | None
+    workspace: str | None
+    max_aux_streams: int | None
+    hardware_compatibility_level: HardwareName
+    version_compatible: bool
+    allow_weight_streaming: bool
+    allow_unfused: bool
+    memory_limit: str | None
+    no_build_control: bool
+
+
+def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
+    """Return the settings of the plans asked for; None for engines that have none.
+
+    Raises:
+        ConfigError: flags contradict one another, or a value can't be read.
+    """
+    if backend == "onnxruntime":
+        unset = (None, False, HardwareName.none)
+        given = next((name for name, value in flags.items() if value not in unset), None)
+        if given:
+            raise ConfigError(
+                f"--{given.replace('_', '-')} is TensorRT's",
+                "add --backend tensorrt or --backend tensorrt-rtx",
+            )
+        return None
+    refit = flags["refit"]
+    if flags["bake"] and refit is not None:
+        raise ConfigError(
+            f"--bake puts the weights into the plan, --refit {refit} leaves them out",
+            "drop one of the two",
+        )
+    return PlanSettings(
+        backend=_backend(backend),
+        refit="baked" if flags["bake"] else refit.value if refit else None,
+        capabilities=_capabilities(flags["compute_capability"]),
+        optimization_level=flags["builder_optimization_level"],
+        workspace=_bytes("workspace", flags["workspace"]),
+        aux_streams=flags["max_aux_streams"],
+        hardware_compatibility=flags["hardware_compatibility_level"].value,
+        version_compatible=flags["version_compatible"],
+        weight_streaming=flags["allow_weight_streaming"],
+        allow_unfused=flags["allow_unfused"],
+        memory_limit=_bytes("memory-limit", flags["memory_limit"]),
+        control=not flags["no_build_control"],
+    )
+
+
+def _backend(name: str) -> TensorRt:
+    return "tensorrt-rtx" if name == "tensorrt-rtx" else "tensorrt"
+
+
+def _capabilities(text: str | None) -> tuple[str, ...]:
+    """Parse 89,120 or 8.9,12.0."""
+    if text is None:
+        return ()
+    found = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(?:sm_?)?(\d{1,2})\.?(\d)\s*", word, re.IGNORECASE)
+        if match is None:
+            raise ConfigError(
+                f"--compute-capability {text}: {word.strip()!r} is none",
+                "write it as 89 or 8.9, several with commas",
+            )
+        found.append(f"{match[1]}.{match[2]}")
+    return tuple(dict.fromkeys(found))
+
+
+def _bytes(flag: str, text: str | None) -> int | None:
+    """Parse 4GiB; trtexec's `workspace:4G` too."""
+    if text is None:
+        return None
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text.removeprefix("workspace:")))
+    except ValidationError:
+        raise ConfigError(f"--{flag} {text} is no size", "write it as 4GiB") from None
+    if size <= 0:
+        raise ConfigError(f"--{flag} {text}: the size must be positive")
+    return size
