@@ -47,7 +47,7 @@ def find_toolchain(backend: TensorRt) -> Toolchain:
 
 
 def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
-    """Build one plan; nothing is left of it if that fails.
+    """Build one plan, or parse its model only; nothing is left of it if that fails.
 
     Raises:
         BuildError: the library refuses the graph or the settings, or its process crashed.
@@ -66,7 +66,8 @@ def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
         if finished is None:
             raise BuildError("the builder ended without a plan", "this is a bug; report it")
     except BaseException:
-        Path(job.plan).unlink(missing_ok=True)
+        if job.plan is not None:
+            Path(job.plan).unlink(missing_ok=True)
         raise
     return finished
 

@@ -128,10 +128,11 @@ class PlanMaker:
     def _refittable(self) -> list[str]:
         """Return the initializers that a refit may change, by the kind asked for."""
         if self._settings.refit == "all":
-            return list(self.store.bound)
+            return sorted(self.store.bound)
         touched = touched_parameters(a for s in self.plan.adapters for a in s.adapters)
         adapted = touched if self.plan.mode == "merged" else set()
-        return [n for n in self.store.bound if n in adapted or n.endswith((".lora_A", ".lora_B"))]
+        halves = (".lora_A", ".lora_B")
+        return sorted(n for n in self.store.bound if n in adapted or n.endswith(halves))
 
     def _key(self, job: Job) -> str:
         digests = {self.store.folder / f.file: f.sha256 for f in self.store.files.values()}

@@ -37,7 +37,7 @@ class Job(_Message):
     Args:
         backend: which library builds it.
         model: the ONNX file.
-        plan: where the plan goes.
+        plan: where the plan goes; None to parse and check the model only.
         refit: where its weights live; `wanrt.manifest.PlanFile`.
         refittable: initializers that a refit may change one by one (`targets`, `all`).
         capabilities: compute capabilities to build for, as 8.9; empty for the GPU that is here.
@@ -50,7 +50,7 @@ class Job(_Message):
 
     backend: TensorRt
     model: str
-    plan: str
+    plan: str | None
     refit: Refit
     refittable: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
@@ -78,17 +78,17 @@ class Phase(_Message):
 
 
 class Finished(_Message):
-    """The plan is written.
+    """The plan is written; of a model that was only parsed there is none.
 
-    `layers` counts the network's layers by type; `engine` is TensorRT's own description of the
-    built engine, on a machine with a GPU.
+    `layers` counts the network's layers by type and dtype; `engine` is TensorRT's own description
+    of the built engine, on a machine with a GPU.
     """
 
     kind: Literal["finished"] = "finished"
-    bytes: int
-    sha256: str
+    bytes: int = 0
+    sha256: str = ""
     layers: dict[str, int]
-    engine: str | None
+    engine: str | None = None
 
 
 class Problem(_Message):

@@ -68,7 +68,8 @@ def check_network(network: trt.INetworkDefinition, job: Job) -> None:
     if found != expected:
         odd = sorted(set(found.items()) ^ set(expected.items()), key=str)[0]
         raise BuildError(f"TensorRT reads {odd[0]} as {odd[1]}", "this is a bug; report it")
-    attentions = count_layers(network).get("ATTENTION_INPUT", 0)
+    counts = count_layers(network).items()
+    attentions = sum(count for name, count in counts if name.startswith("ATTENTION_INPUT "))
     if attentions != job.attentions:
         raise BuildError(
             f"TensorRT sees {attentions} attention layers instead of {job.attentions}",
@@ -77,9 +78,16 @@ def check_network(network: trt.INetworkDefinition, job: Job) -> None:
 
 
 def count_layers(network: trt.INetworkDefinition) -> dict[str, int]:
-    """Return how many layers of each type a network has."""
-    types = (network.get_layer(i).type for i in range(network.num_layers))
-    return dict(Counter(type_.name for type_ in types).most_common())
+    """Return how many layers of each type and dtype a network has, as `NORMALIZATION fp32`."""
+    names = {getattr(trt.DataType, theirs): ours for ours, theirs in DTYPES.items()}
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    dtypes = [layer.get_output(0).dtype for layer in layers]
+    return dict(
+        Counter(
+            f"{layer.type.name} {names.get(dtype, dtype.name.lower())}"
+            for layer, dtype in zip(layers, dtypes, strict=True)
+        ).most_common()
+    )
 
 
 def configure(

@@ -109,7 +109,7 @@ def make_job(
     return Job(
         backend=settings.backend,
         model=str(model.resolve()),
-        plan="",
+        plan=None,
         refit=refit,
         refittable=tuple(refittable) if refit in ("targets", "all") else (),
         capabilities=settings.built_for if rtx else (),

@@ -66,7 +66,11 @@ class PlanSettings:
         for apart in ("memory_limit", "control", "toolchain"):
             del kept[apart]
         assert self.toolchain is not None
-        return kept | {"library": self.toolchain.library, "gpu": self.toolchain.gpu}
+        return kept | {
+            "library": self.toolchain.library,
+            "gpu": self.toolchain.gpu,
+            "built_for": self.built_for,
+        }
 
     @property
     def built_for(self) -> tuple[str, ...]:

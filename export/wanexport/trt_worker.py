@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from wanexport.trt_callbacks import Logger
 
 PR_SET_PDEATHSIG = 1
+EXHAUSTED = ("bad_alloc", "OutOfMemory", "out of memory", "Resource temporarily unavailable")
 OLDEST = 80  # TensorRT-RTX has no fp32 matrix products for Turing
 
 
@@ -78,7 +79,7 @@ def describe_toolchain(backend: str) -> Toolchain:
 
 
 def build(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
-    """Build a plan.
+    """Build a plan, or only parse and check its model.
 
     Raises:
         BuildError: the library can't.
@@ -94,6 +95,8 @@ def build(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     mark_refittable(network, job.refittable)
     config = configure(builder, network, job)
     config.progress_monitor = Monitor(on_phase)
+    if job.plan is None:
+        return Finished(layers=count_layers(network))
     cache = _open_timing_cache(config, job)
     writer = Writer(Path(job.plan))
     built = builder.build_serialized_network_to_stream(network, config, writer)
@@ -104,7 +107,9 @@ def build(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     if cache is not None:
         _save_timing_cache(cache, Path(job.timing_cache or ""))
     layers = count_layers(network)
-    return Finished(bytes=writer.bytes, sha256=digest, layers=layers, engine=_inspect(logger, job))
+    return Finished(
+        bytes=writer.bytes, sha256=digest, layers=layers, engine=_inspect(logger, Path(job.plan))
+    )
 
 
 def _find_gpu() -> tuple[str | None, str | None]:
@@ -129,12 +134,12 @@ def _save_timing_cache(cache: trt.ITimingCache, path: Path) -> None:
     temporary.replace(path)
 
 
-def _inspect(logger: Logger, job: Job) -> str | None:
+def _inspect(logger: Logger, plan: Path) -> str | None:
     """Return TensorRT's own description of the engine; without a GPU nothing can be loaded."""
     if _find_gpu()[0] is None:
         return None
     runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(Path(job.plan).read_bytes())
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
         raise BuildError(f"TensorRT can't load the plan it built: {_last(logger.errors)}")
     inspector = engine.create_engine_inspector()
@@ -144,7 +149,7 @@ def _inspect(logger: Logger, job: Job) -> str | None:
 def _explain(errors: list[str], job: Job) -> BuildError:
     """Return why a build failed, from what the library logged, and what to change."""
     told = " ".join(errors)
-    if "bad_alloc" in told or "OutOfMemory" in told or "out of memory" in told:
+    if any(sign in told for sign in EXHAUSTED):
         limit = "" if job.memory_limit is None else f" of {format_bytes(job.memory_limit)}"
         return BuildError(
             f"the builder ran out of its memory{limit}",

@@ -1,0 +1,419 @@
+"""Plans of engines: real ones by TensorRT-RTX's builder, those that need a GPU by a fake one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fakebuilder
+import folders
+import pytest
+from commands import wanexport
+from folders import engines, snapshot
+from studies import I2V, OTHER_SIZES, SIZE, build
+
+from wanexport import trt_build
+from wanexport.errors import BuildError, ConfigError
+from wanexport.trt_job import Job, Phase
+from wanexport.trt_settings import PlanSettings
+from wanrt.manifest import Manifest, PlanFile, read_manifest
+
+sources = folders.sources  # a fixture
+
+RTX = PlanSettings("tensorrt-rtx", capabilities=("8.9", "12.0"))
+
+
+def manifests(out: Path) -> list[Manifest]:
+    return [
+        read_manifest(folder) for folder in sorted(out.iterdir()) if not folder.name.startswith(".")
+    ]
+
+
+def plan_of(manifest: Manifest) -> PlanFile:
+    assert manifest.forward.plan is not None
+    return manifest.forward.plan
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put the fake builder in TensorRT's place; called with what it is to be like."""
+    monkeypatch.setattr(trt_build, "WORKER", (sys.executable, fakebuilder.__file__))
+
+    def be(**settings: object) -> None:
+        trt_build.find_toolchain.cache_clear()
+        monkeypatch.setenv("FAKE_BUILDER", json.dumps(settings))
+
+    be()
+    yield be
+    trt_build.find_toolchain.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo, planned for two GPUs in both dtypes; tests only read it."""
+    out = tmp_path_factory.mktemp("plans")
+    for dtype in ("fp16", "bf16"):
+        code, _, said = wanexport(
+            "build", "--rank", "8", "--backend", "tensorrt-rtx", "--compute-capability",
+            "89,120", "--dtype", dtype, "--verify", "none", "--out", out,
+        )  # fmt: skip
+        assert code == 0, said
+    return out
+
+
+class TestRealPlans:
+    def test_every_mode_in_both_dtypes(self, demo: Path) -> None:
+        found = manifests(demo)
+        assert {(m.mode, m.dtype) for m in found} == {
+            (mode, dtype) for mode in folders.MODES for dtype in ("fp16", "bf16")
+        }
+        for manifest in found:
+            plan = plan_of(manifest)
+            assert manifest.backend == "tensorrt-rtx"
+            assert (plan.refit, plan.weights, plan.swap, plan.gpu) == ("baked", {}, None, None)
+            assert plan.compute_capabilities == ("8.9", "12.0")
+            weights = manifest.weight_bytes
+            assert weights < plan.bytes < 1.5 * weights
+
+    def test_the_layers_are_described(self, demo: Path) -> None:
+        for manifest in manifests(demo):
+            told = json.loads((demo / manifest.name / "layers.json").read_text())
+            assert told["network"][f"ATTENTION_INPUT {manifest.dtype}"] == 12
+            assert told["engine"] is None  # read back on a GPU alone
+
+    def test_nothing_is_built_twice(self, demo: Path) -> None:
+        before = snapshot(demo)
+        code, said, _ = wanexport(
+            "build", "--rank", "8", "--backend", "tensorrt-rtx", "--compute-capability", "89,120",
+            "--dtype", "fp16", "--verify", "none", "--out", demo,
+        )  # fmt: skip
+        assert code == 0
+        assert said.count("there already, made from the same") == 4
+        assert snapshot(demo) == before
+
+    def test_a_deleted_engine_gets_its_plan_back(self, sources: Path, tmp_path: Path) -> None:
+        options = {"modes": ("full", "separate"), "ranks": (4,), "dtype": "fp16", "plans": RTX}
+        first = build(tmp_path, base=str(sources / "base"), verify=False, **options)
+        inode = (first[0].path / "engine.plan").stat().st_ino
+        twin = tmp_path / "twin.plan"
+        os.link(first[0].path / "engine.plan", twin)  # or the pool would forget it
+        for path in first[0].path.rglob("*"):
+            path.unlink() if path.is_file() else None
+        for path in (first[0].path / "weights", first[0].path):
+            path.rmdir()
+        again = build(tmp_path, base=str(sources / "base"), verify=False, **options)
+        assert [b.plan.action for b in again] == ["build", "reuse"]
+        assert (again[0].path / "engine.plan").stat().st_ino == inode
+
+    def test_a_dynamic_engine_has_a_profile_per_workload(self, tmp_path: Path) -> None:
+        build(tmp_path, modes=("full",), dtype="bf16", dynamic=True, plans=RTX, verify=False)
+        (manifest,) = manifests(tmp_path)
+        names = (SIZE.name, *(size.name for size in OTHER_SIZES))
+        assert plan_of(manifest).profiles == names
+        assert tuple(manifest.workloads) == names
+
+    def test_fp32_attention_is_refused_and_can_be_allowed(self, tmp_path: Path) -> None:
+        options = {"modes": ("full",), "dtype": "fp32", "verify": False}
+        with pytest.raises(BuildError, match="no fused kernel") as caught:
+            build(tmp_path, plans=RTX, **options)
+        assert "--allow-unfused" in caught.value.hint
+        assert not engines(tmp_path)
+        assert not list((tmp_path / ".plans").glob("*.plan"))
+        unfused = PlanSettings("tensorrt-rtx", capabilities=("8.9",), allow_unfused=True)
+        assert build(tmp_path, plans=unfused, **options)[0].plan.action == "build"
+
+    def test_an_engine_that_may_be_unfused_is_verified(self, tmp_path: Path) -> None:
+        unfused = PlanSettings("tensorrt-rtx", capabilities=("8.9",), allow_unfused=True)
+        made = build(tmp_path, modes=("full",), dtype="fp32", plans=unfused)
+        assert made[0].verification is not None
+        assert made[0].verification.error is not None
+
+    def test_too_little_memory(self, tmp_path: Path) -> None:
+        tight = PlanSettings("tensorrt-rtx", capabilities=("8.9",), memory_limit=200 << 20)
+        with pytest.raises(BuildError, match="ran out of its memory of 200 MiB"):
+            build(tmp_path, modes=("full",), dtype="fp16", plans=tight, verify=False)
+        assert not engines(tmp_path)
+
+    def test_phases_are_told(self, tmp_path: Path) -> None:
+        build(tmp_path, modes=("full",), dtype="fp16", plans=RTX, verify=False)
+        (folder,) = engines(tmp_path).values()
+        manifest = read_manifest(folder)
+        job = Job(
+            backend="tensorrt-rtx",
+            model=str(folder / "model.onnx"),
+            plan=str(tmp_path / "again.plan"),
+            refit="baked",
+            capabilities=("8.9",),
+            dtypes={s.name: s.dtype for s in (*manifest.forward.inputs, *manifest.forward.outputs)},
+            attentions=3 * I2V.num_layers,
+        )
+        told: list[Phase] = []
+        trt_build.build_plan(job, told.append)
+        assert told[0].name == "Building engine"
+        assert told[0].parent is None
+        open_phases = {phase.name for phase in told} - {p.name for p in told if p.done >= p.steps}
+        assert not open_phases
+
+
+@pytest.mark.usefixtures("fake")
+class TestWhereWeightsLive:
+    """With a builder that has a GPU to say."""
+
+    def names(self, plan: PlanFile) -> set[str]:
+        return set(plan.weights)
+
+    def test_all_shares_one_plan_between_full_and_merged(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        build(tmp_path, ranks=(8, 32, 128, 256), dtype="fp16", plans=settings, verify=False)
+        keys: dict[str, set[str]] = {}
+        for manifest in manifests(tmp_path):
+            keys.setdefault(manifest.mode, set()).add(plan_of(manifest).key)
+        assert keys["full"] == keys["merged"]
+        assert [len(keys[mode]) for mode in folders.MODES] == [1, 1, 4, 1]
+        assert len(set().union(*keys.values())) == 6
+        plans = list((tmp_path / ".plans").glob("*.plan"))
+        assert len(plans) == 7  # and one that merges, for the one shape of its matrices
+        inodes = {(tmp_path / m.name / "engine.plan").stat().st_ino for m in manifests(tmp_path)}
+        assert len(inodes) == 6
+
+    def test_none_is_bound_to_the_very_bytes(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="none")
+        options = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16", "plans": settings}
+        build(tmp_path, verify=False, **options)
+        full, merged = manifests(tmp_path)
+        assert plan_of(full).key != plan_of(merged).key
+        job = json.loads((tmp_path / full.name / "engine.plan").read_text())
+        assert (job["refit"], job["refittable"]) == ("none", [])
+        assert plan_of(full).swap is None
+
+    def test_targets_frees_what_the_adapter_changes(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="targets")
+        build(tmp_path, ranks=(8, 16), dtype="fp16", plans=settings, verify=False)
+        found = {m.name.split("fp16-")[1].split("-tensorrt")[0]: m for m in manifests(tmp_path)}
+        free = {
+            name: set(json.loads((tmp_path / m.name / "engine.plan").read_text())["refittable"])
+            for name, m in found.items()
+        }
+        adapted = {f"{module}.weight" for module in found["merged-r8"].targets}
+        assert free["merged-r8"] == adapted
+        assert free["full"] == free["swappable-r16"] == set()
+        assert free["separate-r8"] == {
+            f"{module}.{half}"
+            for module in found["merged-r8"].targets
+            for half in ("lora_A", "lora_B")
+        }
+        assert plan_of(found["merged-r8"]).key == plan_of(found["merged-r16"]).key
+        assert plan_of(found["merged-r8"]).key != plan_of(found["full"]).key
+
+    @pytest.mark.parametrize("copy", [False, True], ids=["link", "copy"])
+    def test_a_merged_engine_can_swap_in_place(
+        self, sources: Path, tmp_path: Path, copy: bool
+    ) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        build(
+            tmp_path, modes=("merged",), ranks=(4, 8), dtype="fp16", plans=settings, verify=False,
+            base=str(sources / "base"), copy=copy,
+        )  # fmt: skip
+        for manifest in manifests(tmp_path):
+            swap = plan_of(manifest).swap
+            assert swap is not None
+            assert set(swap.base) == {f"{module}.weight" for module in manifest.targets}
+            assert {spec.shape for spec in swap.inputs} == {(8, I2V.width), (I2V.width, 8)}
+            assert {spec.dtype for spec in swap.inputs} == {"fp32"}
+            (merge,) = swap.merges
+            assert (merge.shape, merge.max_rank) == ((I2V.width, I2V.width), 8)
+            merging = json.loads((tmp_path / manifest.name / merge.file).read_text())
+            assert merging["dtypes"] == {
+                "weight": "fp16", "merged": "fp16", "lora_A": "fp32", "lora_B": "fp32",
+            }  # fmt: skip
+
+    def test_its_pristine_weights_are_the_base(self, sources: Path, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        options = {"dtype": "fp16", "plans": settings, "verify": False}
+        build(tmp_path, modes=("full", "merged"), ranks=(4,), base=str(sources / "base"), **options)
+        full, merged = manifests(tmp_path)
+        swap = plan_of(merged).swap
+        assert swap is not None
+        for name, part in swap.base.items():
+            own = plan_of(full).weights[name]
+            assert self.read(tmp_path / merged.name, part) == self.read(tmp_path / full.name, own)
+            now = plan_of(merged).weights[name]
+            assert self.read(tmp_path / merged.name, now) != self.read(tmp_path / full.name, own)
+
+    @staticmethod
+    def read(folder: Path, part: object) -> bytes:
+        with (folder / part.file).open("rb") as file:  # type: ignore[attr-defined]
+            file.seek(part.offset)  # type: ignore[attr-defined]
+            return file.read(part.bytes)  # type: ignore[attr-defined]
+
+    def test_its_canonical_adapter_is_fp32(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        style = folders.write_lora(tmp_path / "style.safetensors")
+        made = build(
+            tmp_path / "e",
+            modes=("merged",),
+            ranks=(8,),
+            dtype="fp16",
+            plans=settings,
+            verify=False,
+        )
+        out = tmp_path / "canonical.safetensors"
+        code, said, problem = wanexport("adapter", style, "--for", made[0].path, "-o", out)
+        assert (code, problem) == (0, "")
+        assert said == f"saved {out} (rank 4)\n"
+        from safetensors.numpy import load_file
+
+        assert {t.dtype.name for t in load_file(out).values()} == {"float32"}
+
+
+@pytest.mark.usefixtures("fake")
+class TestTheTimingCacheAndTheControl:
+    def test_tensorrt_builds_full_again_without_the_cache(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt", refit="none")
+        build(
+            tmp_path,
+            modes=("full", "merged"),
+            ranks=(4,),
+            dtype="fp16",
+            plans=settings,
+            verify=False,
+        )
+        found = {m.name: m for m in manifests(tmp_path)}
+        control = next(m for name, m in found.items() if name.endswith("-control"))
+        full = found[control.name.removesuffix("-control")]
+        assert plan_of(control).control
+        assert not plan_of(full).control
+        assert plan_of(control).key != plan_of(full).key
+        told = {
+            m.name: json.loads((tmp_path / m.name / "engine.plan").read_text())
+            for m in found.values()
+        }
+        assert told[control.name]["timing_cache"] is None
+        cache = Path(told[full.name]["timing_cache"])
+        assert cache.name == "tensorrt-11.4.0.106-Fake-GPU.timing"
+        assert cache.read_text() == "timings"
+
+    def test_tensorrt_rtx_times_nothing_at_build(self, tmp_path: Path) -> None:
+        build(
+            tmp_path,
+            modes=("full",),
+            dtype="fp16",
+            plans=PlanSettings("tensorrt-rtx"),
+            verify=False,
+        )
+        assert len(manifests(tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("fake")
+class TestWhatDecidesReuse:
+    @pytest.mark.parametrize(
+        ("refit", "same"), [("all", True), ("none", False), ("baked", False)], ids=str
+    )
+    def test_other_weights(self, sources: Path, tmp_path: Path, refit: str, same: bool) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit=refit)  # type: ignore[arg-type]
+        keys = []
+        for base in ("base", "finetuned"):
+            made = build(
+                tmp_path / base, modes=("full",), base=str(sources / base), dtype="fp16",
+                plans=settings, verify=False,
+            )  # fmt: skip
+            keys.append(plan_of(read_manifest(made[0].path)).key)
+        assert (keys[0] == keys[1]) is same
+
+    @pytest.mark.parametrize(
+        "machine",
+        [{"library": "11.5.0.1"}, {"gpu": "Another GPU"}, {"capability": "9.0"}],
+        ids=["library", "gpu", "capability"],
+    )
+    def test_another_machine(
+        self, fake: Callable[..., None], tmp_path: Path, machine: dict[str, str]
+    ) -> None:
+        options = {"modes": ("full",), "dtype": "fp16", "verify": False}
+        options["plans"] = PlanSettings("tensorrt", refit="none", control=False)
+        build(tmp_path, **options)
+        fake(**machine)
+        with pytest.raises(BuildError, match="made from another backend") as caught:
+            build(tmp_path, **options)
+        assert "--force" in caught.value.hint
+
+    def test_another_setting(self, tmp_path: Path) -> None:
+        options = {"modes": ("full",), "dtype": "fp16", "verify": False}
+        build(tmp_path, plans=PlanSettings("tensorrt-rtx"), **options)
+        with pytest.raises(BuildError, match="made from another backend"):
+            build(tmp_path, plans=PlanSettings("tensorrt-rtx", optimization_level=5), **options)
+
+
+class TestRefusals:
+    def test_stripped_plans_need_a_gpu(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all", capabilities=("8.9",))
+        with pytest.raises(BuildError, match="can't be built without a GPU") as caught:
+            build(tmp_path, modes=("full",), dtype="fp16", plans=settings)
+        assert "--bake" in caught.value.hint
+        assert not engines(tmp_path)
+
+    def test_a_release_that_loses_biases(self, fake: Callable[..., None], tmp_path: Path) -> None:
+        fake(library="11.3.0.9")
+        with pytest.raises(ConfigError, match=r"11\.3\.0\.9 may lose a bias"):
+            build(tmp_path, modes=("full",), plans=PlanSettings("tensorrt", refit="all"))
+        build(
+            tmp_path, modes=("full",), dtype="fp16", verify=False,
+            plans=PlanSettings("tensorrt", refit="none", control=False),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("fail", "said"),
+        [
+            ("crash", "TensorRT's builder crashed with SIGSEGV"),
+            ("kill", "the builder was killed, for want of memory most likely"),
+            ("mute", "the builder ended without a plan"),
+            ("no such kernel", "no such kernel"),
+        ],
+    )
+    def test_nothing_is_left_of_a_failed_build(
+        self, fake: Callable[..., None], tmp_path: Path, fail: str, said: str
+    ) -> None:
+        fake(fail=fail)
+        with pytest.raises(BuildError, match=said):
+            build(
+                tmp_path, modes=("full",), dtype="fp16", plans=PlanSettings("tensorrt-rtx"),
+                verify=False,
+            )  # fmt: skip
+        assert not engines(tmp_path)
+        kept = [p.name for p in (tmp_path / ".plans").iterdir() if p.name != ".building.lock"]
+        assert not kept
+
+    @pytest.mark.parametrize(
+        ("flags", "error", "hint"),
+        [
+            (("--backend", "tensorrt-rtx", "--compute-capability", "90"),
+             "doesn't build for compute capability 90", "it builds for 80, 86, 89, 120, 121"),
+            (("--backend", "tensorrt-rtx", "--compute-capability", "ada"),
+             "'ada' is none", "write it as 89"),
+            (("--backend", "tensorrt-rtx", "--refit", "none"),
+             "is for one compute capability, not for 5", "--bake"),
+            (("--backend", "tensorrt-rtx", "--refit", "none", "--bake"),
+             "--bake puts the weights into the plan", "drop one of the two"),
+            (("--backend", "tensorrt-rtx", "--hardware-compatibility-level", "ampere+"),
+             "TensorRT-RTX has no --hardware-compatibility-level", "--compute-capability 89,120"),
+            (("--backend", "tensorrt-rtx", "--workspace", "much"),
+             "--workspace much is no size", "write it as 4GiB"),
+            (("--backend", "tensorrt"),
+             "tensorrt isn't installed", "--extra-index-url https://pypi.nvidia.com"),
+            (("--bake",), "--bake is TensorRT's", "--backend tensorrt-rtx"),
+            (("--memory-limit", "4GiB"), "--memory-limit is TensorRT's", "--backend tensorrt"),
+        ],
+        ids=lambda value: "-".join(value).replace("--", "") if isinstance(value, tuple) else "",
+    )  # fmt: skip
+    def test_flags_that_cannot_be(
+        self, tmp_path: Path, flags: tuple[str, ...], error: str, hint: str
+    ) -> None:
+        trt_build.find_toolchain.cache_clear()
+        out = tmp_path / "engines"
+        code, said, problem = wanexport("build", "--mode", "full", *flags, "--out", out)
+        assert (code, said) == (1, "")
+        assert error in problem
+        assert hint in problem
+        assert not out.exists()
