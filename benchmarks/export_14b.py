@@ -27,8 +27,12 @@ from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
+import onnx
+
 from wanexport.config import load_config
 from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
+from wanexport.trt_job import Job
+from wanrt.manifest import read_manifest
 
 CONFIG = "wan2.1-i2v-14b-480p"
 NEEDED = 48_000_000_000
@@ -36,6 +40,8 @@ PAIRS = 3
 RESULTS = Path(__file__).parent / "results"
 TRACE = """
 from wanexport.adapter import cross_attention_targets
+import onnx
+
 from wanexport.config import load_config
 from wanexport.trace import GraphSpec, trace_graph
 config = load_config({config!r})
@@ -44,6 +50,8 @@ trace_graph(GraphSpec(config.architecture, config.size, "bf16", ranks))
 """
 PLAIN = """
 import sys, torch
+import onnx
+
 from wanexport.config import load_config
 from wanexport.dit import make_model
 from wanexport.trace import model_inputs
@@ -124,6 +132,28 @@ def _copy(work: Path) -> dict[str, object]:
     return result
 
 
+def _parse(work: Path) -> dict[str, object]:
+    """Let TensorRT-RTX parse the full engine's graph, every initializer marked for a refit."""
+    (folder,) = (work / "engines").glob(f"{CONFIG}-*-full")
+    manifest = read_manifest(folder)
+    tensors = (*manifest.forward.inputs, *manifest.forward.outputs)
+    model = onnx.load(folder / manifest.forward.file, load_external_data=False).graph
+    job = Job(
+        backend="tensorrt-rtx",
+        model=str((folder / manifest.forward.file).resolve()),
+        plan=None,
+        refit="all",
+        refittable=tuple(i.name for i in model.initializer if i.external_data),
+        capabilities=("8.9",),
+        dtypes={spec.name: spec.dtype for spec in tensors},
+        attentions=sum(node.op_type == "Attention" for node in model.node),
+    )
+    question = work / "job.json"
+    question.write_text(job.model_dump_json())
+    code = f"import sys; from wanexport.trt_worker import main; sys.stdin = open({str(question)!r})"
+    return _run([sys.executable, "-c", f"{code}; main()"])
+
+
 def _plain(work: Path) -> dict[str, object]:
     folder = work / "plain"
     folder.mkdir(exist_ok=True)
@@ -132,11 +162,12 @@ def _plain(work: Path) -> dict[str, object]:
     return result
 
 
-QUICK = ("trace", "hash", "full", "separate", "merged")
+QUICK = ("trace", "hash", "full", "parse", "separate", "merged")
 MEASURES: dict[str, Callable[[Path], dict[str, object]]] = {
     "trace": _trace,
     "hash": _hash,
     "full": lambda work: _build(work, "full"),
+    "parse": _parse,
     "separate": lambda work: _build(work, "separate"),
     "merged": _merged,
     "verified": lambda work: _build(work, "separate", verify=True),
@@ -256,6 +287,7 @@ def _table(results: dict[str, object]) -> str:
         "trace": "trace and passes alone, rank 32",
         "hash": "sha256 of the checkpoint, from the disk",
         "full": "`full`, unverified",
+        "parse": "TensorRT-RTX parses that graph, weights mapped, all marked refittable",
         "separate": "`separate` r32, unverified, adapter made",
         "merged": "`merged` r32, unverified",
         "cp": "`cp` of the file that merged wrote",
