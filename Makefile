@@ -1,6 +1,7 @@
 # make demo      build the demo's engines, bench them, make the report
 # make test      lint, check types, run every test this machine can run, list what was left out
 # make lint      the first two of those
+# make stubs     types of TensorRT for mypy, made of NVIDIA's bindings; `make lint` does it first
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make clean     remove the environment, caches and build folders; engines stay
 #
@@ -18,7 +19,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 CPP_TOOLS := cmake pkg-config c++ clang++
 LACKING := $(strip $(foreach tool,$(CPP_TOOLS),$(if $(shell command -v $(tool) 2>/dev/null),,$(tool))))
 
-.PHONY: demo test lint cpp cpp-left-out test-cpp clean
+# without types of TensorRT all of it is Any, and may be
+STUBS := build/stubs
+TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
+MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
+
+.PHONY: demo test lint stubs cpp cpp-left-out test-cpp clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -38,10 +44,15 @@ cpp-left-out:
 cpp: $(DEV)
 	runtime/cpp/check.sh build/cpp $(BIN)
 
-lint: $(DEV)
+lint: $(DEV) stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy $(MYPY_ARGS)
+
+stubs: $(STUBS)/made
+
+$(STUBS)/made: tests/tensorrt_stubs.py tests/stubrepair.py $(DEV)
+	$(BIN)/python tests/tensorrt_stubs.py $(STUBS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

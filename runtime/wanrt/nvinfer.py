@@ -63,7 +63,7 @@ def selected() -> Library | None:
 
 def version() -> str:
     """Return the selected library's version, such as 11.4.0.106."""
-    return str(__getattr__("__version__"))
+    return str(_find("__version__"))
 
 
 def _load(library: Library) -> ModuleType:
@@ -85,12 +85,16 @@ def _load(library: Library) -> ModuleType:
     return module
 
 
-# A type checker that has stubs must not see this: it would take any name for a name of TensorRT's.
-# mypy is told `--always-true TENSORRT_STUBS` wherever it has them.
+def _find(name: str) -> Any:
+    if _selected is None:
+        raise AttributeError(f"wanrt.nvinfer has no {name!r} before select() was called")
+    return getattr(_selected[1], name)
+
+
+# A type checker that has TensorRT's types must not see this: any name would do. mypy is told
+# `--always-true TENSORRT_STUBS` where it has them.
 TENSORRT_STUBS = False
 if not TENSORRT_STUBS:
 
     def __getattr__(name: str) -> Any:
-        if _selected is None:
-            raise AttributeError(f"wanrt.nvinfer has no {name!r} before select() was called")
-        return getattr(_selected[1], name)
+        return _find(name)
