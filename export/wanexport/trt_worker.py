@@ -70,7 +70,7 @@ def describe_toolchain(backend: str) -> Toolchain:
     return Toolchain.model_validate(
         {
             "backend": backend,
-            "library": trt.__version__,
+            "library": trt.version(),
             "gpu": gpu,
             "capability": capability,
             "capabilities": [f"{n // 10}.{n % 10}" for n in sorted(known) if n >= OLDEST],
