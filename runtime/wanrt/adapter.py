@@ -1,4 +1,4 @@
-"""Canonical adapters: the safetensors files that swappable engines load.
+"""Canonical adapters: the safetensors files that engines swap.
 
 Tensors carry the names of the engine's inputs, `MODULE.lora_A` [r, in] and `MODULE.lora_B`
 [out, r], in its dtype, with scale and strength folded into B. `engines/README.md` specifies them.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wanrt.errors import AdapterError
 from wanrt.manifest import Manifest, TensorSpec
-from wanrt.tensors import Array, show_shape
+from wanrt.tensors import Array, numpy_dtype, show_shape
 
-__all__ = ["read_adapter"]
+__all__ = ["pad_matrix", "read_adapter"]
 
 FORMAT = "wanexport-adapter"
 VERSION = "1"
@@ -42,8 +43,16 @@ def read_adapter(path: Path, folder: Path, manifest: Manifest) -> dict[str, Arra
     )
 
 
+def pad_matrix(matrix: Array | None, shape: tuple[int, int], dtype: str) -> Array:
+    """Return zeros of a shape with a matrix, if there is one, in their top left."""
+    padded = np.zeros(shape, numpy_dtype(dtype))
+    if matrix is not None:
+        padded[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return padded
+
+
 def _read(path: Path, manifest: Manifest) -> dict[str, Array]:
-    specs = {spec.name: spec for spec in manifest.forward.inputs if spec.role != "data"}
+    specs = {spec.name: spec for spec in manifest.adapter_inputs}
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:

@@ -12,9 +12,10 @@ import numpy as np
 
 from wanrt.adapter import read_adapter
 from wanrt.errors import EngineError
+from wanrt.feeds import check_input, check_names
 from wanrt.manifest import Manifest, TensorSpec
 from wanrt.ort_session import backend_errors, open_session, to_ortvalue, wrap_array
-from wanrt.tensors import NUMPY, ONNX, Array, match_shape, resolve_shape, show_shape
+from wanrt.tensors import NUMPY, ONNX, Array, resolve_shape, show_shape
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -91,12 +92,13 @@ class OrtEngine:
             EngineError: an input is missing, unknown, or of another dtype or shape.
         """
         io = self._open()
-        self._check_names(inputs)
+        check_names(inputs, self._data, self._adapter)
         symbols: dict[str, int] = {}
         values = {}
         for name, spec in self._data.items():
             values[name] = to_ortvalue(name, inputs[name])
-            self._check_value(spec, values[name], symbols)
+            shape = tuple(values[name].shape())
+            check_input(spec, _dtype(values[name]), shape, symbols, self._shapes)
         with backend_errors(self._folder):
             for name, value in values.items():
                 self._bind_input(io, name, value)
@@ -175,29 +177,6 @@ class OrtEngine:
             raise EngineError(f"{self._folder}: the engine is closed")
         return self._io
 
-    def _check_names(self, inputs: dict[str, object]) -> None:
-        for name in inputs:
-            if name in self._adapter:
-                raise EngineError(f"input {name} is the adapter's", "load it with swap(FILE)")
-            if name not in self._data:
-                raise EngineError(f"there is no input {name}", f"inputs: {', '.join(self._data)}")
-        for name in self._data:
-            if name not in inputs:
-                raise EngineError(f"input {name} is missing", f"inputs: {', '.join(self._data)}")
-
-    def _check_value(self, spec: TensorSpec, value: ort.OrtValue, symbols: dict[str, int]) -> None:
-        if value.element_type() != ONNX[spec.dtype]:
-            got = value.data_type().removeprefix("tensor(").removesuffix(")")
-            raise EngineError(f"input {spec.name} is {got}, the engine takes {spec.dtype}")
-        shape = tuple(value.shape())
-        match_shape(spec, shape, symbols)
-        want = self._shapes.get(spec.name, shape)
-        if shape != want:
-            raise EngineError(
-                f"input {spec.name} has shape {show_shape(shape)}, "
-                f"the workload's is {show_shape(want)}"
-            )
-
     def _bind_adapter(self, io: _Io) -> None:
         for name, buffer in self._buffers.items():
             self._bind_input(io, name, wrap_array(buffer))
@@ -224,6 +203,13 @@ class OrtEngine:
             else:
                 self._held[spec.name] = wrap_array(array)
                 io.reading.bind_ortvalue_output(spec.name, self._held[spec.name])
+
+
+def _dtype(value: ort.OrtValue) -> str:
+    """Return the manifest's word, or ONNX Runtime's for what no engine takes."""
+    words = {number: word for word, number in ONNX.items()}
+    told: str = value.data_type().removeprefix("tensor(").removesuffix(")")
+    return words.get(value.element_type(), told)
 
 
 def _zeros(spec: TensorSpec) -> Array:
