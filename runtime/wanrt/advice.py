@@ -62,7 +62,7 @@ def _on_ratio(row: CandidateResult, half_width: float) -> Iterator[Advice]:
         yield Advice("unresolved", text, "raise --time-budget")
     shifted = ratio.verdict in ("faster", "slower")
     if row.control and shifted and ratio.p is not None and ratio.p < SUSPICIOUS:
-        text = f"the same engine loaded twice differs by {ratio.value - 1:+.2%}"
+        text = f"the same engine loaded or built twice differs by {ratio.value - 1:+.2%}"
         hint = "no claim below that can be trusted; quieten the machine, and rerun"
         yield Advice("control", text, hint)
     if row.mode == "merged" and row.rival is None and shifted:

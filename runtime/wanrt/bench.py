@@ -16,7 +16,7 @@ from wanrt.measuring import GroupBench, Progress
 from wanrt.ratios import compare_groups
 from wanrt.results import BenchResult
 
-__all__ = ["BenchOptions", "bench_engines"]
+__all__ = ["BenchOptions", "bench_engines", "make_lab"]
 
 EXTENDABLE = {"half_width", "loads", "time_budget_s"}
 """Options that a bench which goes on may have another value of."""
@@ -30,7 +30,8 @@ class BenchOptions:
     measuring may take; the fewest loads and rounds may exceed it. `loads` and `rounds` (of each
     load) override what follows from them. `warmup` forwards are discarded at each visit of an
     engine. `rivals` run beside the engines; `probe` finds out in a process of its own what each
-    engine takes to load.
+    engine takes to load. `weight_streaming` is how many bytes of weights a TensorRT engine keeps on
+    the GPU, `cuda_graph` whether it runs as a CUDA graph.
     """
 
     device: Device = "cpu"
@@ -43,6 +44,8 @@ class BenchOptions:
     rounds: int | None = None
     seed: int = 0
     workload: str | None = None
+    weight_streaming: int | None = None
+    cuda_graph: bool = True
     rivals: tuple[str, ...] = ()
     probe: bool = True
 
@@ -72,7 +75,7 @@ def bench_engines(
             that say so. Nor does Ctrl-C: the result says `interrupted`.
     """
     options = options or BenchOptions()
-    lab = lab or RealLab(options.device, options.threads, options.mapped)
+    lab = lab or make_lab(options)
     for name in options.rivals:
         lab.check_rival(name)
     plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
@@ -101,6 +104,17 @@ def bench_engines(
     except KeyboardInterrupt:
         return replace(snapshot(), interrupted=True)
     return snapshot()
+
+
+def make_lab(options: BenchOptions) -> RealLab:
+    """Return this machine, for engines to be loaded as the options say."""
+    return RealLab(
+        options.device,
+        options.threads,
+        options.mapped,
+        options.weight_streaming,
+        options.cuda_graph,
+    )
 
 
 def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wanrt.engine import Device, check_engine
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
-from wanrt.manifest import MANIFEST_NAME, AdapterFile, Manifest, Workload, read_manifest
+from wanrt.manifest import (
+    MANIFEST_NAME,
+    AdapterFile,
+    Manifest,
+    Workload,
+    read_manifest,
+    read_manifest_only,
+)
 
-__all__ = ["Candidate", "Group", "Plan", "find_baseline", "find_engines", "plan_bench"]
+__all__ = [
+    "Candidate", "Group", "Plan", "choose_device", "find_baseline", "find_engines", "plan_bench",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Candidate:
         adapter: which of a swappable engine's.
         skipped: why this machine can't run it.
         label: what tables call it.
-        control: a second load of a baseline.
+        again: a second load of a baseline (A/A).
         rival: the rival's name.
     """
 
@@ -36,7 +47,7 @@ class Candidate:
     adapter: AdapterFile | None = None
     skipped: str | None = None
     label: str = ""
-    control: bool = False
+    again: bool = False
     rival: str | None = None
 
     @property
@@ -45,9 +56,21 @@ class Candidate:
         return self.adapter.rank if self.adapter else self.manifest.rank
 
     @property
+    def control(self) -> bool:
+        """Whether it should be as fast as its baseline: an A/A, or a second build of `full`."""
+        plan = self.manifest.forward.plan
+        return self.again or (plan is not None and plan.control and self.rival is None)
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What ratios are taken within: the backend, and where a plan's weights live."""
+        plan = self.manifest.forward.plan
+        return self.manifest.backend, plan.refit if plan else ""
+
+    @property
     def loads_as(self) -> tuple[Path, bool, str | None]:
         """What it takes to load it; a swappable engine is loaded once for all its adapters."""
-        return self.folder, self.control, self.rival
+        return self.folder, self.again, self.rival
 
     @property
     def serves_as_baseline(self) -> bool:
@@ -92,6 +115,20 @@ def find_engines(paths: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
+def choose_device(paths: Iterable[Path]) -> Device:
+    """Return cuda if a TensorRT engine among the paths can run here, otherwise cpu.
+
+    Raises:
+        ResultsError: a path doesn't exist or holds no engine.
+    """
+    for folder in find_engines(paths):
+        with suppress(WanrtError):  # whoever loads it says why not
+            if read_manifest_only(folder).backend != "onnxruntime":
+                check_engine(folder)
+                return "cuda"
+    return "cpu"
+
+
 def plan_bench(
     paths: Iterable[Path],
     check: Callable[[Path], Manifest],
@@ -131,13 +168,20 @@ def plan_bench(
 
 
 def find_baseline(candidate: Candidate, candidates: Iterable[Candidate]) -> Candidate | None:
-    """Return the `full` engine to compare with: of the same dtype if there is one, and the first.
+    """Return the `full` engine to compare with: of the same kind, the same dtype if there is one.
 
-    Engines of a full fine-tune come before those that carry the base's own weights.
+    The first such: engines of a full fine-tune come before those that carry the base's own weights.
+    `full` engines of other refit kinds are themselves compared with the one of `none`, which tells
+    what their kind costs.
     """
     full = [other for other in candidates if other.serves_as_baseline and not other.skipped]
-    same = [other for other in full if other.manifest.dtype == candidate.manifest.dtype]
-    return next(iter(same or full), None)
+    alike = [other for other in full if other.kind == candidate.kind]
+    same = [other for other in alike if other.manifest.dtype == candidate.manifest.dtype]
+    own = next(iter(same or alike), None)
+    if own is None or not candidate.serves_as_baseline or own.folder != candidate.folder:
+        return own
+    unbound = (candidate.kind[0], "none"), candidate.manifest.dtype
+    return next((o for o in full if (o.kind, o.manifest.dtype) == unbound), own)
 
 
 def _baselines(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -148,17 +192,22 @@ def _baselines(candidates: Sequence[Candidate]) -> list[Candidate]:
 def _controls_and_rivals(
     candidates: Sequence[Candidate], rivals: Sequence[str]
 ) -> Iterable[Candidate]:
+    beside: set[str] = set()
     for full in _baselines(candidates):
-        yield replace(full, control=True, label=f"{full.label} A/A")
-        for name in rivals:
-            yield replace(full, rival=name, label=name)
+        yield replace(full, again=True, label=f"{full.label} A/A")
+        if full.manifest.dtype not in beside:
+            yield from (replace(full, rival=name, label=name) for name in rivals)
+        beside.add(full.manifest.dtype)
 
 
 def _notes(candidates: Sequence[Candidate], rivals: Sequence[str]) -> tuple[str, ...]:
     taken = _baselines(candidates)
     full = [candidate for candidate in candidates if candidate.serves_as_baseline]
     notes = []
-    if len(full) > len(taken):
+    passed = [
+        c for c in full if (o := find_baseline(c, candidates)) and o is not c and o.kind == c.kind
+    ]
+    if passed:
         names = " and ".join(candidate.label for candidate in taken)
         why = "a fine-tune's before the base's own weights, then by name"
         notes.append(

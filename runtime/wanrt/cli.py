@@ -16,6 +16,7 @@ from wanrt.errors import WanrtError
 
 if TYPE_CHECKING:
     from wanrt.bench import BenchOptions
+    from wanrt.engine import Device
     from wanrt.lab import Lab
     from wanrt.results import BenchResult
 
@@ -33,8 +34,9 @@ ENGINES = [Path("engines")]
 
 
 class DeviceName(StrEnum):
-    """Where engines run."""
+    """Where engines run; auto is the GPU for TensorRT's, the CPU for others."""
 
+    auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
 
@@ -43,13 +45,23 @@ Engines = Annotated[
     list[Path] | None, typer.Argument(help="Engine folders, or folders of them; engines/.")
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An engine folder.")]
-OnDevice = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
+OnDevice = Annotated[DeviceName, typer.Option("--device", help="Where; auto: as they need.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; one per usable core by default.")
 ]
 WorkloadName = Annotated[
     str | None, typer.Option("--workload", metavar="NAME", help="One workload of a dynamic engine.")
 ]
+
+
+def _size(text: str) -> int:
+    """Parse 20GiB as bytes."""
+    number, unit = (text.strip()[:-3], text.strip()[-3:]) if len(text.strip()) > 3 else ("", "")
+    units = {"MiB": 2**20, "GiB": 2**30}
+    try:
+        return round(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no size, like 20GiB") from None
 
 
 def _percent(text: str) -> float:
@@ -64,6 +76,13 @@ def _percent(text: str) -> float:
     return value
 
 
+WeightStreaming = Annotated[
+    int | None,
+    typer.Option(
+        "--weight-streaming", metavar="SIZE", parser=_size, help="TensorRT: weights on the GPU."
+    ),
+]
+CudaGraph = Annotated[bool, typer.Option(help="TensorRT: run as a CUDA graph.")]
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
 
 
@@ -84,8 +103,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 @app.command()
 def bench(
     engines: Engines = None,
-    device: OnDevice = DeviceName.cpu,
+    device: OnDevice = DeviceName.auto,
     threads: Threads = None,
+    weight_streaming: WeightStreaming = None,
+    cuda_graph: CudaGraph = True,
     mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
     warmup: Annotated[int, typer.Option(min=0, help="Forwards discarded at each visit.")] = 1,
     half_width: Annotated[
@@ -130,15 +151,24 @@ def bench(
     fake: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
-    from wanrt.bench import BenchOptions
+    from wanrt.bench import BenchOptions, make_lab
+    from wanrt.candidates import choose_device
     from wanrt.formats import read_results
-    from wanrt.lab import RealLab
     from wanrt.regression import check_comparable, compare_results, render_changes
 
     if not isfinite(time_budget):
         raise typer.BadParameter("--time-budget is a number of seconds")
+    exports = {"json": json, "csv": csv, "markdown": markdown}
+    chosen = {kind: path for kind, path in exports.items() if path is not None}
+    if sum(str(path) == "-" for path in chosen.values()) > 1:
+        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
+    if fail_above is not None and compare is None:
+        raise typer.BadParameter("--fail-above needs --compare FILE")
+    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
+        raise typer.BadParameter("the results would replace what they are compared with")
+    engines = engines or ENGINES
     options = BenchOptions(
-        device=device.value,
+        device=_device(device) or choose_device(engines),
         threads=threads,
         mapped=mapped,
         warmup=warmup,
@@ -148,23 +178,17 @@ def bench(
         rounds=rounds,
         seed=seed,
         workload=workload,
+        weight_streaming=weight_streaming,
+        cuda_graph=cuda_graph,
         rivals=tuple(dict.fromkeys(rivals or ())),
         probe=probe,
     )
-    exports = {"json": json, "csv": csv, "markdown": markdown}
-    chosen = {kind: path for kind, path in exports.items() if path is not None}
-    if sum(str(path) == "-" for path in chosen.values()) > 1:
-        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
-    if fail_above is not None and compare is None:
-        raise typer.BadParameter("--fail-above needs --compare FILE")
-    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
-        raise typer.BadParameter("the results would replace what they are compared with")
-    lab = _fake_lab(fake) or RealLab(options.device, options.threads, options.mapped)
+    lab = _fake_lab(fake) or make_lab(options)
     earlier = _earlier(json) if resume else None
     before = read_results(compare) if compare is not None else None
     if before is not None and not force:
         check_comparable(lab.describe(), asdict(options), before)
-    result = _bench(engines or ENGINES, options, lab, earlier, chosen, verbose)
+    result = _bench(engines, options, lab, earlier, chosen, verbose)
     if before is not None:
         changes = compare_results(result, before, fail_above)
         print(render_changes(changes, str(compare)), end="", file=sys.stderr)
@@ -215,11 +239,13 @@ def run(
         Path | None, typer.Option(metavar="FILE", help="Inputs by name, safetensors.")
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A canonical adapter (swappable engines).")
+        Path | None,
+        typer.Option(metavar="FILE", help="A canonical adapter, of an engine that can swap."),
     ] = None,
     workload: WorkloadName = None,
-    device: OnDevice = DeviceName.cpu,
+    device: OnDevice = DeviceName.auto,
     threads: Threads = None,
+    weight_streaming: WeightStreaming = None,
 ) -> None:
     """Run one forward and save its outputs."""
     from wanrt.run import run_engine, save_tensors
@@ -227,8 +253,9 @@ def run(
 
     outputs = run_engine(
         folder,
-        device=device.value,
+        device=_device(device),
         threads=threads,
+        weight_streaming=weight_streaming,
         seed=seed,
         inputs=inputs,
         workload=workload,
@@ -314,6 +341,11 @@ def _bench(
             print(f"go on with: --resume --json {files['json']}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
+
+
+def _device(name: DeviceName) -> Device | None:
+    devices: dict[DeviceName, Device] = {DeviceName.cpu: "cpu", DeviceName.cuda: "cuda"}
+    return devices.get(name)
 
 
 def _earlier(path: Path | None) -> BenchResult | None:

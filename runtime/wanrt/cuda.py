@@ -6,27 +6,18 @@ the backend knows; `open_cuda` returns the real one, over cuda-bindings. Not run
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wanrt.errors import EngineError, UnsupportedError
+from wanrt.gpus import Gpu
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["ALIGNMENT", "Cuda", "Gpu", "open_cuda"]
+__all__ = ["ALIGNMENT", "Cuda", "open_cuda"]
 
 ALIGNMENT = 256
 """Bytes; of all that `malloc` returns, and what TensorRT asks of every tensor's address."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU: its number, its name, and its compute capability as `9.0`."""
-
-    index: int
-    name: str
-    capability: str
 
 
 class Cuda(Protocol):
@@ -36,8 +27,11 @@ class Cuda(Protocol):
     copy from or to pageable host memory may wait.
     """
 
+    def device(self) -> int:
+        """Return the current device's number."""
+
     def gpu(self) -> Gpu:
-        """Return the current device."""
+        """Return what the current device is."""
 
     def malloc(self, size: int) -> int:
         """Return the address of that many bytes; `free` gives them back."""
@@ -119,12 +113,15 @@ class CudaRuntime:
     def __init__(self, runtime: ModuleType) -> None:
         self._runtime: Any = runtime
 
+    def device(self) -> int:
+        """Return the current device's number."""
+        return int(self._do("cudaGetDevice"))
+
     def gpu(self) -> Gpu:
-        """Return the current device."""
-        device = int(self._do("cudaGetDevice"))
-        properties = self._do("cudaGetDeviceProperties", device)
+        """Return what the current device is."""
+        properties = self._do("cudaGetDeviceProperties", self.device())
         name = properties.name.partition(b"\0")[0].decode()
-        return Gpu(device, name, f"{properties.major}.{properties.minor}")
+        return Gpu(name, f"{properties.major}.{properties.minor}")
 
     def malloc(self, size: int) -> int:
         """Return the address of that many bytes."""

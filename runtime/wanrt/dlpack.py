@@ -77,7 +77,8 @@ def view_tensor(name: str, value: object, stream: int, gpu: int) -> TensorView:
         gpu: the number of the GPU that will.
 
     Raises:
-        EngineError: it is neither, can't be exported, lies on another GPU, or isn't contiguous on it.
+        EngineError: it is neither, can't be exported, lies on another GPU, or isn't contiguous
+            there.
     """
     if isinstance(value, np.ndarray):
         return _view_array(name, value)

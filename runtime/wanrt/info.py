@@ -38,6 +38,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("mode", _mode(manifest)),
         ("dtype", manifest.dtype),
         ("backend", manifest.backend),
+        *_plan_facts(manifest),
         ("weights", f"{files}, {weights}"),
         ("verified", _verified(manifest.verification)),
     ]
@@ -59,6 +60,32 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     facts += [("source", f"{source.path} {source.sha256[:12]}") for source in manifest.sources]
     tools = ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items())
     return [*facts, ("tools", tools or "-")]
+
+
+def _plan_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    plan = manifest.forward.plan
+    if plan is None:
+        return []
+    refit = {
+        "baked": "weights inside",
+        "none": "bound to these weights",
+        "targets": "the adapter's matrices can be refitted",
+        "all": "all weights can be refitted",
+    }
+    capabilities = ", ".join(plan.compute_capabilities)
+    facts = [
+        f"{plan.file}: {_size(plan.bytes)}, {manifest.backend} {plan.library}",
+        f"built on {plan.gpu or 'no GPU'} for compute capability {capabilities}",
+        f"{refit[plan.refit]} ({plan.refit})",
+    ]
+    choices = {
+        f"on {plan.hardware_compatibility} GPUs": plan.hardware_compatibility != "none",
+        "runs with later versions": plan.version_compatible,
+        "can stream weights": plan.weight_streaming,
+        "swaps adapters in place": plan.swap is not None,
+        "a build control": plan.control,
+    }
+    return [("plan", ", ".join([*facts, *(name for name, on in choices.items() if on)]))]
 
 
 def _mode(manifest: Manifest) -> str:

@@ -9,8 +9,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from wanrt.engine import Device, Runner, load_engine
-from wanrt.errors import EngineError, UnsupportedError
+from wanrt.errors import EngineError, UnsupportedError, WanrtError
 from wanrt.inputs import make_inputs
+from wanrt.manifest import Backend, read_manifest_only
+from wanrt.trt_memory import Scratch
 
 __all__ = ["Job", "find_loader", "find_rival", "find_rivals", "load_job"]
 
@@ -28,6 +30,8 @@ class Job:
         device: where.
         threads: on a CPU; by default one per usable core.
         mapped: leave the engine's weights in the file's pages.
+        weight_streaming: of a TensorRT engine: bytes of weights that stay on the GPU.
+        cuda_graph: of a TensorRT engine: run it as a CUDA graph.
         seed: of the inputs.
         rival: an entry point's name; None for the engine itself.
     """
@@ -37,6 +41,8 @@ class Job:
     device: Device = "cpu"
     threads: int | None = None
     mapped: bool = False
+    weight_streaming: int | None = None
+    cuda_graph: bool = True
     seed: int = 0
     rival: str | None = None
 
@@ -76,8 +82,8 @@ def find_loader(job: Job) -> Callable[[Job], Runner]:
         UnsupportedError: the rival's libraries aren't installed.
     """
     if job.rival is None:
-        with suppress(ImportError):  # loading says what is missing
-            import onnxruntime  # noqa: F401
+        with suppress(ImportError, WanrtError):  # loading says what is missing
+            _import_backend(read_manifest_only(job.folder).backend)
         return _load_engine
     try:
         loader: Callable[[Job], Runner] = find_rival(job.rival).load()
@@ -86,22 +92,39 @@ def find_loader(job: Job) -> Callable[[Job], Runner]:
     return loader
 
 
-def load_job(job: Job) -> Runner:
+def load_job(job: Job, scratch: Scratch | None = None) -> Runner:
     """Load a job with seeded inputs bound.
+
+    Args:
+        job: what to load.
+        scratch: activation memory for TensorRT engines that never run at the same time.
 
     Raises:
         WanrtError: as `load_engine`, or as `find_loader`.
     """
-    return find_loader(job)(job)
+    loader = find_loader(job)
+    return loader(job) if job.rival is not None else _load_engine(job, scratch)
 
 
-def _load_engine(job: Job) -> Runner:
+def _import_backend(backend: Backend) -> None:
+    if backend == "onnxruntime":
+        import onnxruntime  # noqa: F401
+    else:
+        from wanrt import nvinfer, trt_engine  # noqa: F401
+
+        nvinfer.select(backend)
+
+
+def _load_engine(job: Job, scratch: Scratch | None = None) -> Runner:
     engine = load_engine(
         job.folder,
         device=job.device,
         threads=job.threads,
         mapped=job.mapped,
         workload=job.workload,
+        weight_streaming=job.weight_streaming,
+        cuda_graph=job.cuda_graph,
+        scratch=scratch,
     )
     manifest = engine.manifest
     engine.bind(**make_inputs(manifest, manifest.workloads[job.workload], job.seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,7 @@ from wanrt.engine import Device, Runner, check_engine
 from wanrt.machine import Machine, available_bytes, describe_machine
 from wanrt.manifest import Dtype, Manifest
 from wanrt.nvml import free_gpu_bytes, read_clocks
+from wanrt.trt_memory import Scratch
 from wanrt.values import Clocks, Probe
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class RealLab:
     device: Device = "cpu"
     threads: int | None = None
     mapped: bool = False
+    weight_streaming: int | None = None
+    cuda_graph: bool = True
+    scratch: Scratch = field(default_factory=Scratch)
+    """For the activations of all TensorRT engines: a bench runs one at a time."""
 
     def check(self, folder: Path) -> Manifest:
         """Return the manifest of an engine that this machine can load, or raise."""
@@ -78,7 +83,7 @@ class RealLab:
         from wanrt.jobs import load_job
 
         job = self._job(candidate, workload, seed)
-        return load_job(job) if candidate.rival is None else open_hosted(job)
+        return load_job(job, self.scratch) if candidate.rival is None else open_hosted(job)
 
     def probe(
         self, candidate: Candidate, baseline: Candidate | None, workload: str, seed: int
@@ -124,6 +129,8 @@ class RealLab:
             device=self.device,
             threads=self.threads,
             mapped=self.mapped,
+            weight_streaming=self.weight_streaming,
+            cuda_graph=self.cuda_graph,
             seed=seed,
             rival=candidate.rival,
         )

@@ -22,6 +22,10 @@ __all__ = [
     "usable_cores",
 ]
 
+TENSORRT = ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt")
+TENSORRT_RTX = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
+"""Distributions that the libraries may be installed as."""
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -43,14 +47,22 @@ class Machine:
     """Runnable processes over the last minute, before the bench."""
     gpu_processes: tuple[int, ...] = ()
     """Other processes on the GPU before the bench."""
+    tensorrt: str = "none"
+    tensorrt_rtx: str = "none"
 
     @property
     def headline(self) -> tuple[str, ...]:
         """What stands above every table."""
-        versions = f"onnxruntime {self.onnxruntime}"
-        if self.gpu is not None:
-            return (self.gpu, f"driver {self.driver}", versions)
-        return (self.processor, f"{self.cores} cores", f"{self.threads} threads", versions)
+        if self.gpu is None:
+            cpu = f"{self.cores} cores", f"{self.threads} threads"
+            return (self.processor, *cpu, f"onnxruntime {self.onnxruntime}")
+        libraries = {
+            "onnxruntime": self.onnxruntime,
+            "TensorRT": self.tensorrt,
+            "TensorRT-RTX": self.tensorrt_rtx,
+        }
+        versions = [f"{name} {what}" for name, what in libraries.items() if what != "none"]
+        return (self.gpu, f"driver {self.driver}", *versions)
 
 
 def describe_machine(device: str, threads: int | None) -> Machine:
@@ -69,6 +81,8 @@ def describe_machine(device: str, threads: int | None) -> Machine:
         system=platform.platform(),
         load_average=os.getloadavg()[0],
         gpu_processes=gpu_processes() if device == "cuda" else (),
+        tensorrt=_version(*TENSORRT) if device == "cuda" else "none",
+        tensorrt_rtx=_version(*TENSORRT_RTX) if device == "cuda" else "none",
     )
 
 

@@ -110,7 +110,7 @@ class GroupBench:
         self._rate()
         available = self._lab.available_bytes()
         repacked = self._options.device == "cpu" and not self._options.mapped
-        room = Room(available, repacked, self._options.mapped)
+        room = Room(available, repacked, self._options.mapped, self._options.weight_streaming)
         sets, notes = plan_sets(self._entries, room)
         self._notes += notes
         adopted = self._adopt(len(sets))
@@ -166,7 +166,7 @@ class GroupBench:
     def _switched(self) -> list[str]:
         """Say which baselines failed, since others take their place without a control."""
         full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
-        taken = {e.candidate.folder for e in self._entries if e.candidate.control}
+        taken = {e.candidate.folder for e in self._entries if e.candidate.again}
         if not any(entry.forwards for entry in full):
             return []
         return [
@@ -182,7 +182,7 @@ class GroupBench:
         candidates = [entry.candidate for entry in self._entries if entry.active]
         for entry in self._entries:
             candidate = entry.candidate
-            if not entry.active or candidate.control or entry.probe != Probe():
+            if not entry.active or candidate.again or entry.probe != Probe():
                 continue
             alike = [e for e in self._entries if e.candidate.loads_as == candidate.loads_as]
             if alike[0] is not entry:

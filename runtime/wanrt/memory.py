@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wanrt.candidates import find_baseline
+from wanrt.candidates import Candidate, find_baseline
 from wanrt.rounds import Entry
 
 __all__ = ["Room", "plan_sets"]
@@ -16,21 +16,27 @@ class Room:
     """The device's memory.
 
     `repacked` says that loading copies the weights once more, as a CPU does; `mapped` that they
-    stay in the file's pages, which needn't fit.
+    stay in the file's pages, which needn't fit. `streamed` is how many bytes of weights a TensorRT
+    engine keeps on the device at most.
     """
 
     available: int | None
     repacked: bool = False
     mapped: bool = False
+    streamed: int | None = None
 
     def need(self, entries: Sequence[Entry]) -> int:
         """Estimate what loading the entries takes: each engine's weights."""
         loads = {entry.candidate.loads_as: entry.candidate for entry in entries}
-        sizes = [
-            c.manifest.weight_bytes * (2 if self.repacked and c.rival is None else 1)
-            for c in loads.values()
-        ]
-        return sum(sizes)
+        return sum(self._weights(candidate) for candidate in loads.values())
+
+    def _weights(self, candidate: Candidate) -> int:
+        size = candidate.manifest.weight_bytes
+        if candidate.rival is not None:
+            return size
+        if self.streamed is not None:
+            return min(size, self.streamed)
+        return size * (2 if self.repacked else 1)
 
     def holds(self, entries: Sequence[Entry]) -> bool:
         """Tell whether the entries fit; where nobody knows, one engine at a time does."""

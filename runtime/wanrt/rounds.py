@@ -105,8 +105,8 @@ def measure_load(
         for number in range(rounds):
             _run_round(lab, entries, loaded, plan, number, rng)
             on_round(number + 1)
-        engines = [held for (_, _, rival), held in loaded.items() if rival is None]
-        return rounds, engines[0].runner.timed if engines else ""
+        engines = [held.runner for (_, _, rival), held in loaded.items() if rival is None]
+        return rounds, "; ".join(dict.fromkeys(runner.timed for runner in engines))
 
 
 def _balance(loading_s: float, round_s: float) -> int:

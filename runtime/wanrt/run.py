@@ -20,8 +20,9 @@ __all__ = ["run_engine"]
 def run_engine(
     folder: Path,
     *,
-    device: Device,
+    device: Device | None,
     threads: int | None = None,
+    weight_streaming: int | None = None,
     seed: int = 0,
     inputs: Path | None = None,
     workload: str | None = None,
@@ -31,12 +32,13 @@ def run_engine(
 
     Args:
         folder: the engine folder.
-        device: where to run it.
+        device: where to run it; by default where its backend does.
         threads: of the engine's pool.
+        weight_streaming: bytes of weights that a TensorRT engine keeps on the GPU.
         seed: of the random inputs, if no file is given.
         inputs: a safetensors file with the data inputs by name.
         workload: whose shapes to use; the manifest's first by default.
-        adapter: a canonical adapter for a swappable engine.
+        adapter: a canonical adapter, for an engine that can swap.
 
     Raises:
         WanrtError: any of them can't be used.
@@ -44,7 +46,13 @@ def run_engine(
     manifest = check_engine(folder, device)
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
-    with load_engine(folder, device=device, threads=threads, workload=pinned) as engine:
+    with load_engine(
+        folder,
+        device=device,
+        threads=threads,
+        workload=pinned,
+        weight_streaming=weight_streaming,
+    ) as engine:
         if adapter is not None:
             engine.swap(adapter)
         if inputs is not None:

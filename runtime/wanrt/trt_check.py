@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 
 from wanrt import nvinfer as trt
-from wanrt.cuda import Cuda, Gpu, open_cuda
+from wanrt.cuda import Cuda, open_cuda
 from wanrt.errors import EngineError, UnsupportedError
+from wanrt.gpus import Gpu
 from wanrt.manifest import Manifest, PlanFile, TensorSpec
 from wanrt.tensors import show_shape
-from wanrt.trt_library import dtype_name
+from wanrt.trt_library import dtype_name, sizes
 from wanrt.trt_weights import MISMATCH, REBUILD
 
 __all__ = ["check_contents", "check_plan"]
@@ -72,7 +73,8 @@ def _find_obstacle(plan: PlanFile, backend: str, version: str, gpu: Gpu) -> str 
     here = f"this GPU is {gpu.name}, {gpu.capability}"
     if plan.hardware_compatibility == "ampere+":
         return None if _numbers(gpu.capability) >= AMPERE else f"built for 8.0 and newer, {here}"
-    if plan.gpu is not None and plan.hardware_compatibility == "none":
+    one_model = backend == "tensorrt" and plan.hardware_compatibility == "none"
+    if one_model and plan.gpu is not None:
         return None if plan.gpu == gpu.name else f"built for {plan.gpu}, {here}"
     if gpu.capability not in plan.compute_capabilities:
         return f"built for compute capability {', '.join(plan.compute_capabilities)}, {here}"
@@ -123,8 +125,8 @@ def _describe_plan(engine: trt.ICudaEngine) -> dict[str, str]:
 
 
 def _profile_shape(engine: trt.ICudaEngine, name: str, profile: int) -> str:
-    static = tuple(engine.get_tensor_shape(name))
+    static = sizes(engine.get_tensor_shape(name))
     if -1 not in static:
         return show_shape(static)
-    shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(name, profile)]
+    shapes = [sizes(shape) for shape in engine.get_tensor_profile_shape(name, profile)]
     return " to ".join(dict.fromkeys(show_shape(shape) for shape in shapes))

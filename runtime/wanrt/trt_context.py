@@ -7,7 +7,7 @@ from typing import Any
 
 from wanrt import nvinfer as trt
 from wanrt.cuda import Cuda
-from wanrt.trt_library import fail
+from wanrt.trt_library import fail, sizes
 from wanrt.trt_memory import Scratch
 
 __all__ = ["Execution"]
@@ -79,7 +79,7 @@ class Execution:
 
     def output_shape(self, name: str) -> tuple[int, ...]:
         """Return an output's shape; -1 is a size that only running finds out."""
-        return tuple(self._open().get_tensor_shape(name))
+        return sizes(self._open().get_tensor_shape(name))
 
     def place(self, name: str, address: int) -> None:
         """Say where an input or output lies, aligned to `ALIGNMENT` bytes."""

@@ -73,7 +73,6 @@ class TrtEngine:
         self._manifest = manifest
         self._plan = plan
         self._cuda = cuda
-        self._gpu = cuda.gpu()
         self._streamed = weight_streaming is not None
         self._pinned = manifest.workloads[workload].shapes if workload else {}
         inputs = manifest.forward.inputs
@@ -283,7 +282,7 @@ class TrtEngine:
         return files.value(self._plan.weights[name])
 
     def _view(self, name: str, value: object) -> TensorView:
-        return view_tensor(name, value, self._stream, self._gpu.index)
+        return view_tensor(name, value, self._stream, self._cuda.device())
 
     def _find_profile(self, shapes: dict[str, Shape]) -> int:
         workloads = self._manifest.workloads

@@ -12,7 +12,7 @@ from wanrt import nvinfer as trt
 from wanrt.errors import EngineError
 from wanrt.manifest import Dtype
 
-__all__ = ["dtype_name", "fail", "open_log", "open_plan", "trt_dtype"]
+__all__ = ["dtype_name", "fail", "open_log", "open_plan", "sizes", "trt_dtype"]
 
 log = logging.getLogger(__name__)
 _errors: deque[str] = deque(maxlen=3)
@@ -50,6 +50,11 @@ def dtype_name(dtype: trt.DataType) -> str:
     """Return the manifest's name of a dtype, or TensorRT's for what no manifest has."""
     known = {value: name for name, value in _dtypes().items()}
     return known.get(dtype) or str(dtype)
+
+
+def sizes(dims: trt.Dims) -> tuple[int, ...]:
+    """Return TensorRT's shape as a tuple; -1 is a size that isn't known yet."""
+    return tuple(dims[axis] for axis in range(len(dims)))
 
 
 def _dtypes() -> dict[Dtype, trt.DataType]:
