@@ -7,6 +7,7 @@ from typing import Any
 
 from wanrt import nvinfer as trt
 from wanrt.cuda import Cuda
+from wanrt.errors import EngineError
 from wanrt.trt_library import fail, sizes
 from wanrt.trt_memory import Scratch
 
@@ -145,6 +146,10 @@ class Execution:
         try:
             self._enqueue()
             return self._cuda.end_capture(self._stream)
+        except EngineError as error:
+            self._cuda.abandon_capture(self._stream)
+            hint = "run it without one: wanrt bench --no-cuda-graph, load_engine(cuda_graph=False)"
+            raise EngineError(f"as a CUDA graph, {error}", hint) from error
         except BaseException:
             self._cuda.abandon_capture(self._stream)
             raise
