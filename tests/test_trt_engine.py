@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from fakecuda import FakeCuda
+from faketrt import install
 from tinyengines import numpy_dtype, read_raw, touch_ns, write_manifest
 from trtengines import (
     MAX_RANK,
@@ -47,14 +48,7 @@ X = draw(100, 6, WIDTH)
 
 @pytest.fixture(autouse=True)
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """A fake GPU and library; whatever a test took of them must be given back."""
-    fake = FakeCuda()
-    faketensorrt.reset(fake)
-    monkeypatch.setattr(nvinfer, "_selected", ("tensorrt", faketensorrt))
-    monkeypatch.setattr("wanrt.trt_check.open_cuda", lambda: faketensorrt.world.cuda)
-    monkeypatch.setattr("wanrt.cuda.open_cuda", lambda: faketensorrt.world.cuda)
-    yield fake
-    assert faketensorrt.world.cuda.clean
+    yield from install(monkeypatch)
 
 
 def same(got: Any, want: Any) -> None:
