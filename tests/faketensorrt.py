@@ -323,6 +323,10 @@ class Refitter(real.Refitter):
         self.threads = int(arg1)
 
     @override
+    def get_all_weights(self) -> list[str]:
+        return list(self.of.plan["refittable"])
+
+    @override
     def get_missing_weights(self) -> list[str]:
         stripped = [name for name in self.of.plan["weights"] if name not in self.of.weights]
         groups = [group for group in self.of.plan["fused"] if set(group) & set(self.given)]

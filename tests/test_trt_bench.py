@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from trtengines import Trt, make_trt
 from wanrt import bench_engines, load_engine
 from wanrt.bench import BenchOptions, make_lab
 from wanrt.candidates import choose_device
+from wanrt.cli import main
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.fake import FakeLab, Script
+from wanrt.fake import MACHINE, FakeLab, Script
+from wanrt.formats import read_results
 from wanrt.info import render_info
 from wanrt.lab import RealLab
 from wanrt.manifest import read_manifest
@@ -148,6 +151,28 @@ def test_options_reach_the_engines(tmp_path: Path, cuda: FakeCuda) -> None:
     options = BenchOptions(device="cuda", probe=False, loads=2, rounds=2, cuda_graph=False)
     assert "enqueueing" in bench_engines([tmp_path], options).timed
     assert cuda.captures == 0
+
+
+@pytest.mark.usefixtures("cuda")
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_trt(tmp_path / "full-none", Trt(plan={"weight_streaming": True}))
+    saved = tmp_path / "out.safetensors"
+    run = ["run", str(folder), "--save", str(saved), "--weight-streaming", "1MiB"]
+    results = tmp_path / "bench.json"
+    bench = ["bench", str(folder), "--no-probe", "--loads", "2", "--json", str(results),
+             "--weight-streaming", "0.5MiB"]  # fmt: skip
+    for argv in (run, bench, [*bench, "--resume"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert not stop.value.code, capsys.readouterr().err
+    assert "y float32 [6, 16]" in capsys.readouterr().out
+    assert read_results(results).options["device"] == "cuda"
+    assert read_results(results).options["weight_streaming"] == 1 << 19
+
+
+def test_versions_of_what_is_installed_stand_above_a_table() -> None:
+    gpu = replace(MACHINE, gpu="NVIDIA L4", driver="580.1", onnxruntime="none", tensorrt="11.4.0")
+    assert gpu.headline == ("NVIDIA L4", "driver 580.1", "TensorRT 11.4.0")
 
 
 @pytest.mark.usefixtures("cuda")

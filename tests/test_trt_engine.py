@@ -85,6 +85,16 @@ def test_weights_are_given_once_from_the_mapped_file(tmp_path: Path, cuda: FakeC
         assert not cuda.copied  # the refitter reads the file's own pages
 
 
+def test_a_shared_plan_s_values_are_replaced_by_the_folder_s(tmp_path: Path) -> None:
+    others = {name: np.ones_like(value).tolist() for name, value in base(Trt()).items()}
+    for refit in ("targets", "all"):
+        free = list(base(Trt())) if refit == "all" else [f"{Q}.weight", f"{K}.weight"]
+        held = others | {n: v.tolist() for n, v in base(Trt()).items() if n not in free}
+        trt = Trt(mode="merged", refit=refit, fake={"baked": held})
+        with load_engine(make_trt(tmp_path / refit, trt)) as engine:
+            same(engine.forward(x=X)["y"], compute(own_parameters(trt), X))
+
+
 def test_a_plan_that_wants_unknown_weights_is_refused(tmp_path: Path) -> None:
     folder = make_trt(tmp_path / "e", Trt(refit="all"))
     manifest = read_raw(folder)
@@ -487,7 +497,7 @@ def test_streamed_weights_are_never_captured(tmp_path: Path, cuda: FakeCuda) -> 
 def test_budgets_that_can_t_be_kept_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="wasn't built to stream weights") as caught:
         load_engine(make_trt(tmp_path / "a"), weight_streaming=1000)
-    assert "--weight-streaming" in caught.value.hint
+    assert "--allow-weight-streaming" in caught.value.hint
     with pytest.raises(EngineError, match="within 10 bytes: the budget is too small"):
         load_engine(make_trt(tmp_path / "b", STREAMED), weight_streaming=10)
 
@@ -635,6 +645,25 @@ def test_a_swap_without_memory_leaves_the_one_before(tmp_path: Path, cuda: FakeC
 
 
 # freeing
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable"])
+def test_closing_frees_tensorrt_s_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    alive: list[Any] = []
+    create = faketensorrt.Runtime.deserialize_cuda_engine
+
+    def remember(runtime: Any, plan: Any) -> Any:
+        alive.append(weakref.ref(engine := create(runtime, plan)))
+        return engine
+
+    monkeypatch.setattr(faketensorrt.Runtime, "deserialize_cuda_engine", remember)
+    engine = load_engine(make_trt(tmp_path / "e", Trt(mode=mode, refit="all")))
+    engine.swap(save_adapter(tmp_path / "a.safetensors", adapter(3, Q)))
+    engine.forward(x=X)
+    engine.close()
+    assert [ref() for ref in alive] == [None] * (2 if mode == "merged" else 1)
 
 
 def test_everything_is_freed_once(tmp_path: Path, cuda: FakeCuda) -> None:

@@ -107,6 +107,9 @@ USAGE: dict[str, list[str]] = {
     "no threads": ["bench", "x", "--threads", "0"],
     "negative warm-up": ["bench", "x", "--warmup", "-1"],
     "budget as text": ["bench", "x", "--time-budget", "long"],
+    "weights of no unit": ["bench", "x", "--weight-streaming", "20"],
+    "weights of no number": ["run", "x", "--save", "y", "--weight-streaming", "manyGiB"],
+    "endless weights": ["run", "x", "--save", "y", "--weight-streaming", "infGiB"],
     "two results on stdout": ["bench", "x", "--json", "-", "--csv", "-"],
     "run without --save": ["run", "x"],
 }

@@ -140,8 +140,9 @@ def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBe
     was, now = (replace(r.machine, load_average=0.0, gpu_processes=()) for r in (earlier, result))
     if was != now:
         raise ResultsError("the earlier bench ran on another machine or with other versions", hint)
-    for name in asdict(BenchOptions()).keys() - EXTENDABLE:
-        if earlier.options.get(name) != result.options[name]:
+    defaults = asdict(BenchOptions())
+    for name in defaults.keys() - EXTENDABLE:
+        if earlier.options.get(name, defaults[name]) != result.options[name]:
             flag = f"--{name.replace('_', '-')}"
             raise ResultsError(f"the earlier bench had another {flag}", hint)
     same_aim = all(

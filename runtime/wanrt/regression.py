@@ -21,7 +21,11 @@ from wanrt.values import TICK_S, Ratio
 
 __all__ = ["Change", "check_comparable", "compare_results", "render_changes"]
 
-STABLE_OPTIONS = ("device", "threads", "mapped", "warmup")
+STABLE_OPTIONS = {
+    "device": "cpu", "threads": None, "mapped": False, "warmup": 1, "weight_streaming": None,
+    "cuda_graph": True,
+}  # fmt: skip
+"""Options that change figures, and what benches had that didn't know them yet."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,10 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
     passing = {"load_average": 0.0, "gpu_processes": ()}
     now, was = (replace(m, **passing) for m in (machine, earlier.machine))  # type: ignore[arg-type]
     facts = [(name, getattr(was, name), value) for name, value in vars(now).items()]
-    facts += [(name, earlier.options.get(name), options.get(name)) for name in STABLE_OPTIONS]
+    facts += [
+        (name, earlier.options.get(name, old), options.get(name, old))
+        for name, old in STABLE_OPTIONS.items()
+    ]
     for name, before, value in facts:
         if before != value:
             raise ResultsError(

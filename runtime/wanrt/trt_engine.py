@@ -11,25 +11,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from wanrt.adapter import read_adapter
-from wanrt.cuda import ALIGNMENT, Cuda
-from wanrt.dlpack import TensorView, view_tensor
+from wanrt.cuda import Cuda
 from wanrt.errors import EngineError
-from wanrt.feeds import check_input, check_names
 from wanrt.manifest import Manifest, PlanFile
-from wanrt.tensors import NUMPY, Array, resolve_shape, show_shape
+from wanrt.tensors import Array
 from wanrt.trt_check import check_contents
 from wanrt.trt_context import Execution
+from wanrt.trt_io import TrtIo
 from wanrt.trt_library import fail, open_plan
 from wanrt.trt_memory import Blocks, Scratch
 from wanrt.trt_swap import MergedAdapter, PaddedAdapter, Swapper
 from wanrt.trt_weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
 
 __all__ = ["TrtEngine"]
-
-Shape = tuple[int, ...]
 
 
 class TrtEngine:
@@ -74,13 +69,10 @@ class TrtEngine:
         self._plan = plan
         self._cuda = cuda
         self._streamed = weight_streaming is not None
-        self._pinned = manifest.workloads[workload].shapes if workload else {}
+        pinned = manifest.workloads[workload].shapes if workload else {}
         inputs = manifest.forward.inputs
-        self._data = {spec.name: spec for spec in inputs if spec.role == "data"}
         self._adapter = [spec for spec in inputs if spec.role != "data"]
         self._bound = False
-        self._views: dict[str, TensorView] = {}
-        self._outputs: dict[str, tuple[int, Shape]] = {}
         self._enqueue_s: float | None = None
         self._swapper: Swapper | None = None
         with ExitStack() as stack:
@@ -95,6 +87,7 @@ class TrtEngine:
             stack.callback(cuda.destroy_event, self._end)
             self._scratch = (scratch or Scratch()).join(cuda)
             stack.callback(self._scratch.leave)
+            self._io = TrtIo(folder, manifest, pinned, cuda, self._stream, self._blocks)
             self._execution = self._load(stack, weight_streaming, cuda_graph)
             stack.callback(cuda.synchronize, self._stream)
             self._stack: ExitStack | None = stack.pop_all()
@@ -127,20 +120,9 @@ class TrtEngine:
                 workload's.
         """
         execution = self._open()
-        check_names(inputs, self._data, [spec.name for spec in self._adapter])
-        views = {name: self._view(name, inputs[name]) for name in self._data}
-        symbols: dict[str, int] = {}
-        for name, view in views.items():
-            check_input(self._data[name], view.dtype, view.shape, symbols, self._pinned)
-        shapes = {name: view.shape for name, view in views.items()}
-        profile = self._find_profile(shapes)
+        feed = self._io.check(inputs)
         self._bound = False
-        execution.shape(profile, shapes | {s.name: _static(s.shape) for s in self._adapter})
-        for name, view in views.items():
-            execution.place(name, self._place_input(name, view))
-        self._place_outputs(execution, symbols)
-        self._cuda.synchronize(self._stream)  # host memory is the caller's again
-        self._views = views
+        self._io.place(execution, feed)
         self._bound = True
 
     def forward(self, **inputs: object) -> dict[str, Array]:
@@ -148,14 +130,7 @@ class TrtEngine:
         self.bind(**inputs)
         self._check_whole()
         self._open().run()
-        arrays: dict[str, Array] = {}
-        for spec in self._manifest.forward.outputs:
-            address, shape = self._outputs[spec.name]
-            array = np.empty(shape, NUMPY[spec.dtype])
-            self._cuda.copy_out(array.ctypes.data, address, array.nbytes, self._stream)
-            arrays[spec.name] = array
-        self._cuda.synchronize(self._stream)
-        return arrays
+        return self._io.read_outputs()
 
     def swap(self, adapter: Path | str | None) -> None:
         """Load a canonical adapter in place; None goes back to what the engine was built with.
@@ -199,7 +174,7 @@ class TrtEngine:
         stack, self._stack = self._stack, None
         if stack is not None:
             self._bound = False
-            self._views.clear()
+            self._io.close()
             stack.close()
 
     def __enter__(self) -> Self:
@@ -240,7 +215,10 @@ class TrtEngine:
         if plan.refit != "baked":
             refit = Refit(name, engine, self._stream)
             stack.callback(refit.close)
-            refit.apply(refit.missing(), lambda one: self._own_value(files, one))
+            names = refit.missing()
+            if plan.refit != "none":  # a plan that others share may hold another's values
+                names += [one for one in refit.replaceable() if one in plan.weights]
+            refit.apply(names, lambda one: self._own_value(files, one))
             self._cuda.synchronize(self._stream)
         execution = Execution(
             name,
@@ -281,49 +259,6 @@ class TrtEngine:
             )
         return files.value(self._plan.weights[name])
 
-    def _view(self, name: str, value: object) -> TensorView:
-        return view_tensor(name, value, self._stream, self._cuda.device())
-
-    def _find_profile(self, shapes: dict[str, Shape]) -> int:
-        workloads = self._manifest.workloads
-        for index, name in enumerate(self._plan.profiles):
-            wanted = workloads[name].shapes
-            if all(wanted.get(key, shape) == shape for key, shape in shapes.items()):
-                return index
-        given = ", ".join(f"{key} {show_shape(shape)}" for key, shape in shapes.items())
-        known = [
-            f"{name}: "
-            + ", ".join(f"{k} {show_shape(s)}" for k, s in workloads[name].shapes.items())
-            for name in self._plan.profiles
-        ]
-        raise EngineError(f"no workload has the shapes {given}", f"there are {'; '.join(known)}")
-
-    def _place_input(self, name: str, view: TensorView) -> int:
-        """Return where an input lies: its own address, or a block that it was copied to."""
-        if view.on_device and view.address % ALIGNMENT == 0:
-            return view.address
-        size = int(np.prod(view.shape, dtype=np.int64)) * NUMPY[view.dtype].itemsize
-        address = self._blocks.take(name, size)
-        copy = self._cuda.copy if view.on_device else self._cuda.copy_in
-        copy(address, view.address, size, self._stream)
-        return address
-
-    def _place_outputs(self, execution: Execution, symbols: dict[str, int]) -> None:
-        for spec in self._manifest.forward.outputs:
-            shape = execution.output_shape(spec.name)
-            want = resolve_shape(spec, symbols)
-            if -1 in shape or want not in (None, shape):
-                raise EngineError(
-                    f"{self._folder}: {MISMATCH}: output {spec.name} has shape "
-                    f"{show_shape(shape)} in the plan, {show_shape(spec.shape, symbols)} in "
-                    "engine.json",
-                    REBUILD,
-                )
-            size = int(np.prod(shape, dtype=np.int64)) * NUMPY[spec.dtype].itemsize
-            address = self._blocks.take(f"output {spec.name}", size)
-            execution.place(spec.name, address)
-            self._outputs[spec.name] = address, shape
-
 
 def _check_options(
     folder: Path, plan: PlanFile, stream: int | None, streaming: int | None, graphs: bool
@@ -331,7 +266,7 @@ def _check_options(
     if streaming is not None and not plan.weight_streaming:
         raise EngineError(
             f"{folder}: its plan wasn't built to stream weights",
-            "build it with --weight-streaming",
+            "build it with --allow-weight-streaming",
         )
     if streaming is not None and streaming < 0:
         raise EngineError(f"a weight-streaming budget of {streaming} bytes")
@@ -340,9 +275,3 @@ def _check_options(
             "CUDA's default stream can't be captured as a graph",
             "give another stream, or cuda_graph=False",
         )
-
-
-def _static(shape: tuple[int | str, ...]) -> Shape:
-    sizes = tuple(dim for dim in shape if isinstance(dim, int))
-    assert len(sizes) == len(shape)
-    return sizes

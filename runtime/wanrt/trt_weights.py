@@ -80,6 +80,10 @@ class Refit:
         """Return what the engine can't run without."""
         return list(self._open().get_missing_weights())
 
+    def replaceable(self) -> list[str]:
+        """Return all that a refit may change."""
+        return list(self._open().get_all_weights())
+
     def apply(
         self,
         names: Iterable[str],
