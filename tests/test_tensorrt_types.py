@@ -36,7 +36,8 @@ def check(release: str, *files: Path) -> list[tuple[int, str, str]]:
     # with the cache and the options of make lint: what it has checked isn't checked again
     argv = (sys.executable, "-m", "mypy", "--always-true", "TENSORRT_STUBS", "--no-color-output",
             "--no-error-summary", "--hide-error-context", *files)  # fmt: skip
-    environment = {**os.environ, "MYPYPATH": str(STUBS / release)}
+    paths = f"{STUBS / release}{os.pathsep}{ROOT / 'tests'}"
+    environment = {**os.environ, "MYPYPATH": paths}
     done = subprocess.run(
         argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -48,6 +49,40 @@ def check(release: str, *files: Path) -> list[tuple[int, str, str]]:
 
 def test_what_calls_tensorrt_fits_every_release(release: str) -> None:
     assert check(release, *MODULES) == []
+
+
+def test_the_fake_that_tests_run_has_the_real_signatures(release: str) -> None:
+    assert check(release, ROOT / "tests/faketensorrt.py") == []
+
+
+DRIFTED = """
+from typing import SupportsIndex
+
+import tensorrt as real
+from typing_extensions import override
+
+class Context(real.IExecutionContext):
+    @override
+    def execute_async_v2(self, stream_handle: SupportsIndex) -> bool:
+        return True
+
+    @override
+    def set_device_memory(self, memory: SupportsIndex) -> None: ...
+
+class Refitter(real.Refitter):
+    @override
+    def get_missing_weights(self) -> set[str]:
+        return set()
+"""
+
+
+def test_a_fake_that_drifts_is_an_error(release: str, tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text(DRIFTED)
+    assert [(line, code) for line, code, _ in check(release, tmp_path / "planted.py")] == [
+        (9, "misc"),  # no such method
+        (13, "override"),  # one parameter too few
+        (17, "override"),
+    ]
 
 
 REMOVED = """

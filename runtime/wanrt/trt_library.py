@@ -22,7 +22,7 @@ _errors: deque[str] = deque(maxlen=3)
 def open_log() -> trt.ILogger:
     """Return the log of all TensorRT objects: the library keeps the first that it is given."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, unused-ignore] # Any where there are no stubs
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
