@@ -71,7 +71,7 @@ LIGHT = (
     "wanexport.links", "wanexport.synthetic", "wanexport.tensors", "wanexport.costs",
     "wanexport.cost_report", "wanrt", "wanrt.cli", "wanrt.manifest", "wanrt.roofline",
     "wanrt.devices", "wanrt.predict", "wanrt.cpu_device", "wanrt.jobs", "wanrt.hosted",
-    "wanrt.host", "wanrt.probing", "wanrt.nvinfer",
+    "wanrt.host", "wanrt.probing", "wanrt.nvinfer", "wanrt.cuda", "wanrt.trt_engine",
 )  # fmt: skip
 BLOCKER = """
 import importlib, sys

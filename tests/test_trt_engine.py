@@ -7,6 +7,8 @@ computes is numpy's.
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,28 @@ def test_what_is_no_plan_is_refused_in_one_line(tmp_path: Path) -> None:
         f"{folder}/engine.plan: TensorRT refuses the plan: "
         "Serialization assertion magicTag == rtMagic failed"
     )
+
+
+def test_the_real_library_says_why_it_refuses_a_plan(tmp_path: Path) -> None:
+    path = tmp_path / "engine.plan"
+    path.write_bytes(b"x" * 4096)
+    code = (
+        "from pathlib import Path\n"
+        "from wanrt import nvinfer\n"
+        "from wanrt.errors import EngineError\n"
+        "from wanrt.trt_library import dtype_name, open_plan, trt_dtype\n"
+        "nvinfer.select('tensorrt-rtx')\n"
+        "print([dtype_name(trt_dtype(dtype)) for dtype in ('fp32', 'fp16', 'bf16')])\n"
+        f"try:\n    open_plan(Path({str(path)!r}))\n"
+        "except EngineError as error:\n    print(error)\n"
+    )  # in a process of its own, which runs one library
+    argv = [sys.executable, "-c", code]
+    runtime = Path(__file__).parents[1] / "runtime"
+    done = subprocess.run(argv, cwd=runtime, capture_output=True, text=True, check=True)
+    dtypes, error = done.stdout.splitlines()
+    assert dtypes == "['fp32', 'fp16', 'bf16']"
+    assert error.startswith(f"{path}: TensorRT refuses the plan: ")
+    assert "magicTag" in error
 
 
 Y = {"dtype": "FLOAT", "input": False, "shape": [6, WIDTH]}
