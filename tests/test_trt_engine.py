@@ -630,6 +630,27 @@ def test_merging_takes_no_more_memory_the_second_time(tmp_path: Path, cuda: Fake
         assert faketensorrt.world.deserialized == ["forward", "merge"]
 
 
+def test_merge_plans_that_don_t_fit_are_refused(tmp_path: Path) -> None:
+    path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q))
+    for key, value, message in (
+        ("shape", [WIDTH, 2 * WIDTH], "has no merge plan"),
+        ("dtype", "bf16", "it gives fp32, .* is bf16|isn't"),
+    ):
+        folder = make_trt(tmp_path / key, Trt(mode="merged", refit="all"))
+        manifest = read_raw(folder)
+        swap = manifest["graphs"]["forward"]["plan"]["swap"]
+        if key == "shape":
+            swap["merges"][0]["shape"] = value
+        else:
+            swap["base"][f"{Q}.weight"]["dtype"] = value
+        write_manifest(folder, manifest)
+        with load_engine(folder) as engine:
+            before = engine.forward(x=X)["y"]
+            with pytest.raises(EngineError, match=message):
+                engine.swap(path)
+            exact(engine.forward(x=X)["y"], before)
+
+
 @pytest.mark.parametrize("first", [2, 3], ids=["the first matrix", "the second"])
 def test_a_swap_that_fails_halfway_is_undone(tmp_path: Path, first: int) -> None:
     path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q, K))

@@ -6,6 +6,7 @@ the adapter, both in fp32, and rounded once. Going back refits the engine's own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from wanrt.adapter import pad_matrix
 from wanrt.cuda import Cuda
 from wanrt.errors import EngineError, WanrtError
 from wanrt.manifest import MergePlan, Swap, TensorSpec, WeightRange
-from wanrt.tensors import Array
+from wanrt.tensors import NUMPY, Array, show_shape
 from wanrt.trt_context import Execution
-from wanrt.trt_library import open_plan
+from wanrt.trt_library import dtype_name, open_plan
 from wanrt.trt_memory import Blocks, Scratch
 from wanrt.trt_weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
 
@@ -179,7 +180,7 @@ class MergedAdapter:
         base = self._swap.base[name]
         spec_a, spec_b = self._pairs[name]
         a, b = self._wanted[spec_a], self._wanted[spec_b]
-        merge = self._open_merge(name, (b.shape[0], a.shape[1]))
+        merge = self._open_merge(name, base, (b.shape[0], a.shape[1]))
         rank = merge.plan.max_rank
         arrays = {
             "lora_A": pad_matrix(a, (rank, a.shape[1]), "fp32"),
@@ -198,17 +199,25 @@ class MergedAdapter:
         self._cuda.synchronize(self._stream)  # until here the arrays must live
         return Value(merged, base.bytes, base.dtype, on_device=True)
 
-    def _open_merge(self, name: str, shape: tuple[int, int]) -> _Merge:
+    def _open_merge(self, name: str, base: WeightRange, shape: tuple[int, int]) -> _Merge:
+        if math.prod(shape) * NUMPY[base.dtype].itemsize != base.bytes:
+            raise EngineError(
+                f"{self._folder}: {MISMATCH}: {name} isn't {show_shape(shape)}", REBUILD
+            )
         if shape in self._merges:
             return self._merges[shape]
         plan = next((plan for plan in self._swap.merges if plan.shape == shape), None)
         if plan is None:
-            rows, columns = shape
             raise EngineError(
-                f"{self._folder}: no merge plan of shape {rows} x {columns} for {name}", REBUILD
+                f"{self._folder}: {name} of shape {show_shape(shape)} has no merge plan", REBUILD
             )
         path = self._folder / plan.file
         engine = open_plan(path, host_code=self._host_code)
+        dtype = dtype_name(engine.get_tensor_dtype("merged"))
+        if dtype != base.dtype:
+            raise EngineError(
+                f"{path}: {MISMATCH}: it gives {dtype}, {name} is {base.dtype}", REBUILD
+            )
         execution = Execution(
             str(path), engine, self._cuda, self._stream, self._scratch, graphs=False
         )
