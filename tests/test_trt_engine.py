@@ -1,4 +1,4 @@
-"""TensorRT engines: load, refit, bind, graphs, swap, free; on a fake library and a fake GPU.
+"""TensorRT engines: load, refit, free; on a fake library and a fake GPU.
 
 The fake library keeps the real one's signatures, which test_tensorrt_types.py checks; what it
 computes is numpy's.
@@ -6,25 +6,20 @@ computes is numpy's.
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import faketensorrt
-import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from fakecuda import FakeCuda
-from faketrt import install
+from faketrt import DYNAMIC, X, install, same
 from tinyengines import numpy_dtype, read_raw, touch_ns, write_manifest
 from trtengines import (
-    MAX_RANK,
     WIDTH,
     K,
     Q,
@@ -34,36 +29,20 @@ from trtengines import (
     compute,
     draw,
     make_trt,
-    merge,
     own_parameters,
     save_adapter,
 )
 
 from wanrt import load_engine, nvinfer
 from wanrt.engine import check_engine
-from wanrt.errors import AdapterError, EngineError, ManifestError, UnsupportedError
+from wanrt.errors import EngineError, ManifestError, UnsupportedError
 from wanrt.gpus import Gpu
 from wanrt.trt_memory import Scratch
-
-X = draw(100, 6, WIDTH)
 
 
 @pytest.fixture(autouse=True)
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     yield from install(monkeypatch)
-
-
-def same(got: Any, want: Any) -> None:
-    np.testing.assert_allclose(
-        got.astype(np.float32), want.astype(np.float32), rtol=2e-2, atol=2e-2
-    )
-
-
-def exact(got: Any, want: Any) -> None:
-    np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8))
-
-
-# loading and weights
 
 
 @pytest.mark.parametrize("refit", ["baked", "none", "targets", "all"])
@@ -189,8 +168,6 @@ def test_a_plan_that_isn_t_the_manifest_s_is_refused(tmp_path: Path, case: str) 
         load_engine(make_trt(tmp_path / "e", Trt(fake=fake)))
 
 
-# what may run where
-
 GPUS: dict[str, tuple[dict[str, Any], Gpu, str | None]] = {
     "version": ({"library": "11.3.0.9"}, Gpu("Fake GPU", "8.9"), "built by tensorrt 11.3.0.9, th"),
     "compatible": (
@@ -254,442 +231,6 @@ def test_releases_that_lose_biases_are_refused(
 def test_a_cpu_is_no_place_for_it(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="a tensorrt engine runs on a GPU alone"):
         load_engine(make_trt(tmp_path / "e"), device="cpu")
-
-
-# inputs and outputs
-
-
-def test_outputs_are_the_caller_s(tmp_path: Path) -> None:
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        first = engine.forward(x=X)["y"]
-        kept = first.copy()
-        engine.forward(x=X + 1)
-        exact(first, kept)
-
-
-@pytest.mark.parametrize(
-    "convert",
-    [torch.from_numpy, lambda a: torch.from_numpy(np.ascontiguousarray(a.T)).T, lambda a: a[::1]],
-    ids=["torch", "torch transposed", "numpy view"],
-)
-def test_anything_with_dlpack(tmp_path: Path, convert: Any) -> None:
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        same(engine.forward(x=convert(X))["y"], compute(base(Trt()), X))
-
-
-def test_bf16_tensors_without_numpy(tmp_path: Path) -> None:
-    x = torch.from_numpy(X).bfloat16()
-    for tensor in (x, x.T.contiguous().T):
-        with load_engine(make_trt(tmp_path / f"e{tensor.stride()}", Trt(dtype="bf16"))) as engine:
-            want = compute(base(Trt(dtype="bf16")), X.astype(ml_dtypes.bfloat16))
-            exact(engine.forward(x=tensor)["y"], want)
-
-
-class OnDevice:
-    """A tensor in the fake GPU's memory, with DLPack."""
-
-    def __init__(self, cuda: FakeCuda, array: Any, offset: int = 0, gpu: int = 0) -> None:
-        self.cuda, self.gpu = cuda, gpu
-        self.block = cuda.malloc(array.nbytes + 256)
-        cuda.read(self.block + offset, array.shape, array.dtype)[:] = array
-        host = cuda.read(self.block + offset, array.shape, array.dtype)
-        self.tensor = torch.from_numpy(host)
-        self.streams: list[int] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, self.gpu)
-
-    def __dlpack__(self, stream: int | None = None) -> Any:
-        from wanrt.dlpack import _read_capsule
-
-        assert stream is not None
-        self.streams.append(stream)
-        capsule = self.tensor.__dlpack__()
-        raw = _read_capsule("x", capsule)
-        raw.device.type, raw.device.id = 2, self.gpu
-        return capsule
-
-    def free(self) -> None:
-        self.cuda.free(self.block)
-
-
-def test_a_tensor_on_the_gpu_is_read_where_it_lies(tmp_path: Path, cuda: FakeCuda) -> None:
-    x = OnDevice(cuda, X)
-    alive = weakref.ref(x)
-    with load_engine(make_trt(tmp_path / "e"), stream=77) as engine:
-        engine.bind(x=x)
-        assert cuda.copied == []
-        assert x.streams == [77]
-        cuda.read(x.block, X.shape, X.dtype)[:] = X + 1  # written in place by its owner
-        engine.time_forward()
-        block = x.block
-        del x
-        assert alive() is not None
-        same(engine.forward(x=X)["y"], compute(base(Trt()), X))
-        gc.collect()
-        assert alive() is None
-        cuda.free(block)
-
-
-def test_an_unaligned_tensor_on_the_gpu_is_copied_there(tmp_path: Path, cuda: FakeCuda) -> None:
-    x = OnDevice(cuda, X, offset=64)
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        same(engine.forward(x=x)["y"], compute(base(Trt()), X))
-        assert [way for way, _ in cuda.copied] == ["on", "out"]
-    x.free()
-
-
-def test_a_tensor_on_another_gpu_is_refused(tmp_path: Path, cuda: FakeCuda) -> None:
-    x = OnDevice(cuda, X, gpu=1)
-    with load_engine(make_trt(tmp_path / "e")) as engine, pytest.raises(EngineError, match="GPU 1"):
-        engine.bind(x=x)
-    x.free()
-
-
-WRONG_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": ({}, "input x is missing"),
-    "unknown": ({"x": X, "z": X}, "no input z"),
-    "adapter's": ({"x": X, f"{Q}.lora_A": X}, "is the adapter's"),
-    "shape": ({"x": X[:5]}, r"\[5, 16\], the engine takes \[6, 16\]"),
-    "float64": ({"x": X.astype(float)}, "x is float64, the engine takes fp32"),
-    "fp16": ({"x": torch.from_numpy(X).half()}, "x is fp16, the engine takes fp32"),
-    "int64 tensor": ({"x": torch.from_numpy(X).long()}, "x is int64, the engine takes fp32"),
-    "list": ({"x": X.tolist()}, "x is a list"),
-    "objects": ({"x": X.astype(object)}, "dtype"),
-    "gradient": ({"x": torch.from_numpy(X).requires_grad_()}, "DLPack"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_INPUTS)
-def test_wrong_inputs_are_named_and_change_nothing(tmp_path: Path, case: str) -> None:
-    inputs, message = WRONG_INPUTS[case]
-    with load_engine(make_trt(tmp_path / "e", Trt(mode="swappable"))) as engine:
-        engine.bind(x=X)
-        with pytest.raises(EngineError, match=message):
-            engine.bind(**inputs)
-        assert engine.time_forward() > 0  # on what was bound before
-
-
-# profiles
-
-DYNAMIC = Trt(workloads={"small": 6, "large": 10})
-
-
-def test_the_profile_follows_the_shapes(tmp_path: Path) -> None:
-    with load_engine(make_trt(tmp_path / "e", DYNAMIC)) as engine:
-        for rows in (10, 6, 10):
-            x = draw(7, rows, WIDTH)
-            same(engine.forward(x=x)["y"], compute(base(DYNAMIC), x))
-
-
-def test_shapes_of_no_workload_are_refused_with_those_there_are(tmp_path: Path) -> None:
-    with load_engine(make_trt(tmp_path / "e", DYNAMIC)) as engine:
-        with pytest.raises(EngineError, match=r"no workload has the shapes x \[7, 16\]") as caught:
-            engine.forward(x=draw(7, 7, WIDTH))
-        assert caught.value.hint == "there are small: x [6, 16]; large: x [10, 16]"
-
-
-def test_a_pinned_workload_takes_its_shapes_alone(tmp_path: Path) -> None:
-    folder = make_trt(tmp_path / "e", DYNAMIC)
-    with (
-        load_engine(folder, workload="large") as engine,
-        pytest.raises(EngineError, match=r"the workload's is \[10, 16\]"),
-    ):
-        engine.forward(x=X)
-    with pytest.raises(EngineError, match="no workload 'huge'"):
-        load_engine(folder, workload="huge")
-
-
-# timing and graphs
-
-
-def test_a_forward_is_timed_by_events_around_a_graph(tmp_path: Path, cuda: FakeCuda) -> None:
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        with pytest.raises(EngineError, match="no inputs are bound"):
-            engine.time_forward()
-        engine.bind(x=X)
-        assert engine.time_forward() == pytest.approx(faketensorrt.LAUNCH_S)
-        assert engine.time_forward() == pytest.approx(faketensorrt.LAUNCH_S)
-        assert engine.timed.startswith("CUDA events around the launch of a CUDA graph")
-        assert (cuda.captures, cuda.launches) == (1, 2)
-        same(engine.forward(x=X)["y"], compute(base(Trt()), X))
-        assert (cuda.captures, cuda.launches) == (1, 3)
-
-
-def test_the_first_forward_is_enqueued_and_the_second_a_graph(
-    tmp_path: Path, cuda: FakeCuda
-) -> None:
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        for captures in (0, 1, 1):
-            engine.forward(x=X)
-            assert cuda.captures == captures
-
-
-def test_other_shapes_and_addresses_are_captured_anew(tmp_path: Path, cuda: FakeCuda) -> None:
-    first, second = OnDevice(cuda, X), OnDevice(cuda, 2 * X)
-    with load_engine(make_trt(tmp_path / "e", DYNAMIC)) as engine:
-        for captures, x in enumerate((first, second, draw(8, 10, WIDTH), first), 1):
-            engine.bind(x=x)
-            engine.time_forward()
-            assert cuda.captures == captures
-            assert len(cuda.graphs) == 1
-        same(engine.forward(x=first)["y"], compute(base(DYNAMIC), X))
-    first.free()
-    second.free()
-
-
-def test_without_graphs(tmp_path: Path, cuda: FakeCuda) -> None:
-    with load_engine(make_trt(tmp_path / "e"), cuda_graph=False) as engine:
-        engine.bind(x=X)
-        assert engine.time_forward() == pytest.approx(faketensorrt.FORWARD_S)
-        assert engine.timed == "CUDA events around enqueueing, inputs and outputs on the device"
-        assert cuda.captures == 0
-
-
-def test_a_capture_that_fails_says_so_and_leaves_none_behind(tmp_path: Path) -> None:
-    faketensorrt.world.capturable = False
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        engine.bind(x=X)
-        with pytest.raises(EngineError, match="when stream is capturing") as caught:
-            engine.time_forward()
-        assert "--no-cuda-graph" in caught.value.hint
-    with load_engine(tmp_path / "e", cuda_graph=False) as engine:
-        same(engine.forward(x=X)["y"], compute(base(Trt()), X))
-
-
-def test_plans_that_say_they_can_t_be_captured_are_enqueued(
-    tmp_path: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = faketensorrt.IExecutionContext  # TensorRT-RTX's has one method more
-    monkeypatch.setattr(context, "is_stream_capturable", lambda *_: False, raising=False)
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        engine.bind(x=X)
-        assert engine.time_forward() == pytest.approx(faketensorrt.FORWARD_S)
-        assert "enqueueing" in engine.timed
-        assert cuda.captures == 0
-
-
-def test_rtx_compiles_its_kernels_before_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = SimpleNamespace(strategies=[])
-    chosen.set_execution_context_allocation_strategy = chosen.strategies.append
-    create = faketensorrt.ICudaEngine.create_execution_context
-
-    def create_by_config(engine: Any, config: Any) -> Any:
-        assert config is chosen
-        return create(engine, *config.strategies)
-
-    kinds = SimpleNamespace(EAGER="eager", LAZY="lazy")
-    name = "DynamicShapesKernelSpecializationStrategy"
-    monkeypatch.setattr(faketensorrt, name, kinds, raising=False)
-    engine_class = faketensorrt.ICudaEngine
-    monkeypatch.setattr(engine_class, "create_runtime_config", lambda _: chosen, raising=False)
-    monkeypatch.setattr(engine_class, "create_execution_context", create_by_config)
-    with load_engine(make_trt(tmp_path / "e")) as engine:
-        same(engine.forward(x=X)["y"], compute(base(Trt()), X))
-    assert chosen.dynamic_shapes_kernel_specialization_strategy == "eager"
-
-
-def test_the_caller_s_stream_is_used_and_kept(tmp_path: Path, cuda: FakeCuda) -> None:
-    with load_engine(make_trt(tmp_path / "e"), stream=42) as engine:
-        engine.forward(x=X)
-        assert cuda.streams == set()
-        assert set(cuda.synchronized) == {42}
-    with pytest.raises(EngineError, match="default stream can't be captured"):
-        load_engine(tmp_path / "e", stream=0)
-    with load_engine(tmp_path / "e", stream=0, cuda_graph=False) as engine:
-        engine.forward(x=X)
-
-
-# weight streaming
-
-STREAMED = Trt(plan={"weight_streaming": True})
-
-
-def test_streamed_weights_are_never_captured(tmp_path: Path, cuda: FakeCuda) -> None:
-    with load_engine(make_trt(tmp_path / "e", STREAMED), weight_streaming=1000) as engine:
-        for _ in range(2):
-            same(engine.forward(x=X)["y"], compute(base(STREAMED), X))
-        engine.time_forward()
-        assert cuda.captures == 0
-        assert engine.timed.endswith(
-            "enqueueing, inputs and outputs on the device, weights streamed"
-        )
-
-
-def test_budgets_that_can_t_be_kept_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="wasn't built to stream weights") as caught:
-        load_engine(make_trt(tmp_path / "a"), weight_streaming=1000)
-    assert "--allow-weight-streaming" in caught.value.hint
-    with pytest.raises(EngineError, match="within 10 bytes: the budget is too small"):
-        load_engine(make_trt(tmp_path / "b", STREAMED), weight_streaming=10)
-
-
-# swapping inputs
-
-
-def test_a_swappable_engine_swaps_within_one_graph(tmp_path: Path, cuda: FakeCuda) -> None:
-    trt = Trt(mode="swappable")
-    one, two = adapter(3, Q, K), adapter(4, K, rank=MAX_RANK)
-    with load_engine(make_trt(tmp_path / "e", trt)) as engine:
-        plain = engine.forward(x=X)["y"]
-        same(plain, compute(base(trt), X))
-        for tensors in (one, two, one):
-            engine.swap(save_adapter(tmp_path / "a.safetensors", tensors))
-            same(engine.forward(x=X)["y"], compute(base(trt) | _padded(tensors), X))
-        engine.swap(None)
-        exact(engine.forward(x=X)["y"], plain)
-        engine.time_forward()
-        assert cuda.captures == 1
-
-
-def test_a_refused_adapter_leaves_the_one_before(tmp_path: Path) -> None:
-    wrong = adapter(4, Q, rank=MAX_RANK + 1)
-    for mode, refit in (("swappable", "none"), ("merged", "all")):
-        with load_engine(make_trt(tmp_path / mode, Trt(mode=mode, refit=refit))) as engine:
-            engine.swap(save_adapter(tmp_path / "a.safetensors", adapter(3, Q)))
-            before = engine.forward(x=X)["y"]
-            with pytest.raises(AdapterError, match="rank 5"):
-                engine.swap(save_adapter(tmp_path / "b.safetensors", wrong))
-            exact(engine.forward(x=X)["y"], before)
-
-
-@pytest.mark.parametrize(("mode", "refit"), [("full", "all"), ("merged", "none")])
-def test_engines_that_can_t_swap_say_what_can(tmp_path: Path, mode: str, refit: str) -> None:
-    with load_engine(make_trt(tmp_path / "e", Trt(mode=mode, refit=refit))) as engine:
-        with pytest.raises(
-            EngineError, match=f"is a {mode} engine.*its adapter is fixed"
-        ) as caught:
-            engine.swap(None)
-        assert "swappable" in caught.value.hint
-
-
-def _padded(tensors: dict[str, Any]) -> dict[str, Any]:
-    rest = {
-        f"{module}.{half}": np.zeros(shape, np.float32)
-        for module in (Q, K)
-        for half, shape in (("lora_A", (1, WIDTH)), ("lora_B", (WIDTH, 1)))
-    }
-    return rest | tensors
-
-
-# swapping weights
-
-NEITHER: tuple[tuple[str, ...], ...] = ()
-FUSIONS = {
-    "alone": NEITHER,
-    "with the bias": ((f"{Q}.weight", "bias"),),
-    "with each other": ((f"{Q}.weight", f"{K}.weight"),),
-    "all": ((f"{Q}.weight", "bias"), ("bias", f"{K}.weight")),
-}
-
-
-@pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_merged_engine_swaps_in_place(tmp_path: Path, fusion: str, dtype: str) -> None:
-    trt = Trt(mode="merged", refit="all", dtype=dtype, fused=FUSIONS[fusion])
-    x = X.astype(numpy_dtype(dtype))
-    adapters = [adapter(3, Q, K), adapter(4, K), adapter(5, Q, rank=MAX_RANK)]
-    with load_engine(make_trt(tmp_path / "e", trt)) as engine:
-        built_in = engine.forward(x=x)["y"]
-        same(built_in, compute(own_parameters(trt), x))
-        for tensors in (*adapters, *reversed(adapters)):
-            engine.swap(save_adapter(tmp_path / "a.safetensors", tensors))
-            # merged from the pristine base: rounded once, and nothing of the one before
-            exact(engine.forward(x=x)["y"], compute(merge(base(trt), tensors), x))
-        engine.swap(None)
-        exact(engine.forward(x=x)["y"], built_in)
-
-
-def test_only_what_changes_is_refitted(tmp_path: Path) -> None:
-    with load_engine(make_trt(tmp_path / "e", Trt(mode="merged", refit="targets"))) as engine:
-        calls = faketensorrt.world.refit_calls
-        calls.clear()
-        engine.swap(None)
-        assert calls == []
-        engine.swap(save_adapter(tmp_path / "q.safetensors", adapter(3, Q)))
-        assert calls == [[f"{Q}.weight"]]
-        calls.clear()
-        engine.swap(save_adapter(tmp_path / "k.safetensors", adapter(3, K)))
-        assert calls == [[f"{Q}.weight"], [f"{K}.weight"]]  # q goes back to the pristine base
-        calls.clear()
-        engine.swap(None)
-        assert calls == [[f"{Q}.weight"], [f"{K}.weight"]]
-
-
-def test_merging_takes_no_more_memory_the_second_time(tmp_path: Path, cuda: FakeCuda) -> None:
-    path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q, K))
-    with load_engine(make_trt(tmp_path / "e", Trt(mode="merged", refit="all"))) as engine:
-        engine.forward(x=X)
-        before = cuda.taken
-        for _ in range(3):
-            engine.swap(path)
-            engine.swap(None)
-        assert cuda.taken == before
-        assert faketensorrt.world.deserialized == ["forward", "merge"]
-
-
-def test_merge_plans_that_don_t_fit_are_refused(tmp_path: Path) -> None:
-    path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q))
-    for key, value, message in (
-        ("shape", [WIDTH, 2 * WIDTH], "has no merge plan"),
-        ("dtype", "bf16", "it gives fp32, .* is bf16|isn't"),
-    ):
-        folder = make_trt(tmp_path / key, Trt(mode="merged", refit="all"))
-        manifest = read_raw(folder)
-        swap = manifest["graphs"]["forward"]["plan"]["swap"]
-        if key == "shape":
-            swap["merges"][0]["shape"] = value
-        else:
-            swap["base"][f"{Q}.weight"]["dtype"] = value
-        write_manifest(folder, manifest)
-        with load_engine(folder) as engine:
-            before = engine.forward(x=X)["y"]
-            with pytest.raises(EngineError, match=message):
-                engine.swap(path)
-            exact(engine.forward(x=X)["y"], before)
-
-
-@pytest.mark.parametrize("first", [2, 3], ids=["the first matrix", "the second"])
-def test_a_swap_that_fails_halfway_is_undone(tmp_path: Path, first: int) -> None:
-    path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q, K))
-    with load_engine(make_trt(tmp_path / "e", Trt(mode="merged", refit="all"))) as engine:
-        before = engine.forward(x=X)["y"]
-        faketensorrt.world.refits_that_fail.add(first)
-        with pytest.raises(EngineError, match="refit failed"):
-            engine.swap(path)
-        exact(engine.forward(x=X)["y"], before)
-        engine.swap(path)
-        exact(engine.forward(x=X)["y"], compute(merge(base(Trt()), adapter(3, Q, K)), X))
-
-
-def test_a_swap_that_can_t_be_undone_stops_the_engine_until_the_next(tmp_path: Path) -> None:
-    path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q, K))
-    with load_engine(make_trt(tmp_path / "e", Trt(mode="merged", refit="all"))) as engine:
-        before = engine.forward(x=X)["y"]
-        faketensorrt.world.refits_that_fail |= {3, 4}
-        with pytest.raises(EngineError, match="refit failed"):
-            engine.swap(path)
-        for run in (lambda: engine.forward(x=X), engine.time_forward):
-            with pytest.raises(EngineError, match="a swap failed halfway"):
-                run()
-        engine.swap(None)
-        exact(engine.forward(x=X)["y"], before)
-
-
-def test_a_swap_without_memory_leaves_the_one_before(tmp_path: Path, cuda: FakeCuda) -> None:
-    path = save_adapter(tmp_path / "a.safetensors", adapter(3, Q, K))
-    with load_engine(make_trt(tmp_path / "e", Trt(mode="merged", refit="all"))) as engine:
-        before = engine.forward(x=X)["y"]
-        cuda.fail_mallocs_from = 1024
-        with pytest.raises(EngineError, match="out of memory"):
-            engine.swap(path)
-        cuda.fail_mallocs_from = 1 << 60
-        exact(engine.forward(x=X)["y"], before)
-
-
-# freeing
 
 
 @pytest.mark.parametrize("mode", ["merged", "swappable"])
