@@ -126,7 +126,7 @@ class SimulatedEngine:
         self._lab = lab
         self._seconds = seconds
 
-    timed = "a simulated clock"
+    timed, enqueue_s = "a simulated clock", None
 
     def swap(self, adapter: Path | str | None) -> None:
         pass

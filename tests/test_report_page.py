@@ -338,10 +338,10 @@ BROKEN = {
     "a list": (lambda _: "[]", "is no bench's results"),
     "another program's": (lambda _: '{"results": []}', "is no bench's results"),
     "of another schema": (
-        lambda text: text.replace('"schema": 2', '"schema": 99', 1),
+        lambda text: text.replace('"schema": 3', '"schema": 99', 1),
         "is of results schema 99",
     ),
-    "without groups": (lambda _: '{"schema": 2}', "is no bench's results"),
+    "without groups": (lambda _: '{"schema": 3}', "is no bench's results"),
     "of wrong types": (
         lambda text: text.replace('"tokens": 32760', '"tokens": "many"'),
         "tokens: Input should be a valid integer",

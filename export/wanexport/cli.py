@@ -75,7 +75,7 @@ class VerifyName(StrEnum):
 
 
 ConfigOption = Annotated[
-    str, typer.Option("--config", metavar="NAME|FILE", help="A shipped configuration or a TOML.")
+    str, typer.Option("--config", metavar="NAME|FILE", help="Shipped, a TOML, an engine.json.")
 ]
 DtypeOption = Annotated[DtypeName | None, typer.Option(help="Overrides the configuration's.")]
 Width = Annotated[int | None, typer.Option(help="Pixels.")]

@@ -6,13 +6,13 @@ import math
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
-from wanrt.nvml import gpu_processes
+from wanrt.nvml import gpu_processes, gpu_utilisation
 
 __all__ = [
     "Machine",
@@ -43,6 +43,13 @@ class Machine:
     """Runnable processes over the last minute, before the bench."""
     gpu_processes: tuple[int, ...] = ()
     """Other processes on the GPU before the bench."""
+    gpu_utilisation: float | None = None
+    """Share of the time, 0 to 1, that the GPU computed in the second or so before the bench."""
+
+    @property
+    def lasting(self) -> Machine:
+        """The machine without what was so for the moment only."""
+        return replace(self, load_average=0.0, gpu_processes=(), gpu_utilisation=None)
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -69,6 +76,7 @@ def describe_machine(device: str, threads: int | None) -> Machine:
         system=platform.platform(),
         load_average=os.getloadavg()[0],
         gpu_processes=gpu_processes() if device == "cuda" else (),
+        gpu_utilisation=gpu_utilisation() if device == "cuda" else None,
     )
 
 

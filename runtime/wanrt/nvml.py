@@ -1,7 +1,8 @@
 """What NVIDIA's management library tells of the first GPU. Written from its docs, not run yet.
 
 https://docs.nvidia.com/deploy/nvml-api: nvmlDeviceGetMemoryInfo, nvmlDeviceGetClockInfo,
-nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses.
+nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses,
+nvmlDeviceGetUtilizationRates.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from wanrt.values import Clocks
 
-__all__ = ["free_gpu_bytes", "gpu_processes", "read_clocks"]
+__all__ = ["free_gpu_bytes", "gpu_processes", "gpu_utilisation", "read_clocks"]
 
 # nvmlClocksEventReason*: what holds a clock down against its user's will
 REASONS = {
@@ -41,6 +42,14 @@ def gpu_processes() -> tuple[int, ...]:
             running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             return tuple(process.pid for process in running if process.pid != os.getpid())
     return ()
+
+
+def gpu_utilisation() -> float | None:
+    """Return the share of the last second or so that the GPU computed in, or None if unknown."""
+    with _gpu() as (nvml, handle):
+        if nvml is not None:
+            return int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+    return None
 
 
 def read_clocks() -> Clocks | None:

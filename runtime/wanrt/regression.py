@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 from wanrt.errors import ResultsError
@@ -49,8 +49,7 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
     Raises:
         ResultsError: another machine, other versions, or other options.
     """
-    passing = {"load_average": 0.0, "gpu_processes": ()}
-    now, was = (replace(m, **passing) for m in (machine, earlier.machine))  # type: ignore[arg-type]
+    now, was = machine.lasting, earlier.machine.lasting
     facts = [(name, getattr(was, name), value) for name, value in vars(now).items()]
     facts += [(name, earlier.options.get(name), options.get(name)) for name in STABLE_OPTIONS]
     for name, before, value in facts:
