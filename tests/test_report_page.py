@@ -204,6 +204,13 @@ def test_equal_results_give_equal_bytes() -> None:
     assert render_page(result) == render_page(result)
 
 
+def test_a_hint_s_commands_are_to_be_copied() -> None:
+    advice = (Advice("stale", "it changed", "rebuild it:\nwanexport build"), Advice("a", "b", "c"))
+    text = " ".join(render_page(bench(group(FULL), advice=advice)).split())
+    assert "it changed. Rebuild it:<br><code>wanexport build</code></p>" in text
+    assert "<b>a</b> b. C.</p>" in text
+
+
 def test_what_comes_from_files_is_text() -> None:
     rows = [replace(SEPARATE, label=EVIL, rival=EVIL), unmeasured("r8", EVIL)]
     found = group(FULL, *rows, model=EVIL, workload=EVIL, notes=(EVIL,))
