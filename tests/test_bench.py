@@ -16,8 +16,7 @@ from wanrt.bench import BenchOptions
 from wanrt.candidates import Candidate
 from wanrt.errors import EngineError, ResultsError
 from wanrt.fake import FakeEngine, FakeLab, Script
-from wanrt.machine import available_bytes, usable_cores
-from wanrt.manifest import read_manifest
+from wanrt.machine import usable_cores
 from wanrt.results import BenchResult, CandidateResult
 from wanrt.values import Probe
 
@@ -172,64 +171,12 @@ def test_models_and_workloads_are_groups_of_their_own(tmp_path: Path) -> None:
         scripted_bench(tmp_path, workload="x")
 
 
-def test_engines_that_do_not_fit_together_are_measured_in_pairs(tmp_path: Path) -> None:
-    make_family(tmp_path)
-    pair = 2 * sum(
-        read_manifest(tmp_path / f"tiny-{n}").weight_bytes for n in ("full", "separate-r4")
-    )
-    result = scripted_bench(tmp_path, {"available_bytes": pair})
-    rows = rows_of(result)
-    assert "measured in pairs" in result.groups[0].notes[0]
-    # merged, separate, swappable and the control, each beside full, three times over
-    assert {f.load for f in rows["full fp32"].forwards} == set(range(12))
-    assert {f.load % 4 for f in rows["swappable r2 fp32"].forwards} == {2}
-    assert result.groups[0].sets == 4
-    assert ratio_of(rows["swappable r4 fp32"]) == pytest.approx(0.5)
-    assert rows["separate r4 fp32"].ratio is not None
-
-
-def test_a_pair_that_does_not_fit_is_skipped(tmp_path: Path) -> None:
-    make_engine(tmp_path / "a", Tiny())
-    make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="b"))
-    one = 2 * read_manifest(tmp_path / "b").weight_bytes
-    result = scripted_bench(tmp_path, {"available_bytes": one})
-    rows = rows_of(result)
-    assert "together with its baseline, 0.0 GiB are free" in (
-        rows["separate r4 fp32"].skipped or ""
-    )
-    assert rows["full fp32"].forwards
-    assert not any("in pairs" in note for note in result.groups[0].notes)
-    assert result.ok
-
-
-def test_unknown_device_memory_means_pairs(tmp_path: Path) -> None:
-    result = scripted_bench(make_family(tmp_path), {"available_bytes": None}, device="cuda")
-    assert "memory isn't known" in result.groups[0].notes[0]
-    assert rows_of(result)["separate r4 fp32"].ratio is not None
-
-
-def test_page_cache_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"max": "1000", "current": "900", "stat": "anon 1\ninactive_file 300\nactive_file 50\n"}
-    for name, text in files.items():
-        (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr("wanrt.machine.CGROUP", tmp_path)
-    assert available_bytes() == 450
-
-
 def test_the_fewest_loads_may_exceed_the_budget(tmp_path: Path) -> None:
     make_engine(tmp_path / "a", Tiny())
     notes = scripted_bench(tmp_path, loads=None, time_budget_s=0.5).groups[0].notes
     # three loads of a forward and four rounds each, of both
     assert notes == ("the fewest loads, 3, took 9.7 s longer than the time budget allows",)
     assert scripted_bench(tmp_path, loads=None, time_budget_s=90).groups[0].notes == ()
-
-
-def test_an_engine_larger_than_the_memory_is_skipped(tmp_path: Path) -> None:
-    make_engine(tmp_path / "a", Tiny())
-    result = scripted_bench(tmp_path, {"available_bytes": 10})
-    assert "--mapped" in (result.rows[0].skipped or "")
-    assert not result.ok
-    assert scripted_bench(tmp_path, {"available_bytes": 10}, mapped=True).ok
 
 
 def test_probes_are_one_per_engine(tmp_path: Path) -> None:

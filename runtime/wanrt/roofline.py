@@ -18,6 +18,7 @@ from typing import Literal
 __all__ = [
     "Dims",
     "Lora",
+    "count_activations",
     "count_adapter",
     "count_bytes",
     "count_context_values",
@@ -200,6 +201,15 @@ def count_context_values(dims: Dims, batch: int = 1) -> int:
     return 2 * batch * (dims.text_tokens + dims.image_tokens) * dims.width * dims.layers
 
 
+def count_activations(width: int, ffn: int, tokens: int, itemsize: int, batch: int = 1) -> int:
+    """Return the most bytes that one layer needs at a time.
+
+    That is the residual beside q, k, v and attention's output, or beside the ffn's input and hidden
+    rows.
+    """
+    return batch * tokens * max(5 * width, 2 * width + ffn) * itemsize
+
+
 def count_memory(
     dims: Dims,
     tokens: int,
@@ -210,15 +220,14 @@ def count_memory(
 ) -> dict[str, int]:
     """Return the bytes that must lie in memory at once to run a graph, by what they are.
 
-    Activations are the most that one layer needs at a time: the residual beside q, k, v and
-    attention's output, or beside the ffn's input and hidden rows. A step also holds the context.
-    A backend's workspace comes on top, so this is the least a device must have.
+    A step also holds the context. A backend's workspace comes on top, so this is the least a device
+    must have.
     """
-    alive = max(5 * dims.width, 2 * dims.width + dims.ffn)
+    activations = count_activations(dims.width, dims.ffn, tokens, itemsize, batch)
     parts = {
         "weights": sum(count_parameters(dims, graph).values()) * itemsize,
         "adapter": count_adapter(_modules(lora or {}, graph)) * itemsize,
-        "activations": 0 if graph == "context" else batch * tokens * alive * itemsize,
+        "activations": 0 if graph == "context" else activations,
     }
     if graph != "forward":
         parts["context"] = count_context_values(dims, batch) * itemsize
