@@ -496,7 +496,9 @@ class TestResume:
 def test_rivals_take_the_baseline_s_weights(tmp_path: Path) -> None:
     make_family(tmp_path)
     script = {"rivals": ["eager"], "forward_s": TIMES | {"eager": [0.2]}}
-    rows = rows_of(scripted_bench(tmp_path, script, rivals=("eager",)))
+    result = scripted_bench(tmp_path, script, rivals=("eager",))
+    rows = rows_of(result)
+    assert result.machine.headline[-1] == "torch 4.5.6"
     rival = rows["eager fp32"]
     assert (rival.rival, Path(rival.engine).name) == ("eager", "tiny-full")
     assert ratio_of(rival) == pytest.approx(0.5)

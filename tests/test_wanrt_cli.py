@@ -340,6 +340,20 @@ class TestCompare:
         assert "error: the earlier bench ran with another onnxruntime (1.2.3, now 9.9)" in err
         assert call(*common, "--force")[0] == 0
 
+    def test_another_torch_is_refused_where_rivals_ran_with_both(
+        self, call: Wanrt, family: Path, fake: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        saved = tmp_path / "rivals.json"
+        rivals = {"rivals": ["eager"]}
+        common = ("bench", family, "--loads", 3, "--fake")
+        before = (fake(**rivals, machine={"torch": "2.1"}), "--with", "eager", "--json", saved)
+        assert call(*common, *before)[0] == 0
+        script = fake(**rivals, machine={"torch": "2.2"})
+        code, _, err = call(*common, script, "--with", "eager", "--compare", saved)
+        assert code == 1
+        assert "another torch (2.1, now 2.2)" in err
+        assert call(*common, fake(), "--compare", saved)[0] == 0
+
     def test_a_file_that_cannot_be_read_is_told_before_anything_runs(
         self, call: Wanrt, family: Path, fake: Callable[..., Path], tmp_path: Path
     ) -> None:

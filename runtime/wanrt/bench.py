@@ -77,7 +77,7 @@ def bench_engines(
         lab.check_rival(name)
     plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
     result = BenchResult(
-        machine=lab.describe(),
+        machine=lab.describe(bool(options.rivals)),
         options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         broken=plan.broken,

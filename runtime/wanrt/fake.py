@@ -132,9 +132,10 @@ class FakeLab:
         """Return nothing: there is no GPU."""
         return None
 
-    def describe(self) -> Machine:
+    def describe(self, rivals: bool = False) -> Machine:
         """Return a machine that doesn't exist."""
-        return replace(MACHINE, **self.script.machine)  # type: ignore[arg-type]
+        versions = {"torch": "4.5.6"} if rivals else {}
+        return replace(MACHINE, **(versions | self.script.machine))  # type: ignore[arg-type]
 
     def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002 (the protocol's)
         """Return nothing: nothing is computed."""

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of the first GPU. Written from its docs, not run yet.
+"""What NVIDIA's management library tells of CUDA's first GPU. Written from its docs, not run yet.
 
 https://docs.nvidia.com/deploy/nvml-api: nvmlDeviceGetMemoryInfo, nvmlDeviceGetClockInfo,
 nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses,
@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from wanrt.values import Clocks
+from wanrt.visible import Gpu, choose_gpu
 
 __all__ = ["free_gpu_bytes", "gpu_processes", "gpu_utilisation", "read_clocks"]
 
@@ -64,7 +65,7 @@ def read_clocks() -> Clocks | None:
 
 @contextmanager
 def _gpu() -> Iterator[tuple[Any, Any]]:
-    """Give the library and the first GPU's handle, or None for both; its errors mean unknown."""
+    """Give the library and the GPU's handle, or None for both; its errors mean unknown."""
     nvml, handle = _open()
     try:
         yield nvml, handle
@@ -81,6 +82,13 @@ def _open() -> tuple[Any, Any]:
         return None, None
     try:
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+        places = range(pynvml.nvmlDeviceGetCount())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in places]
+        chosen = choose_gpu([_describe(pynvml, handle) for handle in handles])
     except pynvml.NVMLError:
         return None, None
+    return (None, None) if chosen is None else (pynvml, handles[chosen])
+
+
+def _describe(nvml: Any, handle: Any) -> Gpu:
+    return Gpu(str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle)))

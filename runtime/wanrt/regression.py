@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from wanrt.errors import ResultsError
@@ -50,6 +50,8 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
         ResultsError: another machine, other versions, or other options.
     """
     now, was = machine.lasting, earlier.machine.lasting
+    if None in (now.torch, was.torch):  # no rivals in one of them: the engines run without torch
+        now, was = replace(now, torch=None), replace(was, torch=None)
     facts = [(name, getattr(was, name), value) for name, value in vars(now).items()]
     facts += [(name, earlier.options.get(name), options.get(name)) for name in STABLE_OPTIONS]
     for name, before, value in facts:
