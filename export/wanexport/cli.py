@@ -144,7 +144,7 @@ def build(
         WeightsName, typer.Option(help="copy makes folders that can be moved.")
     ] = WeightsName.link,
     verify: Annotated[
-        VerifyName, typer.Option(help="Compare outputs with.")
+        VerifyName, typer.Option(help="Compare outputs with; none reads no linked weights.")
     ] = VerifyName.diffusers,
     out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
     force: Annotated[

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from wanrt.nvml import gpu_processes, gpu_utilisation
-from wanrt.visible import Gpu, choose_gpu
+from wanrt.visible import ListedGpu, choose_gpu
 
 __all__ = [
     "Machine",
@@ -140,7 +140,7 @@ def _describe_gpu() -> tuple[str, str]:
     except (OSError, subprocess.SubprocessError):
         return "unknown GPU", "unknown"
     rows = [line.split(", ") for line in out.splitlines() if line.count(", ") == 2]
-    chosen = choose_gpu([Gpu(uuid, name) for uuid, name, _ in rows])
+    chosen = choose_gpu([ListedGpu(uuid, name) for uuid, name, _ in rows])
     if chosen is None:
         return "unknown GPU", rows[0][2] if rows else "unknown"
     return rows[chosen][1], rows[chosen][2]

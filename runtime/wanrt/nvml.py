@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from wanrt.values import Clocks
-from wanrt.visible import Gpu, choose_gpu
+from wanrt.visible import ListedGpu, choose_gpu
 
 __all__ = ["free_gpu_bytes", "gpu_processes", "gpu_utilisation", "read_clocks"]
 
@@ -90,5 +90,5 @@ def _open() -> tuple[Any, Any]:
     return (None, None) if chosen is None else (pynvml, handles[chosen])
 
 
-def _describe(nvml: Any, handle: Any) -> Gpu:
-    return Gpu(str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle)))
+def _describe(nvml: Any, handle: Any) -> ListedGpu:
+    return ListedGpu(str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle)))

@@ -6,18 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Gpu", "choose_gpu"]
+__all__ = ["ListedGpu", "choose_gpu"]
 
 
 @dataclass(frozen=True)
-class Gpu:
+class ListedGpu:
     """A GPU as the driver lists it, in the order of PCI buses."""
 
     uuid: str
     name: str
 
 
-def choose_gpu(gpus: Sequence[Gpu]) -> int | None:
+def choose_gpu(gpus: Sequence[ListedGpu]) -> int | None:
     """Return the place in the driver's list of the GPU that CUDA calls 0; None if it isn't known.
 
     CUDA_VISIBLE_DEVICES is understood as an index or as GPU-UUID, which may be cut short as long as
