@@ -11,7 +11,7 @@ Cross-attention's keys and values depend on the prompt and the image alone. So a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,10 +140,11 @@ def count_flops(
     }
     if dims.image_dim is not None:
         context["embedding"] += 2 * image * (dims.image_dim**2 + dims.image_dim * d)
+    parts = _choose(graph, step, context)
     if lora:
-        step["lora"] = _lora_flops(_modules(lora, "step"), tokens, dims)
-        context["lora"] = _lora_flops(_modules(lora, "context"), tokens, dims)
-    return {part: batch * flops for part, flops in _choose(graph, step, context).items()}
+        branches = _branches(lora, graph, tokens, dims)
+        parts["lora"] = sum(2 * rows * rank * (i + o) for rows, rank, i, o in branches)
+    return {part: batch * flops for part, flops in parts.items()}
 
 
 def module_rows(module: str, tokens: int, dims: Dims) -> int:
@@ -183,11 +184,10 @@ def count_bytes(
             parts[part] = parts.get(part, 0) + times * unit * dims.width
         parts["ffn"] += 2 * unit * dims.ffn
     if lora:
-        traffic = 0
-        for module, (rank, fan_in, fan_out) in _modules(lora, graph).items():
-            rows = batch * module_rows(module, tokens, dims)
-            traffic += (rank * (fan_in + fan_out) + rows * (fan_in + 2 * fan_out)) * itemsize
-        parts["lora"] = traffic
+        branches = _branches(lora, graph, tokens, dims)
+        parts["lora"] = itemsize * sum(
+            rank * (i + o) + batch * rows * (i + 2 * o) for rows, rank, i, o in branches
+        )
     return parts
 
 
@@ -242,8 +242,12 @@ def _choose(graph: GraphName, step: dict[str, int], context: dict[str, int]) -> 
     return {part: count + context.get(part, 0) for part, count in step.items()}
 
 
-def _lora_flops(lora: Lora, tokens: int, dims: Dims) -> int:
-    return sum(2 * module_rows(m, tokens, dims) * r * (i + o) for m, (r, i, o) in lora.items())
+def _branches(
+    lora: Lora, graph: GraphName, tokens: int, dims: Dims
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (rows of one sample, rank, in, out) of what a graph carries of an adapter."""
+    for module, sizes in _modules(lora, graph).items():
+        yield module_rows(module, tokens, dims), *sizes
 
 
 def _modules(lora: Lora, graph: GraphName) -> Lora:
