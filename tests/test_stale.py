@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +20,21 @@ from studies import I2V, SIZE, build
 from tinyengines import Tiny, make_engine, make_family, read_raw, touch_ns, write_manifest
 
 from wanexport.request import LoraArgument
+from wanexport.trt_settings import PlanSettings
 from wanrt.manifest import read_manifest
 from wanrt.stale import find_stale, rebuild_command
 
 sources = folders.sources  # fixture
+
+
+PLANS = (
+    PlanSettings("tensorrt-rtx", refit="baked", capabilities=("8.9", "12.0"), control=False),
+    PlanSettings("tensorrt", refit="targets", optimization_level=0, workspace=4 << 30),
+    PlanSettings(
+        "tensorrt", refit="all", aux_streams=2, hardware_compatibility="ampere+",
+        version_compatible=True, weight_streaming=True, allow_unfused=True,
+    ),
+)  # fmt: skip
 
 
 def command_of(err: str) -> str:
@@ -135,6 +148,22 @@ class TestRebuild:
         write_manifest(folder, manifest)
         command = rebuild_command(folder, read_manifest(folder))
         assert " --base Wan-AI/Wan2.1-I2V-14B-480P-Diffusers " in command
+
+    @pytest.mark.parametrize("settings", PLANS)
+    def test_names_what_shaped_a_plan(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: PlanSettings
+    ) -> None:
+        (built,) = build(tmp_path / "engines", modes=("full",), verify=False)
+        made = asdict(replace(settings, toolchain=None)) | {"control": settings.control}
+        was = read_manifest(built.path)
+        inputs = was.inputs | {"backend": json.dumps(made)}
+        update = {"backend": settings.backend, "inputs": inputs}
+        command = shlex.split(rebuild_command(built.path, was.model_copy(update=update)))
+        asked: list[Any] = []
+        monkeypatch.setattr("wanexport.build.build_engines", lambda r, _: asked.append(r) or [])
+        found = wanexport(*command[1:])
+        assert found.code == 0, found.err
+        assert asked[0].plans == settings
 
     def test_remakes_a_stale_engine(self, sources: Path, tmp_path: Path) -> None:
         lora = write_lora(tmp_path / "style.safetensors")

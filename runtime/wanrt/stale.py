@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,17 @@ from wanrt.values import Advice
 __all__ = ["find_stale", "rebuild_command"]
 
 MADE = ".made"  # where wanexport keeps the seeded weights and adapters that nobody gave it
+VALUED = {
+    "--builder-optimization-level": "optimization_level",
+    "--workspace": "workspace",
+    "--max-aux-streams": "aux_streams",
+    "--hardware-compatibility-level": "hardware_compatibility",
+}
+SWITCHES = {
+    "--version-compatible": "version_compatible",
+    "--allow-weight-streaming": "weight_streaming",
+    "--allow-unfused": "allow_unfused",
+}
 CACHED = "models--"  # a repository in the Hugging Face cache: models--OWNER--NAME/blobs/SHA256
 
 
@@ -56,9 +68,10 @@ def rebuild_command(folder: Path, manifest: Manifest) -> str:
         "--dynamic": manifest.inputs.get("dynamic") == "True",
         "--weights copy": manifest.inputs.get("weights") == "copy",
         "--verify none": manifest.verification.method == "none",
-        f"--backend {manifest.backend}": manifest.backend != "onnxruntime",
     }
     argv += [part for flag, given in flags.items() if given for part in flag.split()]
+    if manifest.backend != "onnxruntime":
+        argv += ["--backend", manifest.backend, *_plan_flags(manifest)]
     return shlex.join([*argv, "--out", str(folder.parent), "--force"])
 
 
@@ -95,6 +108,23 @@ def _sources(manifest: Manifest) -> list[str]:
         ranks = [manifest.rank, *(file.rank for file in manifest.adapters)]
         return argv + [part for rank in ranks if rank for part in ("--rank", str(rank))]
     return argv + [part for s in adapters for part in ("--lora", _lora(s))]
+
+
+def _plan_flags(manifest: Manifest) -> list[str]:
+    """Return the flags that shaped a TensorRT plan, from what the engine was made from."""
+    try:
+        made: dict[str, object] = dict(json.loads(manifest.inputs["backend"]))
+    except (KeyError, TypeError, ValueError):
+        return []  # another release's; the defaults are the best guess
+    argv = ["--bake"] if made.get("refit") == "baked" else ["--refit", str(made.get("refit"))]
+    capabilities = made.get("capabilities")
+    if isinstance(capabilities, list) and capabilities:
+        argv += ["--compute-capability", ",".join(map(str, capabilities))]
+    for flag, key in VALUED.items():
+        if made.get(key) not in (None, "none"):
+            argv += [flag, str(made[key])]
+    argv += [flag for flag, key in SWITCHES.items() if made.get(key) is True]
+    return argv if made.get("control") else [*argv, "--no-build-control"]
 
 
 def _checkpoint(files: Sequence[Path]) -> str:
