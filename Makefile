@@ -3,6 +3,7 @@
 # make lint      the first two of those
 # make stubs     types of TensorRT for mypy, made of NVIDIA's bindings; `make lint` does it first
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
+# make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
 # make clean     remove the environment, caches and build folders; engines stay
 #
 # PYTHON (3.11 or newer) makes the environment VENV; both, and PYTEST_ARGS, can be given.
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+GPU_CHECK_ARGS ?=
 
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
@@ -53,6 +55,9 @@ stubs: $(STUBS)/made
 
 $(STUBS)/made: tests/tensorrt_stubs.py tests/stubrepair.py $(DEV)
 	$(BIN)/python tests/tensorrt_stubs.py $(STUBS)
+
+gpu-check: $(DEV)
+	$(BIN)/python tests/gpu_check.py $(GPU_CHECK_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -91,7 +91,7 @@ class SimulatedLab:
     def clocks(self) -> Clocks | None:
         return None
 
-    def describe(self) -> Machine:
+    def describe(self, rivals: bool = False) -> Machine:  # noqa: ARG002
         return MACHINE
 
     def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002
@@ -126,7 +126,7 @@ class SimulatedEngine:
         self._lab = lab
         self._seconds = seconds
 
-    timed = "a simulated clock"
+    timed, enqueue_s = "a simulated clock", None
 
     def swap(self, adapter: Path | str | None) -> None:
         pass

@@ -47,6 +47,31 @@ class TestVerification:
             build(tmp_path / "e", modes=("swappable",), ranks=(2, 4))
         assert not engines(tmp_path / "e")
 
+    def test_without_it_linked_weights_are_not_read_and_that_is_said(
+        self, sources: Path, tmp_path: Path
+    ) -> None:
+        base = tmp_path / "base"
+        shutil.copytree(sources / "finetuned", base)
+        (file,) = base.glob("*.safetensors")
+        tensors = load_file(file)
+        tensors[f"{Q}.weight"][0, 0] = float("nan")
+        save_file(tensors, file)
+        flags = ("--config", write_config(tmp_path / "tiny.toml", config()), "--mode", "full")
+        sources_of = ("--base", base, "--out", tmp_path / "engines")
+        found = wanexport("build", *flags, *sources_of)
+        assert found.code == 1
+        assert f"{Q}.weight holds NaN or infinity" in found.err
+        found = wanexport("build", *flags, *sources_of, "--verify", "none")
+        assert found.code == 0
+        assert "unverified: outputs not compared, linked weights not read" in found.out
+        (folder,) = engines(tmp_path / "engines").values()
+        told = " ".join(wanrt("info", folder).out.split())
+        assert "linked weights weren't read, and may hold NaN" in told
+        elsewhere = ("--base", base, "--out", tmp_path / "copies")
+        found = wanexport("build", *flags, *elsewhere, "--verify", "none", "--weights", "copy")
+        assert found.code == 1
+        assert f"{Q}.weight holds NaN or infinity" in found.err
+
 
 class TestReuse:
     def test_the_second_build_makes_nothing(self, sources: Path, tmp_path: Path) -> None:

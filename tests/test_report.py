@@ -246,7 +246,7 @@ def test_warnings_name_the_workload_where_there_are_several(tmp_path: Path) -> N
 def test_json_keeps_every_time(family: Path) -> None:
     value = json.loads(to_json(_result(family)))
     rows = {(row["label"], row["dtype"]): row for row in value["results"]}
-    assert value["schema"] == 2
+    assert value["schema"] == 3
     assert value["context"]["machine"]["processor"] == "Fake CPU"
     assert value["context"]["options"]["rounds"] == 3
     separate = rows["separate r4", "fp32"]

@@ -6,19 +6,19 @@ import base64
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benches import THROTTLED, bench, row, study
 from browser import chromium, complaints
+from commands import wanrt
 from playwright.sync_api import Browser
 from tinyengines import make_family
 
 from wanrt import bench_engines
 from wanrt.bench import BenchOptions
-from wanrt.cli import main
 from wanrt.errors import ResultsError
 from wanrt.fake import FakeLab, Script
 from wanrt.formats import read_results, to_json
@@ -27,7 +27,6 @@ from wanrt.page import render_page
 from wanrt.results import BenchResult, GroupResult
 from wanrt.values import Advice, Forward, Probe, Ratio
 
-Wanrt = Callable[..., tuple[int, str, str]]
 FULL = row("full", "full", None, (1.0, 1.0, 1.0), "baseline")
 SEPARATE = row("separate r32", "separate", 32, (0.987, 0.981, 0.992))
 MERGED = row("merged r32", "merged", 32, (1.001, 0.998, 1.004), "same")
@@ -42,17 +41,6 @@ def group(*rows: object, **fields: object) -> GroupResult:
 def unmeasured(name: str, reason: str) -> object:
     nothing = {"forwards": (), "ratio": None, "probe": Probe(), "predicted_s": None}
     return replace(row(name, "separate", 8), **nothing, skipped=reason)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Wanrt:
-    def run(*argv: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(arg) for arg in argv])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +192,13 @@ def test_equal_results_give_equal_bytes() -> None:
     assert render_page(result) == render_page(result)
 
 
+def test_a_hint_s_commands_are_to_be_copied() -> None:
+    advice = (Advice("stale", "it changed", "rebuild it:\nwanexport build"), Advice("a", "b", "c"))
+    text = " ".join(render_page(bench(group(FULL), advice=advice)).split())
+    assert "it changed. Rebuild it:<br><code>wanexport build</code></p>" in text
+    assert "<b>a</b> b. C.</p>" in text
+
+
 def test_what_comes_from_files_is_text() -> None:
     rows = [replace(SEPARATE, label=EVIL, rival=EVIL), unmeasured("r8", EVIL)]
     found = group(FULL, *rows, model=EVIL, workload=EVIL, notes=(EVIL,))
@@ -292,14 +287,14 @@ def test_a_planted_fault_is_noticed(browser: Browser, tmp_path: Path, fault: str
     assert any(PLANTED[fault] in found for found in complaints(browser, path))
 
 
-def test_bench_then_report(tmp_path: Path, call: Wanrt) -> None:
+def test_bench_then_report(tmp_path: Path) -> None:
     root = make_family(tmp_path / "engines")
     lab = FakeLab(Script(forward_s={"tiny-separate-r4": [0.125]}))
     result = bench_engines([root], BenchOptions(rounds=8), lab=lab)
     path = tmp_path / "bench.json"
     path.write_text(to_json(result), encoding="utf-8")
     assert read_results(path) == result
-    code, out, err = call("report", path)
+    code, out, err = wanrt("report", path)
     assert (code, err) == (0, f"saved {path.with_suffix('.html')}\n")
     assert out.startswith("separate r4 runs at 0.800 x the full fine-tune, 95 % interval 0.800 to ")
     assert out.endswith("[random weights]\n")
@@ -315,9 +310,9 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_results(path) == result
 
 
-def test_plots_are_saved_as_svg_and_png(saved: Path, call: Wanrt) -> None:
+def test_plots_are_saved_as_svg_and_png(saved: Path) -> None:
     output, plots = saved.with_name("out.html"), saved.parent / "a" / "plots"
-    assert call("report", saved, "-o", output, "--plots", plots)[0] == 0
+    assert wanrt("report", saved, "-o", output, "--plots", plots)[0] == 0
     stem = "wan2.1-i2v-14b-832x480x81"
     names = ("memory", "prediction", "rate", "ratio", "rounds")
     assert sorted(path.name for path in plots.iterdir()) == sorted(
@@ -338,10 +333,10 @@ BROKEN = {
     "a list": (lambda _: "[]", "is no bench's results"),
     "another program's": (lambda _: '{"results": []}', "is no bench's results"),
     "of another schema": (
-        lambda text: text.replace('"schema": 2', '"schema": 99', 1),
+        lambda text: text.replace('"schema": 3', '"schema": 99', 1),
         "is of results schema 99",
     ),
-    "without groups": (lambda _: '{"schema": 2}', "is no bench's results"),
+    "without groups": (lambda _: '{"schema": 3}', "is no bench's results"),
     "of wrong types": (
         lambda text: text.replace('"tokens": 32760', '"tokens": "many"'),
         "tokens: Input should be a valid integer",
@@ -350,11 +345,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_results_are_one_clear_line(saved: Path, call: Wanrt, case: str) -> None:
+def test_broken_results_are_one_clear_line(saved: Path, case: str) -> None:
     change, said = BROKEN[case]
     text = change(saved.read_text(encoding="utf-8"))
     saved.write_text(text, encoding="utf-8", errors="surrogateescape")
-    code, out, err = call("report", saved)
+    code, out, err = wanrt("report", saved)
     assert (code, out) == (1, "")
     assert err.startswith(f"error: {saved}")
     assert said in err
@@ -364,37 +359,49 @@ def test_broken_results_are_one_clear_line(saved: Path, call: Wanrt, case: str) 
 
 
 @pytest.mark.parametrize("name", ["nowhere.json", "folder"])
-def test_results_that_cannot_be_read(tmp_path: Path, call: Wanrt, name: str) -> None:
+def test_results_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
-    code, _, err = call("report", tmp_path / name)
+    code, _, err = wanrt("report", tmp_path / name)
     assert code == 1
     assert "can't be read" in err
 
 
-def test_outputs_that_cannot_be_written(saved: Path, call: Wanrt) -> None:
-    code, _, err = call("report", saved, "-o", saved.parent / "nowhere" / "out.html")
+def test_outputs_that_cannot_be_written(saved: Path) -> None:
+    code, _, err = wanrt("report", saved, "-o", saved.parent / "nowhere" / "out.html")
     assert code == 1
     assert "can't be written" in err
-    code, _, err = call("report", saved, "--plots", saved)
+    code, _, err = wanrt("report", saved, "--plots", saved)
     assert code == 1
     assert "can't be made" in err
-    code, _, err = call("report", saved, "-o", saved)
+    code, _, err = wanrt("report", saved, "-o", saved)
     assert code == 2
     assert json.loads(saved.read_text())
 
 
 def test_without_matplotlib_the_extra_is_named(
-    saved: Path, call: Wanrt, monkeypatch: pytest.MonkeyPatch
+    saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.startswith(("wanrt.page", "wanrt.canvas"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, _, err = call("report", saved)
+    code, _, err = wanrt("report", saved)
     assert code == 1
     assert err == (
         "error: a report needs matplotlib, which isn't installed\n"
         "hint: pip install 'wanexport[report]'\n"
     )
+
+
+def test_results_of_the_schema_before_can_be_read(saved: Path) -> None:
+    now = read_results(saved)
+    value = json.loads(saved.read_text(encoding="utf-8"))
+    value["schema"] = 2
+    for name in ("gpu_utilisation", "torch"):
+        del value["context"]["machine"][name]
+    for one in value["results"]:
+        del one["forward_s"]["enqueued"]
+    saved.write_text(json.dumps(value), encoding="utf-8")
+    assert read_results(saved) == now
 
 
 def test_results_error_is_the_package_s() -> None:

@@ -61,7 +61,7 @@ from wanexport.errors import CheckpointError
 from wanrt.errors import UnsupportedError
 
 class Runner:
-    timed = "nothing"
+    timed, enqueue_s = "nothing", 0.125
     def __init__(self, forward):
         self.time_forward = forward
     def swap(self, adapter):
@@ -122,6 +122,7 @@ def test_an_engine_runs_here_or_in_a_process_of_its_own(tmp_path: Path, open_job
     runner: Runner = open_job(Job(folder, TINY, threads=1))
     assert runner.timed == "run_with_iobinding, inputs and outputs resident, host clock"
     assert 0 < runner.time_forward() < 10
+    assert runner.enqueue_s is None
     runner.swap(folder / "adapters" / "r2.safetensors")
     with pytest.raises(WanrtError, match=r"none\.safetensors"):
         runner.swap(folder / "adapters" / "none.safetensors")
@@ -235,7 +236,7 @@ def test_what_a_rival_prints_is_nobody_s_answer(tiny: Job, capfd: Any) -> None:
 def test_ctrl_c_is_the_parent_s(tiny: Job) -> None:
     with hosting(Job(tiny.folder, TINY, rival="idle")) as hosted:
         os.kill(hosted.pid, signal.SIGINT)
-        assert hosted.time_forward() == 0.25
+        assert (hosted.time_forward(), hosted.enqueue_s) == (0.25, 0.125)
         assert not gone(hosted.pid)
     assert gone(hosted.pid)
 

@@ -172,6 +172,9 @@ FLAGS = {
         "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--dtype", "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
+        "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
+        "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
+        "--allow-weight-streaming", "--allow-unfused", "--memory-limit", "--no-build-control",
     },
     "plan": {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
@@ -209,6 +212,19 @@ def test_help_explains_every_flag(command: str) -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for parameter in commands[command].params:
         assert parameter.help or parameter.name == "help", parameter.name
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--builderOptimizationLevel", "3"), ("--memPoolSize", "workspace:4GiB"),
+     ("--maxAuxStreams", "0"), ("--hardwareCompatibilityLevel", "ampere+"),
+     ("--versionCompatible",), ("--allowWeightStreaming",)],
+    ids=lambda flags: flags[0],
+)  # fmt: skip
+def test_trtexec_spells_flags_in_another_way(flags: tuple[str, ...]) -> None:
+    outcome = wanexport("build", "--mode", "full", *flags)
+    assert outcome.code == 1
+    assert "is TensorRT's" in outcome.err  # understood, and of no use to ONNX Runtime
 
 
 def test_help_lists_the_commands() -> None:
@@ -322,7 +338,7 @@ def test_reports_each_engine_and_warns_of_an_adapter_without_effect(
         "engines",
         "  e  error 2.0e-06 (at most 1.0e-05), adapter's effect 5.0e-02",
         "  e  error 2.0e-06 (at most 1.0e-05), adapter's effect 1.0e-06",
-        "  e  unverified",
+        "  e  unverified: outputs not compared, linked weights not read",
         "  e  there already, made from the same",
     ]
     assert err.count("warning[no-effect]: e: the adapter moves the output by 1.0e-06") == 1

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from torch import Tensor
 from wanexport import passes
 from wanexport.adapter import write_adapter
 from wanexport.checkpoint import Checkpoint
+from wanexport.comparing import Comparer
 from wanexport.config import Dtype
 from wanexport.disk import check_out
 from wanexport.drafts import draft_folder, publish, sweep_drafts, sweep_temporaries
@@ -28,20 +28,17 @@ from wanexport.islands import computes_in_fp32
 from wanexport.lora import touched_parameters
 from wanexport.manifesting import make_manifest
 from wanexport.materials import AdapterSet, Materials, gather
-from wanexport.oracle import ReadParameter, run_oracle
 from wanexport.passes import to_inputs
 from wanexport.plan import EnginePlan, check_plans, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
 from wanexport.request import BuildRequest
-from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec, open_safetensors
-from wanexport.trace import TORCH_DTYPES as TRACED_DTYPES
+from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec
 from wanexport.trace import GraphSpec, trace_graph
 from wanexport.trt_engines import PlanMaker
 from wanexport.trt_plans import PlanPool
 from wanexport.trt_settings import resolve_settings
-from wanexport.verify import Oracle, twin_inputs, twin_size, twin_spec, verify_engine
-from wanexport.weights import INLINE_BYTES, TORCH_DTYPES, Pool, WeightStore
+from wanexport.weights import INLINE_BYTES, Pool, WeightStore
 from wanrt.manifest import MANIFEST_NAME, AdapterFile, Verification
 
 __all__ = ["Built", "build_engines"]
@@ -66,7 +63,7 @@ class _Builder:
     materials: Materials
     reporter: Reporter
     pool: Pool
-    samples: dict[str, Tensor] = field(default_factory=dict)  # what the reference said
+    comparer: Comparer
 
 
 def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
@@ -87,7 +84,8 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
             plans = plan_engines(request, materials)
             check_plans(request.out, plans)
             pool = Pool((request.out / ".weights").resolve())
-            builder = _Builder(request, materials, reporter, pool)
+            comparer = Comparer(request, materials, reporter)
+            builder = _Builder(request, materials, reporter, pool, comparer)
             return [_build(builder, plan) for plan in plans]
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -123,8 +121,8 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     checkpoint = _checkpoint(builder.materials, plan)
     reporter.log(f"{plan.name}: tracing")
     spec = _graph_spec(request, plan, checkpoint)
-    model = _lower(request, trace_graph(spec))
-    references = [_reference(plan, checkpoint, spec, adapters) for adapters in _carried(plan)]
+    model = passes.lower_for(trace_graph(spec), request.backend, spec.dtype)
+    references = [_reference(plan, checkpoint, spec, adapters) for adapters in plan.carried]
     with reporter.bytes(f"{plan.name}: weights", plan.write_bytes) as advance:
         store = WeightStore(
             draft,
@@ -139,7 +137,7 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
         _write_weights(store, plan, references[0], "finetuned" if finetuned else "base")
         adapters = _ship_adapters(draft, plan, request.config.dtype)
         if plan.mode == "swappable":
-            to_inputs(model, _branch_names(plan))
+            to_inputs(model, plan.branch_names)
         store.bind(model)
     if request.plans and request.plans.allow_unfused:
         passes.allow_decomposition(model)
@@ -149,7 +147,7 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
         maker.check()
     verification = Verification(method="none")
     if request.verify:
-        verification = _verify(builder, plan, spec, model, store, references)
+        verification = builder.comparer.compare_graph(plan, spec, model, store, references)
     manifest = make_manifest(
         request,
         plan,
@@ -161,6 +159,11 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    if request.verify and manifest.forward.plan and manifest.forward.plan.gpu:
+        error = builder.comparer.compare_plan(plan, spec, draft, manifest, references)
+        verification = verification.model_copy(update={"plan_error": error})
+        manifest = manifest.model_copy(update={"verification": verification})
+        (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return verification
 
 
@@ -183,15 +186,6 @@ def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint)
     return GraphSpec(
         config.architecture, config.size, config.dtype, plan.ranks, storage, request.dynamic
     )
-
-
-def _lower(request: BuildRequest, model: ir.Model) -> ir.Model:
-    return passes.lower_for(model, request.backend, request.config.dtype)
-
-
-def _carried(plan: EnginePlan) -> tuple[AdapterSet | None, ...]:
-    """Return the adapters that an engine can run with, one at a time."""
-    return plan.adapters or (None,)
 
 
 def _reference(
@@ -220,7 +214,7 @@ def _write_weights(
         specs = [TensorSpec(name, reference.dtypes[name], shapes[name]) for name in names]
         store.write("merged", specs, _merged(reference, names))
     if plan.mode == "separate":
-        branch_specs = list(chain.from_iterable(_branch_specs(plan, reference)))
+        branch_specs = list(chain.from_iterable(reference.branch_specs(plan.ranks)))
         store.write("adapter", branch_specs, _branches(plan, reference))
 
 
@@ -236,26 +230,11 @@ def _merged(reference: Reference, names: list[str]) -> Iterator[Tensor]:
         torch.set_num_threads(threads)
 
 
-def _branch_specs(plan: EnginePlan, reference: Reference) -> list[tuple[TensorSpec, TensorSpec]]:
-    """Return A [rank, in] and B [out, rank] of every branch in the engine's graph."""
-    specs = []
-    for module, rank in plan.ranks.items():
-        fan_out, *fan_in = reference.refs[f"{module}.weight"].shape
-        down = TensorSpec(f"{module}.lora_A", reference.adapter_dtype, (rank, math.prod(fan_in)))
-        up = TensorSpec(f"{module}.lora_B", reference.adapter_dtype, (fan_out, rank))
-        specs.append((down, up))
-    return specs
-
-
 def _branches(plan: EnginePlan, reference: Reference) -> Iterator[Tensor]:
     for module in plan.ranks:
         branch = reference.branch(module)
         assert branch is not None
         yield from branch
-
-
-def _branch_names(plan: EnginePlan) -> list[str]:
-    return [f"{module}.{part}" for module in plan.ranks for part in ("lora_A", "lora_B")]
 
 
 def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[AdapterFile, ...]:
@@ -265,108 +244,19 @@ def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[Adapter
     files = []
     (draft / "adapters").mkdir()
     for adapter in plan.adapters:
-        path = draft / _adapter_file(adapter)
+        path = draft / adapter.file
         rank = write_adapter(
             adapter.carried, path, dtype, max_rank=plan.max_rank, targets=list(plan.ranks)
         )
         files.append(
             AdapterFile(
-                file=_adapter_file(adapter),
+                file=adapter.file,
                 rank=rank,
                 bytes=path.stat().st_size,
                 sha256=sha256_file(path),
             )
         )
     return tuple(files)
-
-
-def _adapter_file(adapters: AdapterSet) -> str:
-    return f"adapters/{adapters.label}.safetensors"
-
-
-def _verify(
-    builder: _Builder,
-    plan: EnginePlan,
-    spec: GraphSpec,
-    model: ir.Model,
-    store: WeightStore,
-    references: Sequence[Reference],
-) -> Verification:
-    """Compare the engine with diffusers' model, with every adapter it ships; the worst counts."""
-    size = twin_size(spec.arch, spec.size)
-    builder.reporter.log(f"{plan.name}: verifying on {size.tokens} tokens against diffusers")
-    twin = _lower(builder.request, trace_graph(twin_spec(spec)))
-    if plan.mode == "swappable":
-        to_inputs(twin, _branch_names(plan))
-    found = []
-    for adapters, reference in zip(_carried(plan), references, strict=True):
-        oracle = _consult_oracle(builder, plan, spec, adapters, reference)
-        values = {}
-        if plan.mode == "swappable":
-            assert adapters is not None
-            values = _padded(store.folder / _adapter_file(adapters), _branch_specs(plan, reference))
-        with builder.reporter.steps(f"{plan.name}: verifying", spec.arch.num_layers + 2) as advance:
-            found.append(
-                verify_engine(
-                    store.folder,
-                    model,
-                    twin,
-                    spec,
-                    store.bound,
-                    values,
-                    oracle,
-                    lambda: advance(1),
-                )
-            )
-    worst = max(found, key=lambda one: one.error or 0.0)
-    effects = [one.adapter_effect for one in found if one.adapter_effect is not None]
-    return worst.model_copy(update={"adapter_effect": min(effects, default=None)})
-
-
-def _consult_oracle(
-    builder: _Builder,
-    plan: EnginePlan,
-    spec: GraphSpec,
-    adapters: AdapterSet | None,
-    reference: Reference,
-) -> Oracle:
-    """Run the reference on the twin's inputs, or recall what it said for an earlier engine."""
-
-    def run(key: str, read: ReadParameter, dtype: str = "fp32") -> Tensor:
-        key = f"{key} {dtype}"
-        if key not in builder.samples:
-            with builder.reporter.steps(f"{key}: reference", spec.arch.num_layers) as advance:
-                builder.samples[key] = run_oracle(
-                    spec.arch, read, inputs, TRACED_DTYPES[dtype], lambda: advance(1)
-                )
-        return builder.samples[key]
-
-    inputs = twin_inputs(spec)
-    key = _what_it_computes(builder.materials, plan, adapters)
-    sample = run(key, reference.effective)
-    base = run("base", reference.base) if adapters is not None else None
-    rounded = run(key, reference.effective, "fp16") if spec.dtype == "fp16" else None
-    return Oracle(sample, base, rounded)
-
-
-def _what_it_computes(materials: Materials, plan: EnginePlan, adapters: AdapterSet | None) -> str:
-    """Name the weights an engine computes with; separate and swappable engines share them."""
-    if adapters is None:
-        return "base" if materials.finetuned is None else "full fine-tune"
-    kind = "merged" if plan.mode == "merged" else "unmerged"
-    return f"{kind} {adapters.label}"
-
-
-def _padded(adapter: Path, pairs: Iterable[tuple[TensorSpec, TensorSpec]]) -> dict[str, Tensor]:
-    """Return values for a swappable engine's inputs as the runtimes make them from the file."""
-    tensors = open_safetensors(adapter).tensors
-    values = {}
-    for spec in chain.from_iterable(pairs):
-        values[spec.name] = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
-        if spec.name in tensors:
-            part = tensors[spec.name].read()
-            values[spec.name][: part.shape[0], : part.shape[1]] = part
-    return values
 
 
 @contextmanager

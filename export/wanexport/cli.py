@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="wanexport",
+    context_settings={"token_normalize_func": trt_options.respell},
     help="Build engines of fine-tuned Wan2.1 models, with LoRA merged, separate or swappable.",
     no_args_is_help=True,
     add_completion=False,
@@ -75,7 +76,7 @@ class VerifyName(StrEnum):
 
 
 ConfigOption = Annotated[
-    str, typer.Option("--config", metavar="NAME|FILE", help="A shipped configuration or a TOML.")
+    str, typer.Option("--config", metavar="NAME|FILE", help="Shipped, a TOML, an engine.json.")
 ]
 DtypeOption = Annotated[DtypeName | None, typer.Option(help="Overrides the configuration's.")]
 Width = Annotated[int | None, typer.Option(help="Pixels.")]
@@ -144,7 +145,7 @@ def build(
         WeightsName, typer.Option(help="copy makes folders that can be moved.")
     ] = WeightsName.link,
     verify: Annotated[
-        VerifyName, typer.Option(help="Compare outputs with.")
+        VerifyName, typer.Option(help="Compare outputs with; none reads no linked weights.")
     ] = VerifyName.diffusers,
     out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
     force: Annotated[

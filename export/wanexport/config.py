@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from wanexport.errors import ConfigError
+from wanrt.manifest import MANIFEST_NAME, read_manifest_only
 from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 
 __all__ = ["Architecture", "Config", "Size", "load_config"]
@@ -170,13 +171,16 @@ def list_configs() -> list[str]:
 
 
 def load_config(name_or_file: str) -> Config:
-    """Read a shipped configuration by name, or a TOML file by path.
+    """Read a shipped configuration by name, or a TOML file or an engine's engine.json by path.
 
     Raises:
+        ManifestError: the engine.json isn't right.
         ConfigError: no such configuration, not TOML, an unknown key (named with the nearest right
             one), a wrong type, or a size the VAE and the patches can't make.
     """
     path = Path(name_or_file)
+    if path.name == MANIFEST_NAME:
+        return parse_config(read_manifest_only(path.parent).config, str(path))
     if path.suffix != ".toml" and not path.is_file():
         path = config_dir() / f"{name_or_file}.toml"
         if name_or_file not in list_configs():

@@ -45,6 +45,11 @@ class AdapterSet:
     random_weights: bool
 
     @property
+    def file(self) -> str:
+        """Where a swappable engine's folder has it."""
+        return f"adapters/{self.label}.safetensors"
+
+    @property
     def rank(self) -> int | None:
         """The largest rank of a module; None if nothing of it is low-rank."""
         return max(self.ranks.values(), default=None)

@@ -72,6 +72,16 @@ class EnginePlan:
     control: bool = False
 
     @property
+    def carried(self) -> tuple[AdapterSet | None, ...]:
+        """The adapters that the engine can run with, one at a time."""
+        return self.adapters or (None,)
+
+    @property
+    def branch_names(self) -> list[str]:
+        """The names of the low-rank branches' matrices, in the graph's order."""
+        return [f"{module}.{part}" for module in self.ranks for part in ("lora_A", "lora_B")]
+
+    @property
     def rank(self) -> int | None:
         """The adapter's rank, where the engine is bound to one."""
         return self.adapters[0].rank if self.mode in ("merged", "separate") else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from wanexport.lora import Adapter, join_blocks, merge_blocks, stack_low_rank
-from wanexport.tensors import TensorRef
+from wanexport.tensors import TensorRef, TensorSpec
 from wanexport.weights import TORCH_DTYPES, cast_tensor
 
 __all__ = ["Reference"]
@@ -67,6 +68,16 @@ class Reference:
             cast_tensor(down, self.adapter_dtype, f"{module}.lora_A"),
             cast_tensor(up, self.adapter_dtype, f"{module}.lora_B"),
         )
+
+    def branch_specs(self, ranks: Mapping[str, int]) -> list[tuple[TensorSpec, TensorSpec]]:
+        """Return A [rank, in] and B [out, rank] of every branch in the engine's graph."""
+        specs = []
+        for module, rank in ranks.items():
+            fan_out, *fan_in = self.refs[f"{module}.weight"].shape
+            down = TensorSpec(f"{module}.lora_A", self.adapter_dtype, (rank, math.prod(fan_in)))
+            up = TensorSpec(f"{module}.lora_B", self.adapter_dtype, (fan_out, rank))
+            specs.append((down, up))
+        return specs
 
     def base(self, name: str) -> Tensor:
         """Return a parameter in fp32 without any adapter."""

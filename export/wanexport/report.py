@@ -46,7 +46,7 @@ def format_built(built: Sequence[Built]) -> str:
         if found is None:
             note = "there already, made from the same"
         elif found.error is None:
-            note = "unverified"
+            note = "unverified: outputs not compared, linked weights not read"
         else:
             note = f"error {found.error:.1e} (at most {found.tolerance:.1e})"
             if found.adapter_effect is not None:

@@ -47,6 +47,8 @@ class TorchRival:
         self._device = device
         self.sample: Tensor | None = None
         """What the last forward returned."""
+        self.enqueue_s: float | None = None
+        """The host's seconds of the last forward until all of it was enqueued, on a GPU."""
 
     @property
     def timed(self) -> str:
@@ -71,8 +73,11 @@ class TorchRival:
             self._synchronize()
             start = time.perf_counter()
             self.sample = self._run(**self._feeds, return_dict=False)[0]
+            enqueued = time.perf_counter()
             self._synchronize()
-            return time.perf_counter() - start
+            seconds = time.perf_counter() - start
+        self.enqueue_s = None if self._device == "cpu" else enqueued - start
+        return seconds
 
     def close(self) -> None:
         """Let go of the model; a second call does nothing."""

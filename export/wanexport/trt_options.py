@@ -13,7 +13,7 @@ from wanexport.errors import ConfigError
 from wanexport.trt_job import TensorRt
 from wanexport.trt_settings import PlanSettings
 
-__all__ = ["PlanFlags", "make_settings"]
+__all__ = ["PlanFlags", "make_settings", "respell"]
 
 
 class RefitName(StrEnum):
@@ -43,37 +43,27 @@ Capability = Annotated[
 ]
 Level = Annotated[
     int | None,
-    typer.Option(
-        "--builder-optimization-level", "--builderOptimizationLevel", min=0, max=5, help="0 to 5."
-    ),
+    typer.Option(min=0, max=5, help="TensorRT's effort, 0 to 5."),
 ]
 Workspace = Annotated[
     str | None,
-    typer.Option("--workspace", "--memPoolSize", metavar="4GiB", help="Scratch of a kernel."),
+    typer.Option("--workspace", metavar="4GiB", help="Scratch memory of a kernel."),
 ]
 AuxStreams = Annotated[
     int | None,
-    typer.Option("--max-aux-streams", "--maxAuxStreams", min=0, help="Streams beside the main."),
+    typer.Option(min=0, help="Streams beside the caller's."),
 ]
 Hardware = Annotated[
     HardwareName,
-    typer.Option(
-        "--hardware-compatibility-level",
-        "--hardwareCompatibilityLevel",
-        help="Other GPUs to run on (TensorRT).",
-    ),
+    typer.Option(help="Other GPUs to run on (TensorRT)."),
 ]
 VersionCompatible = Annotated[
     bool,
-    typer.Option("--version-compatible", "--versionCompatible", help="Run with later versions."),
+    typer.Option("--version-compatible", help="Run with later versions."),
 ]
 WeightStreaming = Annotated[
     bool,
-    typer.Option(
-        "--allow-weight-streaming",
-        "--allowWeightStreaming",
-        help="Let wanrt keep weights in host memory.",
-    ),
+    typer.Option("--allow-weight-streaming", help="Let wanrt keep weights in host memory."),
 ]
 AllowUnfused = Annotated[
     bool, typer.Option("--allow-unfused", help="Accept attention without a fused kernel.")
@@ -103,6 +93,13 @@ class PlanFlags(TypedDict):
     allow_unfused: bool
     memory_limit: str | None
     no_build_control: bool
+
+
+def respell(flag: str) -> str:
+    """Return trtexec's spelling of a flag as ours: builderOptimizationLevel, memPoolSize."""
+    if flag == "memPoolSize":
+        return "workspace"
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda match: f"-{match[0].lower()}", flag)
 
 
 def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
 
 from wanrt.machine import Machine
 from wanrt.results import CandidateResult
@@ -19,13 +20,18 @@ UNSTABLE_CV = 0.025
 BUSY = 0.25
 """Runnable processes per core."""
 
+GPU_BUSY = 0.05
+HOST_BOUND = 0.8
+"""Of a forward's seconds."""
+
 SUSPICIOUS = 0.01
 """The chance of such a difference between two loads of one engine."""
 
 
 def advise_on_row(row: CandidateResult, half_width: float) -> CandidateResult:
     """Return a row with the warnings that it calls for."""
-    return replace(row, advice=(*_on_forwards(row), *_on_ratio(row, half_width), *_on_clocks(row)))
+    found = (_on_forwards(row), _on_enqueueing(row), _on_ratio(row, half_width), _on_clocks(row))
+    return replace(row, advice=tuple(advice for one in found for advice in one))
 
 
 def _on_forwards(row: CandidateResult) -> Iterator[Advice]:
@@ -48,6 +54,14 @@ def _on_forwards(row: CandidateResult) -> Iterator[Advice]:
             text += f", SM clock {row.clocks.min_mhz} to {row.clocks.max_mhz} MHz"
             hint = "lock the clock for a fair comparison: nvidia-smi -lgc"
         yield Advice("unstable", text, hint)
+
+
+def _on_enqueueing(row: CandidateResult) -> Iterator[Advice]:
+    enqueued = [f.enqueue_s for f in row.forwards if f.enqueue_s is not None]
+    if enqueued and median(enqueued) > HOST_BOUND * median(f.seconds for f in row.forwards):
+        text = f"enqueueing takes more than {HOST_BOUND:.0%} of a forward: the GPU waits for it"
+        hint = "at this size the host's speed is what is measured: take a larger one, or --batch 2"
+        yield Advice("host-bound", text, hint)
 
 
 def _on_ratio(row: CandidateResult, half_width: float) -> Iterator[Advice]:
@@ -85,8 +99,12 @@ def advise_on_machine(machine: Machine) -> tuple[Advice, ...]:
     if machine.load_average > BUSY * machine.cores:
         text = f"load average {machine.load_average:.2f} on {machine.cores} cores before the start"
         found.append(Advice("busy-machine", text, "wait until the machine is idle, and rerun"))
+    used = []
     if machine.gpu_processes:
-        pids = ", ".join(map(str, machine.gpu_processes))
-        text = f"other processes were on the GPU before the start: {pids}"
-        found.append(Advice("busy-gpu", text, "end them, and rerun"))
+        used.append(f"other processes are on it: {', '.join(map(str, machine.gpu_processes))}")
+    if machine.gpu_utilisation is not None and machine.gpu_utilisation > GPU_BUSY:
+        used.append(f"it was at work {machine.gpu_utilisation:.0%} of the time")
+    if used:
+        text = f"the GPU wasn't idle before the start: {'; '.join(used)}"
+        found.append(Advice("busy-gpu", text, "end what uses it (nvidia-smi lists it), and rerun"))
     return tuple(found)

@@ -80,10 +80,11 @@ def bench_engines(
         lab.check_rival(name)
     plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
     result = BenchResult(
-        machine=lab.describe(),
+        machine=lab.describe(bool(options.rivals)),
         options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         broken=plan.broken,
+        advice=tuple(plan.stale),
     )
     benches = [GroupBench(lab, group, options) for group in plan.groups]
     if earlier is not None:
@@ -130,15 +131,14 @@ def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:
         groups=groups,
         timed=next((bench.timed for bench in benches if bench.timed), ""),
         device=next((bench.device for bench in benches if bench.device), None),
-        advice=advise_on_machine(result.machine) if measured else (),
+        advice=(*(advise_on_machine(result.machine) if measured else ()), *result.advice),
     )
 
 
 def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBench]) -> None:
     """Let benches go on with an earlier result, or refuse one that measured something else."""
     hint = "measure anew, without --resume"
-    was, now = (replace(r.machine, load_average=0.0, gpu_processes=()) for r in (earlier, result))
-    if was != now:
+    if earlier.machine.lasting != result.machine.lasting:
         raise ResultsError("the earlier bench ran on another machine or with other versions", hint)
     defaults = asdict(BenchOptions())
     for name in defaults.keys() - EXTENDABLE:

@@ -22,6 +22,8 @@ from wanrt.manifest import (
     read_manifest,
     read_manifest_only,
 )
+from wanrt.stale import find_stale
+from wanrt.values import Advice
 
 __all__ = [
     "Candidate", "Group", "Plan", "choose_device", "find_baseline", "find_engines", "plan_bench",
@@ -91,10 +93,11 @@ class Group:
 
 @dataclass
 class Plan:
-    """What a bench will measure, and what it can't even read."""
+    """What a bench will measure, what it can't even read, and what isn't what it was made from."""
 
     groups: list[Group] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    stale: list[Advice] = field(default_factory=list)
 
 
 def find_engines(paths: Iterable[Path]) -> list[Path]:
@@ -144,13 +147,16 @@ def plan_bench(
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for folder in find_engines(paths):
         skipped = None
+        stale = find_stale(folder)
+        plan.stale += [stale] if stale else []
         try:
             manifest = check(folder)
         except UnsupportedError as error:
             skipped = str(error)
             manifest = read_manifest(folder)
         except WanrtError as error:
-            plan.broken[str(folder)] = f"{error} ({error.hint})" if error.hint else str(error)
+            hint = "" if stale else error.hint  # the warning's says more
+            plan.broken[str(folder)] = f"{error} ({hint})" if hint else str(error)
             continue
         for name in manifest.workloads:
             if workload in (None, name):

@@ -187,7 +187,7 @@ def bench(
     earlier = _earlier(json) if resume else None
     before = read_results(compare) if compare is not None else None
     if before is not None and not force:
-        check_comparable(lab.describe(), asdict(options), before)
+        check_comparable(lab.describe(bool(options.rivals)), asdict(options), before)
     result = _bench(engines, options, lab, earlier, chosen, verbose)
     if before is not None:
         changes = compare_results(result, before, fail_above)

@@ -28,6 +28,13 @@ class Runner(Protocol):
     def timed(self) -> str:
         """What `time_forward` measures, in one sentence."""
 
+    @property
+    def enqueue_s(self) -> float | None:
+        """The host's seconds of the last timed forward until all of it was enqueued.
+
+        None where the host computes it, or before there was one.
+        """
+
     def swap(self, adapter: Path | str | None) -> None:
         """Load a canonical adapter; None goes back to the base."""
 

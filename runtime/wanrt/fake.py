@@ -3,6 +3,7 @@
 `wanrt bench --fake SCRIPT.json` and the tests use it. The script, every part optional:
 
     {"forward_s": {"NAME": [0.10, 0.11], "NAME ADAPTER": [0.12]},   cycled through; by manifest name
+     "enqueue_s": {"NAME": 0.09},                      the host's share of every forward on a GPU
      "unsupported": {"NAME": "why"}, "failing": {"NAME": "why"},
      "memory_bytes": {"NAME": 1000}, "available_bytes": 10000, "load_s": 0.0,
      "machine": {"processor": "..."}, "interrupt_at": 40}           Ctrl-C at the 40th forward
@@ -50,6 +51,7 @@ class Script(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     forward_s: dict[str, list[float]] = {}
+    enqueue_s: dict[str, float] = {}
     unsupported: dict[str, str] = {}
     failing: dict[str, str] = {}
     failing_probes: dict[str, str] = {}
@@ -57,7 +59,7 @@ class Script(BaseModel):
     available_bytes: int | None = 1 << 40
     load_s: float = 0.0
     rivals: list[str] = []
-    machine: dict[str, str | int | float] = {}
+    machine: dict[str, str | int | float | tuple[int, ...]] = {}
     interrupt_at: int | None = None
 
 
@@ -130,9 +132,10 @@ class FakeLab:
         """Return nothing: there is no GPU."""
         return None
 
-    def describe(self) -> Machine:
+    def describe(self, rivals: bool = False) -> Machine:
         """Return a machine that doesn't exist."""
-        return replace(MACHINE, **self.script.machine)  # type: ignore[arg-type]
+        versions = {"torch": "4.5.6"} if rivals else {}
+        return replace(MACHINE, **(versions | self.script.machine))  # type: ignore[arg-type]
 
     def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002 (the protocol's)
         """Return nothing: nothing is computed."""
@@ -161,6 +164,11 @@ class FakeEngine:
     def timed(self) -> str:
         """What `time_forward` measures."""
         return "a scripted clock, nothing is run"
+
+    @property
+    def enqueue_s(self) -> float | None:
+        """What the script says, the same for every forward."""
+        return self._lab.script.enqueue_s.get(self._name)
 
     def swap(self, adapter: Path | str | None) -> None:
         """Change to another row of the script."""

@@ -19,7 +19,9 @@ from wanrt.results import BenchResult, CandidateResult, GroupResult
 
 __all__ = ["read_results", "to_csv", "to_json", "to_markdown", "write_file", "write_text"]
 
-RESULTS_SCHEMA = 2
+RESULTS_SCHEMA = 3
+READABLE = (2, 3)  # 3 added what a 2 may lack
+FORWARD = ("load", "round", "seconds", "enqueue_s")
 CSV_FIELDS = (
     "model", "workload", "engine", "candidate", "mode", "rank", "dtype", "control", "rival",
     "random_weights", "verified", "batch", "tokens", "n", "median_s", "mean_s", "stddev_s",
@@ -63,9 +65,10 @@ def read_results(path: Path) -> BenchResult:
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not JSON, or cut short: {error}", hint) from None
     schema = value.get("schema") if isinstance(value, dict) else None
-    if schema != RESULTS_SCHEMA:
+    if schema not in READABLE:
         found = "no bench's results" if schema is None else f"of results schema {schema!r}"
-        raise ResultsError(f"{path} is {found}; this release reads {RESULTS_SCHEMA}", hint)
+        known = " and ".join(map(str, READABLE))
+        raise ResultsError(f"{path} is {found}; this release reads {known}", hint)
     try:
         return _restore(value)
     except ValidationError as error:
@@ -128,8 +131,9 @@ def _restore(value: dict[str, Any]) -> BenchResult:
     rows = [dict(row) for row in value["results"]]
     for row in rows:
         measured = row.pop("forward_s") or {"loads": (), "rounds": (), "times": ()}
-        columns = zip(*(measured[name] for name in ("loads", "rounds", "times")), strict=True)
-        row["forwards"] = [{"load": a, "round": b, "seconds": c} for a, b, c in columns]
+        enqueued = measured.get("enqueued") or [None] * len(measured["times"])
+        columns = zip(*(measured[n] for n in ("loads", "rounds", "times")), enqueued, strict=True)
+        row["forwards"] = [dict(zip(FORWARD, values, strict=True)) for values in columns]
         row["advice"] = row.pop("warnings")
     groups = [
         {**g, "candidates": [r for r in rows if (r["model"], r["workload"]) == _key(g)]}
@@ -171,6 +175,8 @@ def _json_row(group: GroupResult, row: CandidateResult) -> dict[str, object]:
         measured["times"] = [forward["seconds"] for forward in forwards]
         measured["loads"] = [forward["load"] for forward in forwards]
         measured["rounds"] = [forward["round"] for forward in forwards]
+        enqueued = [forward["enqueue_s"] for forward in forwards]
+        measured["enqueued"] = enqueued if any(s is not None for s in enqueued) else None
     return {
         "model": group.model,
         "workload": group.workload,

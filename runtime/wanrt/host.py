@@ -1,7 +1,8 @@
 """The child of `wanrt.hosted`: `python -m wanrt.host FD` loads a job and does what it is told.
 
-It gets a `Job`, then pairs of a `Runner`'s method and its arguments, and answers each with what
-that returned or with a `WanrtError`. What libraries print goes elsewhere: FD is the parent's alone.
+It gets a `Job`, then pairs of a `Runner`'s member and arguments for it, and answers each with what
+that returned or is, or with a `WanrtError`. What libraries print goes elsewhere: FD is the
+parent's alone.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def _serve(connection: Connection, requests: SimpleQueue[Request]) -> None:
                 name = request.name
                 runner, answer = _load(request)
             else:
-                method, arguments = request
-                answer = getattr(runner, method)(*arguments)
+                member, arguments = request
+                answer = getattr(runner, member)
+                answer = answer(*arguments) if callable(answer) else answer
         except Exception as error:  # noqa: BLE001 (libraries raise what they like)
             traceback.print_exc()
             answer = _as_ours(name, error)

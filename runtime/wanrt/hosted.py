@@ -66,6 +66,11 @@ class Hosted:
         seconds, self._timed = cast(tuple[float, str], self._ask(self._job))
         return seconds
 
+    @property
+    def enqueue_s(self) -> float | None:
+        """The host's seconds of the last timed forward until all of it was enqueued."""
+        return cast("float | None", self._ask(("enqueue_s", ())))
+
     def swap(self, adapter: Path | str | None) -> None:
         """Load a canonical adapter; None goes back to the base."""
         self._ask(("swap", (adapter,)))

@@ -100,7 +100,7 @@ def _mode(manifest: Manifest) -> str:
 
 def _verified(verification: Verification) -> str:
     if verification.method == "none":
-        return "unverified"
+        return "no: outputs weren't compared; linked weights weren't read, and may hold NaN"
     facts = [f"by {verification.method}, against diffusers in fp32"]
     if verification.error is not None:
         facts.append(f"relative L2 {verification.error:.2g}")

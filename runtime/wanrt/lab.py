@@ -48,8 +48,8 @@ class Lab(Protocol):
     def clocks(self) -> Clocks | None:
         """Return the GPU's clocks right now, or None where there are none to read."""
 
-    def describe(self) -> Machine:
-        """Return the machine and its versions."""
+    def describe(self, rivals: bool = False) -> Machine:
+        """Return the machine and its versions, torch's too if there are rivals."""
 
     def rates(self, dtype: Dtype) -> Rates | None:
         """Return what the device computes and moves per second at most, or None if unknown."""
@@ -107,9 +107,9 @@ class RealLab:
         """Return the GPU's clocks right now, or None where there are none to read."""
         return None if self.device == "cpu" else read_clocks()
 
-    def describe(self) -> Machine:
-        """Return the machine and its versions."""
-        return describe_machine(self.device, self.threads)
+    def describe(self, rivals: bool = False) -> Machine:
+        """Return the machine and its versions, torch's too if there are rivals."""
+        return describe_machine(self.device, self.threads, rivals)
 
     def rates(self, dtype: Dtype) -> Rates | None:
         """Measure this CPU, or look the GPU up; None if devices.toml doesn't know it."""

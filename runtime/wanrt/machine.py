@@ -6,13 +6,14 @@ import math
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
-from wanrt.nvml import gpu_processes
+from wanrt.nvml import gpu_processes, gpu_utilisation
+from wanrt.visible import ListedGpu, choose_gpu
 
 __all__ = [
     "Machine",
@@ -49,24 +50,39 @@ class Machine:
     """Other processes on the GPU before the bench."""
     tensorrt: str = "none"
     tensorrt_rtx: str = "none"
+    gpu_utilisation: float | None = None
+    """Share of the time, 0 to 1, that the GPU computed in the second or so before the bench."""
+    torch: str | None = None
+    """The version that rivals ran with, if there were any."""
+
+    @property
+    def lasting(self) -> Machine:
+        """The machine without what was so for the moment only."""
+        return replace(self, load_average=0.0, gpu_processes=(), gpu_utilisation=None)
 
     @property
     def headline(self) -> tuple[str, ...]:
         """What stands above every table."""
-        if self.gpu is None:
-            cpu = f"{self.cores} cores", f"{self.threads} threads"
-            return (self.processor, *cpu, f"onnxruntime {self.onnxruntime}")
         libraries = {
             "onnxruntime": self.onnxruntime,
             "TensorRT": self.tensorrt,
             "TensorRT-RTX": self.tensorrt_rtx,
+            "torch": self.torch or "none",
         }
         versions = [f"{name} {what}" for name, what in libraries.items() if what != "none"]
-        return (self.gpu, f"driver {self.driver}", *versions)
+        if self.gpu is not None:
+            return (self.gpu, f"driver {self.driver}", *versions)
+        return (self.processor, f"{self.cores} cores", f"{self.threads} threads", *versions)
 
 
-def describe_machine(device: str, threads: int | None) -> Machine:
-    """Return what this machine is; nothing on it is changed."""
+def describe_machine(device: str, threads: int | None, rivals: bool = False) -> Machine:
+    """Return what this machine is; nothing on it is changed.
+
+    Args:
+        device: whose GPU to describe.
+        threads: on a CPU; by default one per usable core.
+        rivals: whether torch's version counts.
+    """
     gpu, driver = _describe_gpu() if device == "cuda" else (None, None)
     return Machine(
         processor=processor_name(),
@@ -83,6 +99,8 @@ def describe_machine(device: str, threads: int | None) -> Machine:
         gpu_processes=gpu_processes() if device == "cuda" else (),
         tensorrt=_version(*TENSORRT) if device == "cuda" else "none",
         tensorrt_rtx=_version(*TENSORRT_RTX) if device == "cuda" else "none",
+        gpu_utilisation=gpu_utilisation() if device == "cuda" else None,
+        torch=_version("torch") if rivals else None,
     )
 
 
@@ -128,13 +146,16 @@ def processor_name() -> str:
 
 
 def _describe_gpu() -> tuple[str, str]:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
+    query = ["nvidia-smi", "--query-gpu=uuid,name,driver_version", "--format=csv,noheader"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-        name, _, driver = out.strip().partition(", ")
     except (OSError, subprocess.SubprocessError):
         return "unknown GPU", "unknown"
-    return name, driver
+    rows = [line.split(", ") for line in out.splitlines() if line.count(", ") == 2]
+    chosen = choose_gpu([ListedGpu(uuid, name) for uuid, name, _ in rows])
+    if chosen is None:
+        return "unknown GPU", rows[0][2] if rows else "unknown"
+    return rows[chosen][1], rows[chosen][2]
 
 
 def _version(*distributions: str) -> str:

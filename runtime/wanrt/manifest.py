@@ -194,7 +194,8 @@ class Verification(_Model):
     """How far the engine's outputs are from diffusers' own model in fp32 (relative L2).
 
     `reference_error` is PyTorch's own error in the engine's dtype; `adapter_effect` is how far the
-    adapter moves the output, which must exceed the error to mean anything.
+    adapter moves the output, which must exceed the error to mean anything. `plan_error` is that of
+    the TensorRT plan itself on the GPU that built it.
     """
 
     method: Literal["blocks", "none"]
@@ -204,6 +205,7 @@ class Verification(_Model):
     tolerance: float | None = None
     reference_error: float | None = None
     adapter_effect: float | None = None
+    plan_error: float | None = None
 
 
 class Manifest(_Model):

@@ -108,9 +108,14 @@ class GroupBench:
         self._probe(on_progress)
         start = self._lab.now()
         self._rate()
-        available = self._lab.available_bytes()
-        repacked = self._options.device == "cpu" and not self._options.mapped
-        room = Room(available, repacked, self._options.mapped, self._options.weight_streaming)
+        options = self._options
+        room = Room(
+            self._lab.available_bytes(),
+            self._group.name,
+            options.device,
+            options.mapped,
+            options.weight_streaming,
+        )
         sets, notes = plan_sets(self._entries, room)
         self._notes += notes
         adopted = self._adopt(len(sets))

@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wanrt.candidates import Candidate, find_baseline
+from wanrt.engine import Device
+from wanrt.manifest import Manifest
+from wanrt.roofline import count_activations
 from wanrt.rounds import Entry
+from wanrt.tensors import NUMPY
 
 __all__ = ["Room", "plan_sets"]
+
+# What running op by op keeps, as multiples of the least that a layer needs: measured with the demo
+# on a CPU, 5.5 to 5.8 in fp32 and 18 in fp16, whose kernels cast; taken for a GPU, unmeasured.
+SLACK = 6
+SLACK_FP16_CPU = 18
 
 
 @dataclass(frozen=True)
 class Room:
-    """The device's memory.
+    """The device's memory, and how a workload's engines use it.
 
-    `repacked` says that loading copies the weights once more, as a CPU does; `mapped` that they
-    stay in the file's pages, which needn't fit. `streamed` is how many bytes of weights a TensorRT
-    engine keeps on the device at most.
+    `mapped` says that weights stay in the file's pages, which needn't fit; without it a CPU copies
+    them once more. `streamed` is how many bytes of weights a TensorRT engine keeps on the device.
     """
 
     available: int | None
-    repacked: bool = False
+    workload: str
+    device: Device = "cpu"
     mapped: bool = False
     streamed: int | None = None
 
-    def need(self, entries: Sequence[Entry]) -> int:
-        """Estimate what loading the entries takes: each engine's weights."""
-        loads = {entry.candidate.loads_as: entry.candidate for entry in entries}
-        return sum(self._weights(candidate) for candidate in loads.values())
+    @property
+    def repacked(self) -> bool:
+        """Whether loading copies the weights once more."""
+        return self.device == "cpu" and not self.mapped
 
-    def _weights(self, candidate: Candidate) -> int:
-        size = candidate.manifest.weight_bytes
-        if candidate.rival is not None:
-            return size
-        if self.streamed is not None:
-            return min(size, self.streamed)
-        return size * (2 if self.repacked else 1)
+    def need(self, entries: Sequence[Entry]) -> int:
+        """Estimate what loading and running the entries takes.
+
+        Every load has weights of its own, the adapter's inputs and activations, also of engines
+        whose weights are the same file's. Idle engines keep what they ran in.
+        """
+        loads = {entry.candidate.loads_as: entry.candidate for entry in entries}
+        return sum(self._need(candidate) for candidate in loads.values())
+
+    def _need(self, candidate: Candidate) -> int:
+        manifest = candidate.manifest
+        weights = manifest.weight_bytes
+        if candidate.rival is None and self.streamed is not None:
+            weights = min(weights, self.streamed)
+        elif candidate.rival is None and self.repacked:
+            weights *= 2
+        adapter = sum(
+            NUMPY[spec.dtype].itemsize
+            * math.prod(dim for dim in spec.shape if isinstance(dim, int))
+            for spec in manifest.forward.inputs
+            if spec.role != "data"
+        )
+        slack = SLACK_FP16_CPU if (self.device, manifest.dtype) == ("cpu", "fp16") else SLACK
+        if manifest.forward.plan is not None and candidate.rival is None:
+            slack = 1  # TensorRT plans its memory
+        return weights + adapter + slack * _activations(manifest, self.workload)
 
     def holds(self, entries: Sequence[Entry]) -> bool:
         """Tell whether the entries fit; where nobody knows, one engine at a time does."""
@@ -65,6 +94,19 @@ def plan_sets(entries: Sequence[Entry], room: Room) -> tuple[list[list[Entry]], 
     return sets, [f"{why}: measured {how}"]
 
 
+def _activations(manifest: Manifest, name: str) -> int:
+    """Return the bytes that one layer needs at a time; 0 if the config isn't a Wan2.1 model's."""
+    arch = manifest.config.get("architecture")
+    keys = ("num_attention_heads", "attention_head_dim", "ffn_dim")
+    sizes = [arch.get(key) for key in keys] if isinstance(arch, dict) else []
+    heads, head_dim, ffn = sizes or (None, None, None)
+    if not isinstance(heads, int) or not isinstance(head_dim, int) or not isinstance(ffn, int):
+        return 0
+    workload = manifest.workloads[name]
+    itemsize = NUMPY[manifest.dtype].itemsize
+    return count_activations(heads * head_dim, ffn, workload.tokens, itemsize, workload.batch)
+
+
 def _pair(active: Sequence[Entry], room: Room) -> list[list[Entry]]:
     sets: list[list[Entry]] = []
     for key in dict.fromkeys(entry.candidate.loads_as for entry in active):
@@ -84,7 +126,7 @@ def _skip_unless_fit(members: Sequence[Entry], together: Sequence[Entry], room: 
     if room.available is None or room.mapped or room.holds(together):
         return
     what = "" if len(together) == len(members) else " together with its baseline"
-    remedy = " (--mapped needs half)" if room.repacked else ""
+    remedy = " (--mapped needs less)" if room.repacked else ""
     for entry in members:
         entry.skipped = (
             f"needs about {_gib(room.need(together))} of memory{what}, "

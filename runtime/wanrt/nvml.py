@@ -1,7 +1,8 @@
-"""What NVIDIA's management library tells of the first GPU. Written from its docs, not run yet.
+"""What NVIDIA's management library tells of CUDA's first GPU. Written from its docs, not run yet.
 
 https://docs.nvidia.com/deploy/nvml-api: nvmlDeviceGetMemoryInfo, nvmlDeviceGetClockInfo,
-nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses.
+nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses,
+nvmlDeviceGetUtilizationRates.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from functools import cache
 from typing import Any
 
 from wanrt.values import Clocks
+from wanrt.visible import ListedGpu, choose_gpu
 
-__all__ = ["free_gpu_bytes", "gpu_processes", "read_clocks"]
+__all__ = ["free_gpu_bytes", "gpu_processes", "gpu_utilisation", "read_clocks"]
 
 # nvmlClocksEventReason*: what holds a clock down against its user's will
 REASONS = {
@@ -43,6 +45,14 @@ def gpu_processes() -> tuple[int, ...]:
     return ()
 
 
+def gpu_utilisation() -> float | None:
+    """Return the share of the last second or so that the GPU computed in, or None if unknown."""
+    with _gpu() as (nvml, handle):
+        if nvml is not None:
+            return int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+    return None
+
+
 def read_clocks() -> Clocks | None:
     """Return the SM clock right now and what holds it down, or None where it isn't known."""
     with _gpu() as (nvml, handle):
@@ -55,7 +65,7 @@ def read_clocks() -> Clocks | None:
 
 @contextmanager
 def _gpu() -> Iterator[tuple[Any, Any]]:
-    """Give the library and the first GPU's handle, or None for both; its errors mean unknown."""
+    """Give the library and the GPU's handle, or None for both; its errors mean unknown."""
     nvml, handle = _open()
     try:
         yield nvml, handle
@@ -72,6 +82,13 @@ def _open() -> tuple[Any, Any]:
         return None, None
     try:
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+        places = range(pynvml.nvmlDeviceGetCount())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in places]
+        chosen = choose_gpu([_describe(pynvml, handle) for handle in handles])
     except pynvml.NVMLError:
         return None, None
+    return (None, None) if chosen is None else (pynvml, handles[chosen])
+
+
+def _describe(nvml: Any, handle: Any) -> ListedGpu:
+    return ListedGpu(str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle)))

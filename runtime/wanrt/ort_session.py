@@ -20,7 +20,10 @@ from wanrt.tensors import NUMPY, ONNX, Array
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["backend_errors", "check_runtime", "open_session", "to_ortvalue", "wrap_array"]
+__all__ = [
+    "backend_errors", "check_runtime", "enqueue_options", "open_session", "to_ortvalue",
+    "wrap_array",
+]  # fmt: skip
 
 DLPACK_CPU = 1
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -78,6 +81,17 @@ def open_session(
             "its log says why; often CUDA or cuDNN libraries are missing",
         )
     return session
+
+
+def enqueue_options(device: str) -> ort.RunOptions | None:
+    """Return what lets a run end once all of it is enqueued; None where the host computes it."""
+    import onnxruntime as ort
+
+    if device == "cpu":
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
 
 
 @contextmanager

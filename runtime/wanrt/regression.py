@@ -53,8 +53,9 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
     Raises:
         ResultsError: another machine, other versions, or other options.
     """
-    passing = {"load_average": 0.0, "gpu_processes": ()}
-    now, was = (replace(m, **passing) for m in (machine, earlier.machine))  # type: ignore[arg-type]
+    now, was = machine.lasting, earlier.machine.lasting
+    if None in (now.torch, was.torch):  # no rivals in one of them: the engines run without torch
+        now, was = replace(now, torch=None), replace(was, torch=None)
     facts = [(name, getattr(was, name), value) for name, value in vars(now).items()]
     facts += [
         (name, earlier.options.get(name, old), options.get(name, old))

@@ -68,7 +68,12 @@ def warned_rows(group: GroupResult) -> dict[Advice, list[str]]:
 
 
 def _hint(advice: Advice) -> list[str]:
-    return textwrap.wrap(f"   hint: {advice.hint}", WIDTH, subsequent_indent="    ")
+    """Wrap a hint; what follows its first line is a command, to be copied as it is."""
+    text, *commands = advice.hint.splitlines()
+    return [
+        *textwrap.wrap(f"   hint: {text}", WIDTH, subsequent_indent="    "),
+        *(f"     {command}" for command in commands),
+    ]
 
 
 def shown_rows(group: GroupResult) -> list[CandidateResult]:
@@ -252,8 +257,8 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _wrap(text: str) -> list[str]:
     together = text.replace("random weights", "random\N{NO-BREAK SPACE}weights")
-    lines = textwrap.wrap(together, WIDTH, subsequent_indent="    ") or [""]
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    lines = textwrap.wrap(together, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines or [""]]
 
 
 def _wrap_items(items: Sequence[str]) -> list[str]:

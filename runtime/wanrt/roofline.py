@@ -11,13 +11,14 @@ Cross-attention's keys and values depend on the prompt and the image alone. So a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
     "Dims",
     "Lora",
+    "count_activations",
     "count_adapter",
     "count_bytes",
     "count_context_values",
@@ -139,10 +140,11 @@ def count_flops(
     }
     if dims.image_dim is not None:
         context["embedding"] += 2 * image * (dims.image_dim**2 + dims.image_dim * d)
+    parts = _choose(graph, step, context)
     if lora:
-        step["lora"] = _lora_flops(_modules(lora, "step"), tokens, dims)
-        context["lora"] = _lora_flops(_modules(lora, "context"), tokens, dims)
-    return {part: batch * flops for part, flops in _choose(graph, step, context).items()}
+        branches = _branches(lora, graph, tokens, dims)
+        parts["lora"] = sum(2 * rows * rank * (i + o) for rows, rank, i, o in branches)
+    return {part: batch * flops for part, flops in parts.items()}
 
 
 def module_rows(module: str, tokens: int, dims: Dims) -> int:
@@ -182,11 +184,10 @@ def count_bytes(
             parts[part] = parts.get(part, 0) + times * unit * dims.width
         parts["ffn"] += 2 * unit * dims.ffn
     if lora:
-        traffic = 0
-        for module, (rank, fan_in, fan_out) in _modules(lora, graph).items():
-            rows = batch * module_rows(module, tokens, dims)
-            traffic += (rank * (fan_in + fan_out) + rows * (fan_in + 2 * fan_out)) * itemsize
-        parts["lora"] = traffic
+        branches = _branches(lora, graph, tokens, dims)
+        parts["lora"] = itemsize * sum(
+            rank * (i + o) + batch * rows * (i + 2 * o) for rows, rank, i, o in branches
+        )
     return parts
 
 
@@ -200,6 +201,15 @@ def count_context_values(dims: Dims, batch: int = 1) -> int:
     return 2 * batch * (dims.text_tokens + dims.image_tokens) * dims.width * dims.layers
 
 
+def count_activations(width: int, ffn: int, tokens: int, itemsize: int, batch: int = 1) -> int:
+    """Return the most bytes that one layer needs at a time.
+
+    That is the residual beside q, k, v and attention's output, or beside the ffn's input and hidden
+    rows.
+    """
+    return batch * tokens * max(5 * width, 2 * width + ffn) * itemsize
+
+
 def count_memory(
     dims: Dims,
     tokens: int,
@@ -210,15 +220,14 @@ def count_memory(
 ) -> dict[str, int]:
     """Return the bytes that must lie in memory at once to run a graph, by what they are.
 
-    Activations are the most that one layer needs at a time: the residual beside q, k, v and
-    attention's output, or beside the ffn's input and hidden rows. A step also holds the context.
-    A backend's workspace comes on top, so this is the least a device must have.
+    A step also holds the context. A backend's workspace comes on top, so this is the least a device
+    must have.
     """
-    alive = max(5 * dims.width, 2 * dims.width + dims.ffn)
+    activations = count_activations(dims.width, dims.ffn, tokens, itemsize, batch)
     parts = {
         "weights": sum(count_parameters(dims, graph).values()) * itemsize,
         "adapter": count_adapter(_modules(lora or {}, graph)) * itemsize,
-        "activations": 0 if graph == "context" else batch * tokens * alive * itemsize,
+        "activations": 0 if graph == "context" else activations,
     }
     if graph != "forward":
         parts["context"] = count_context_values(dims, batch) * itemsize
@@ -233,8 +242,12 @@ def _choose(graph: GraphName, step: dict[str, int], context: dict[str, int]) -> 
     return {part: count + context.get(part, 0) for part, count in step.items()}
 
 
-def _lora_flops(lora: Lora, tokens: int, dims: Dims) -> int:
-    return sum(2 * module_rows(m, tokens, dims) * r * (i + o) for m, (r, i, o) in lora.items())
+def _branches(
+    lora: Lora, graph: GraphName, tokens: int, dims: Dims
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (rows of one sample, rank, in, out) of what a graph carries of an adapter."""
+    for module, sizes in _modules(lora, graph).items():
+        yield module_rows(module, tokens, dims), *sizes
 
 
 def _modules(lora: Lora, graph: GraphName) -> Lora:

@@ -149,12 +149,12 @@ def _run_round(
     """Visit all entries there and back; without a number (a pilot) nothing is recorded."""
     active = [entry for entry in entries if entry.active]
     order = [active[i] for i in rng.permutation(len(active))]
-    seconds: list[tuple[Entry, float]] = []
+    timed: list[tuple[Entry, float, float | None]] = []
     for entry in (*order, *reversed(order)):
         if not entry.active:
             continue
         try:
-            seconds.append((entry, _visit(entry.candidate, loaded, plan.warmup)))
+            timed.append((entry, *_visit(entry.candidate, loaded, plan.warmup)))
         except WanrtError as error:
             entry.failed = str(error)
             # half a load would halve what the others' are compared by
@@ -163,12 +163,13 @@ def _run_round(
             entry.clocks = _join_clocks(entry.clocks, lab.clocks())
     if number is None:
         return
-    for entry, value in seconds:
+    for entry, seconds, enqueue_s in timed:
         if entry.active:
-            entry.forwards.append(Forward(plan.number, number, value))
+            entry.forwards.append(Forward(plan.number, number, seconds, enqueue_s))
 
 
-def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> float:
+def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> tuple[float, float | None]:
+    """Run an entry's forwards; return the timed one's seconds and the host's share of them."""
     held = loaded[candidate.loads_as]
     adapter = candidate.folder / candidate.adapter.file if candidate.adapter else None
     if adapter != held.adapter:
@@ -176,7 +177,7 @@ def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> float:
         held.adapter = adapter
     for _ in range(warmup):
         held.runner.time_forward()
-    return held.runner.time_forward()
+    return held.runner.time_forward(), held.runner.enqueue_s
 
 
 def _join_clocks(first: Clocks | None, second: Clocks | None) -> Clocks | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from wanrt import nvinfer as trt
@@ -28,6 +27,8 @@ def check_plan(folder: Path, manifest: Manifest) -> Cuda:
     Raises:
         UnsupportedError: the library, its version, the driver or the GPU isn't right.
     """
+    from wanrt.stale import rebuild_command
+
     assert manifest.backend != "onnxruntime"
     trt.select(manifest.backend)
     cuda = open_cuda()
@@ -36,7 +37,7 @@ def check_plan(folder: Path, manifest: Manifest) -> Cuda:
         assert graph.plan is not None
         reason = _find_obstacle(graph.plan, manifest.backend, version, gpu)
         if reason:
-            raise UnsupportedError(reason, f"rebuild it: {_rebuild_command(folder, manifest)}")
+            raise UnsupportedError(reason, f"rebuild it: {rebuild_command(folder, manifest)}")
     return cuda
 
 
@@ -83,12 +84,6 @@ def _find_obstacle(plan: PlanFile, backend: str, version: str, gpu: Gpu) -> str 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-def _rebuild_command(folder: Path, manifest: Manifest) -> str:
-    config = ["--config", str(folder / "engine.json"), "--mode", manifest.mode]
-    argv = ["wanexport", "build", *config, "--backend", manifest.backend]
-    return shlex.join([*argv, "--out", str(folder.parent), "--force"])
 
 
 def _describe_manifest(manifest: Manifest, plan: PlanFile) -> dict[str, str]:

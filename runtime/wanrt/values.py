@@ -15,11 +15,15 @@ Verdict = Literal["baseline", "faster", "slower", "same", "unresolved"]
 
 @dataclass(frozen=True)
 class Forward:
-    """One timed forward: of which load of the engine, in which round, how long."""
+    """One timed forward: of which load of the engine, in which round, how long.
+
+    `enqueue_s` are the host's seconds of it until all was enqueued, where a device computes.
+    """
 
     load: int
     round: int
     seconds: float
+    enqueue_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""`wanrt bench --compare`: what became slower, and what can't be compared."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import wanrt
+
+
+class TestCompare:
+    @pytest.fixture
+    def earlier(self, family: Path, fake: Callable[..., Path], tmp_path: Path) -> Path:
+        path = tmp_path / "earlier.json"
+        assert wanrt("bench", family, "--fake", fake(), "--loads", 3, "--json", path)[0] == 0
+        return path
+
+    def test_what_became_slower_fails(
+        self, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        script = fake(forward_s={"tiny-separate-r4": [0.125]})
+        common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
+        code, _, err = wanrt(*common, "--fail-above", "2%")
+        assert code == 1
+        (line,) = (line for line in err.splitlines() if "SLOWER" in line)
+        assert line.split() == [
+            "separate", "r4", "60.00", "->", "48.00", "tok/s", "to", "full", "-20.00%", "(-20.00%",
+            "to", "-20.00%)", "SLOWER",
+        ]  # fmt: skip
+        assert wanrt(*common, "--fail-above", "21%")[0] == 0
+        assert wanrt(*common)[0] == 0
+
+    def test_a_slower_machine_shows_in_full_alone(
+        self, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        names = ("full", "merged-r4", "separate-r4", "swappable r2", "swappable r4")
+        script = fake(forward_s={f"tiny-{name}": [0.13] for name in names})
+        common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
+        code, _, err = wanrt(*common, "--fail-above", "2%")
+        assert code == 1
+        assert [line.split()[0] for line in err.splitlines() if "SLOWER" in line] == ["full"]
+
+    def test_a_single_load_is_no_proof(
+        self, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        script = fake(forward_s={"tiny-separate-r4": [0.125]})
+        common = ("bench", family, "--fake", script, "--compare", earlier, "--fail-above", "2%")
+        code, _, err = wanrt(*common, "--loads", 1)
+        assert code == 0
+        assert "one load: no interval" in err
+
+    def test_what_is_gone_fails(
+        self, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        shutil.rmtree(family / "tiny-separate-r4")
+        common = ("bench", family, "--fake", fake(), "--loads", 3, "--compare", earlier)
+        code, _, err = wanrt(*common, "--fail-above", "2%")
+        assert code == 1
+        assert "separate r4   60.00 tok/s -> gone" in err
+        assert wanrt(*common)[0] == 0
+
+    def test_the_results_must_not_replace_it(
+        self, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        both = ("--compare", earlier, "--json", earlier)
+        assert wanrt("bench", family, "--fake", fake(), *both)[0] == 2
+
+    def test_another_machine_is_refused_unless_forced(
+        self, family: Path, fake: Callable[..., Path], earlier: Path
+    ) -> None:
+        script = fake(machine={"onnxruntime": "9.9"})
+        common = ("bench", family, "--fake", script, "--loads", 3, "--compare", earlier)
+        code, out, err = wanrt(*common)
+        assert (code, out) == (1, "")  # before anything ran
+        assert "error: the earlier bench ran with another onnxruntime (1.2.3, now 9.9)" in err
+        assert wanrt(*common, "--force")[0] == 0
+
+    def test_another_torch_is_refused_where_rivals_ran_with_both(
+        self, family: Path, fake: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        saved = tmp_path / "rivals.json"
+        rivals = {"rivals": ["eager"]}
+        common = ("bench", family, "--loads", 3, "--fake")
+        before = (fake(**rivals, machine={"torch": "2.1"}), "--with", "eager", "--json", saved)
+        assert wanrt(*common, *before)[0] == 0
+        script = fake(**rivals, machine={"torch": "2.2"})
+        code, _, err = wanrt(*common, script, "--with", "eager", "--compare", saved)
+        assert code == 1
+        assert "another torch (2.1, now 2.2)" in err
+        assert wanrt(*common, fake(), "--compare", saved)[0] == 0
+
+    def test_a_file_that_cannot_be_read_is_told_before_anything_runs(
+        self, family: Path, fake: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / "x.json").write_text("{")
+        code, out, err = wanrt("bench", family, "--fake", fake(), "--compare", tmp_path / "x.json")
+        assert (code, out) == (1, "")
+        assert "is not JSON, or cut short" in err

@@ -1,0 +1,82 @@
+"""`wanrt verify`: engines that are right, wrong, or only copied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import wanrt
+from tinyengines import (
+    touch_ns,
+)
+
+import wanrt as package
+
+
+def test_a_copied_engine_is_told_from_one_written_over(family: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(family / "tiny-full", copy, copy_function=shutil.copyfile)
+    touch_ns(copy / "weights" / "tiny.safetensors", 1)
+    code, _, err = wanrt("run", copy, "--save", tmp_path / "o")
+    assert code == 1
+    assert "the engine was copied or moved, or somebody wrote over these bytes" in err
+    assert f"wanrt verify {copy} --restore-mtime; if they differ, rebuild" in err
+    assert wanrt("verify", copy, "--restore-mtime")[0] == 0
+    assert wanrt("run", copy, "--save", tmp_path / "o")[0] == 0
+
+
+def test_verify_right_engines(family: Path) -> None:
+    code, out, _ = wanrt("verify", family)
+    assert code == 0
+    assert out.endswith("4 engines ok\n")
+    assert "WRONG" not in out
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "weights changed": ("weights/tiny.safetensors", _flip, "are not the recorded ones"),
+    "graph changed": ("model.onnx", _flip, "are not the recorded ones"),
+    "adapter changed": ("adapters/r2.safetensors", _flip, "are not the recorded ones"),
+    "adapter missing": ("adapters/r2.safetensors", Path.unlink, "is missing"),
+    "manifest broken": ("engine.json", lambda p: p.write_text("{"), "is not JSON"),
+    "time changed": ("weights/tiny.safetensors", lambda p: touch_ns(p, 1), "its mtime isn't"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_verify_finds_what_is_wrong(family: Path, case: str) -> None:
+    file, change, message = WRONG[case]
+    change(family / "tiny-swappable" / file)
+    code, out, _ = wanrt("verify", family)
+    assert code == 1
+    lines = out.splitlines()
+    (wrong,) = [i for i, line in enumerate(lines) if line.startswith("WRONG")]
+    assert lines[wrong].startswith(f"WRONG {family / 'tiny-swappable'}: 1 of ")
+    problem = " ".join(" ".join(lines[wrong + 1 : -1]).split())
+    assert file in problem
+    assert message in problem
+    assert lines[-1] == "1 of 4 engines wrong"
+    told = [line for line in lines if line.startswith(" ")]
+    assert all(len(line) < 80 or len(line.split()) == 1 for line in told)
+
+
+def test_verify_restores_times_of_right_bytes_only(family: Path) -> None:
+    full, merged = (family / name / "weights" / "tiny.safetensors" for name in
+                    ("tiny-full", "tiny-merged-r4"))  # fmt: skip
+    touch_ns(full, 5)
+    _flip(merged)
+    code, out, _ = wanrt("verify", family, "--restore-mtime")
+    assert code == 1
+    assert [line.split()[1] for line in out.splitlines() if "WRONG" in line] == [
+        f"{merged.parents[1]}:"
+    ]
+    assert wanrt("info", family / "tiny-full")[0] == 0
+    with package.load_engine(family / "tiny-full"):
+        pass
