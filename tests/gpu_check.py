@@ -212,7 +212,7 @@ def benching(study: Study) -> str:
     saved = study.folder / "bench.json"
     command = [sys.executable, "-m", "wanrt", "bench", str(study.folder), "--device", "cuda"]
     _run([*command, "--time-budget", "60", "--json", str(saved)])
-    rows = json.loads(saved.read_text())["rows"]
+    rows = json.loads(saved.read_text())["results"]
     return f"{len(rows)} rows, {saved}"
 
 
@@ -221,6 +221,7 @@ def run(path: Path, device: str | None = None, **options: object) -> np.ndarray:
     if device is None:
         device = "cuda"
     with wanrt.load_engine(path, device=device, **options) as engine:  # type: ignore[arg-type]
+        forward(engine)  # as a CUDA graph from the second on
         return forward(engine)
 
 
