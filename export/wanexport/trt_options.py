@@ -109,8 +109,7 @@ def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
         ConfigError: flags contradict one another, or a value can't be read.
     """
     if backend == "onnxruntime":
-        unset = (None, False, HardwareName.none)
-        given = next((name for name, value in flags.items() if value not in unset), None)
+        given = next((name for name, value in flags.items() if _is_given(value)), None)
         if given:
             raise ConfigError(
                 f"--{given.replace('_', '-')} is TensorRT's",
@@ -137,6 +136,10 @@ def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
         memory_limit=_bytes("memory-limit", flags["memory_limit"]),
         control=not flags["no_build_control"],
     )
+
+
+def _is_given(value: object) -> bool:
+    return not (value is None or value is False or value is HardwareName.none)
 
 
 def _backend(name: str) -> TensorRt:
