@@ -78,6 +78,8 @@ class PlanMaker:
         layers = self.store.folder / LAYERS_NAME
         layers.write_text(_describe_layers(found), encoding="utf-8")
         settings, toolchain = self._settings, self._settings.toolchain
+        # of `targets` too there is nothing to refit if the engine has none of the adapter's weights
+        stripped = settings.refit == "none" or bool(job.refittable)
         assert settings.refit is not None
         assert toolchain is not None
         return PlanFile(
@@ -93,7 +95,7 @@ class PlanMaker:
             refit=settings.refit,
             weight_streaming=settings.weight_streaming,
             profiles=tuple(size.name for size in self.request.sizes),
-            weights={} if settings.refit == "baked" else self._ranges(self.store.bound),
+            weights=self._ranges(self.store.bound) if stripped else {},
             swap=self._make_swap(),
             layers=describe_file(layers),
             control=self.plan.control,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wanrt.errors import UnsupportedError
+
 __all__ = ["Gpu", "find_gpu"]
 
 
@@ -20,15 +22,9 @@ def find_gpu() -> Gpu | None:
 
     CUDA_VISIBLE_DEVICES says which are visible, and in which order.
     """
+    from wanrt.cuda import open_cuda
+
     try:
-        from cuda.bindings import runtime
-    except ImportError:
+        return open_cuda().gpu()
+    except UnsupportedError:
         return None
-    error, count = runtime.cudaGetDeviceCount()
-    if error != runtime.cudaError_t.cudaSuccess or not count:
-        return None
-    error, properties = runtime.cudaGetDeviceProperties(0)
-    if error != runtime.cudaError_t.cudaSuccess:
-        return None
-    name = properties.name.rstrip(b"\0").decode()
-    return Gpu(name, f"{properties.major}.{properties.minor}")

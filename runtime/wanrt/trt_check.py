@@ -89,7 +89,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _describe_manifest(manifest: Manifest, plan: PlanFile) -> dict[str, str]:
     graph = manifest.forward
     described = {"the number of profiles": str(len(plan.profiles))}
-    described["having refittable weights"] = str(plan.refit != "baked")
+    described["having refittable weights"] = str(bool(plan.weights))
     for spec in graph.inputs:
         described[f"input {spec.name}"] = spec.dtype
     for spec in graph.outputs:

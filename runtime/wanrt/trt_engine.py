@@ -212,7 +212,7 @@ class TrtEngine:
         files = MappedFiles(self._folder)
         stack.callback(files.close)
         refit = None
-        if plan.refit != "baked":
+        if plan.weights:
             refit = Refit(name, engine, self._stream)
             stack.callback(refit.close)
             names = refit.missing()
