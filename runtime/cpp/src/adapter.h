@@ -18,4 +18,7 @@ struct Matrix {
 // anything is returned. Throws Error(WANRT_ADAPTER_ERROR).
 std::map<std::string, Matrix> read_adapter(const std::string& path, const Folder& folder);
 
+// Copy a matrix into the top left of a zero-padded input; without one, zeros.
+void pad_matrix(const View& input, const Matrix* matrix);
+
 }  // namespace wanrt::impl

@@ -1,0 +1,21 @@
+#include "backend.h"
+
+#include <chrono>
+
+#include "error.h"
+
+namespace wanrt::impl {
+
+double Backend::time_run() {
+  const auto start = std::chrono::steady_clock::now();
+  run(true);
+  const auto end = std::chrono::steady_clock::now();
+  return std::chrono::duration<double>(end - start).count();
+}
+
+void Backend::merge(const std::map<std::string, Matrix>* adapter) {
+  static_cast<void>(adapter);
+  throw Error(WANRT_UNSUPPORTED, "this backend can't exchange the adapter of a merged engine");
+}
+
+}  // namespace wanrt::impl
