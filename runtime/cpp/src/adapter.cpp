@@ -86,14 +86,14 @@ void check_pairs(const std::vector<StoredTensor>& tensors, const Specs& specs) {
   }
 }
 
-std::map<std::string, Matrix> read_matrices(const std::string& path, const Specs& specs) {
+Adapter read_matrices(const std::string& path, const Specs& specs) {
   const SafetensorsFile file(path);
   check_metadata(file.header().metadata);
   for (const StoredTensor& tensor : file.header().tensors) {
     check_tensor(tensor, specs);
   }
   check_pairs(file.header().tensors, specs);
-  std::map<std::string, Matrix> matrices;
+  Adapter matrices;
   for (const StoredTensor& tensor : file.header().tensors) {
     Matrix matrix{tensor.shape[0], tensor.shape[1], Buffer(tensor.end - tensor.begin)};
     file.read(tensor, matrix.data.data());
@@ -104,7 +104,7 @@ std::map<std::string, Matrix> read_matrices(const std::string& path, const Specs
 
 }  // namespace
 
-std::map<std::string, Matrix> read_adapter(const std::string& path, const Folder& folder) {
+Adapter read_adapter(const std::string& path, const Folder& folder) {
   Specs specs;
   for (const TensorSpec* spec : folder.manifest.adapter_inputs()) {
     specs[spec->name] = spec;

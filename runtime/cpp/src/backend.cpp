@@ -13,7 +13,7 @@ double Backend::time_run() {
   return std::chrono::duration<double>(end - start).count();
 }
 
-void Backend::merge(const std::map<std::string, Matrix>* adapter) {
+void Backend::merge(std::optional<Adapter> adapter) {
   static_cast<void>(adapter);
   throw Error(WANRT_UNSUPPORTED, "this backend can't exchange the adapter of a merged engine");
 }

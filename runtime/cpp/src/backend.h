@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "adapter.h"
@@ -57,9 +57,9 @@ class Backend {
   // Run the graph until outputs are there; return the seconds that it took.
   virtual double time_run();
 
-  // Exchange a merged engine's adapter in place; null goes back to the one that it was built with.
-  // A failure leaves the previous one.
-  virtual void merge(const std::map<std::string, Matrix>* adapter);
+  // Exchange a merged engine's adapter in place; without one, go back to the one that it was built
+  // with. A failure leaves the previous one.
+  virtual void merge(std::optional<Adapter> adapter);
 };
 
 // Check that the manifest's backend is compiled in and can run the engine here, then load it.

@@ -230,17 +230,18 @@ void Engine::swap(const std::optional<std::string>& adapter) {
     refuse(folder_.path + " is a " + manifest.mode + " engine, its adapter is fixed",
            "build one that can swap: wanexport build --mode swappable --rank 32");
   }
-  std::map<std::string, Matrix> matrices;
+  std::optional<Adapter> matrices;
   if (adapter) {
     matrices = read_adapter(*adapter, folder_);
   }
   if (adapter_.empty()) {
-    backend_->merge(adapter ? &matrices : nullptr);
+    backend_->merge(std::move(matrices));
     return;
   }
+  const Adapter loaded = std::move(matrices).value_or(Adapter());
   for (const AdapterInput& input : adapter_) {
-    const auto found = matrices.find(input.spec->name);
-    pad_matrix(input.view, found == matrices.end() ? nullptr : &found->second);
+    const auto found = loaded.find(input.spec->name);
+    pad_matrix(input.view, found == loaded.end() ? nullptr : &found->second);
   }
   for (const AdapterInput& input : adapter_) {
     backend_->load_adapter(input.spec->name, input.view);
