@@ -5,7 +5,7 @@
 #include "onnxruntime.h"
 #endif
 #ifdef WANRT_HAVE_TENSORRT
-#include "tensorrt.h"
+#include "tensorrt/tensorrt.h"
 #endif
 
 namespace wanrt::impl {

@@ -152,7 +152,7 @@ void check_consistent(const Manifest& manifest) {
     for (const auto& [input, shape] : workload.shapes) {
       if (inputs.count(input) == 0) {
         refuse_at("engine.json",
-               "workload " + workload.name + ": " + input + " is no input of a graph");
+                  "workload " + workload.name + ": " + input + " is no input of a graph");
       }
     }
   }

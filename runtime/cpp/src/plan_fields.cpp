@@ -43,10 +43,9 @@ MergePlan read_merge(const Json& value, const std::string& place) {
   Object object(value, place);
   MergePlan merge;
   merge.file = read_file_entry(object);
-  const auto sizes =
-      read_list(object, "shape", [](const Json& size, const std::string& where) {
-        return read_count(size, where, 1);
-      });
+  const auto sizes = read_list(object, "shape", [](const Json& size, const std::string& where) {
+    return read_count(size, where, 1);
+  });
   if (sizes.size() != 2) {
     refuse_at(object.place("shape"), "Tuple should have 2 items");
   }
@@ -121,8 +120,8 @@ Plan read_plan(const Json& value, const std::string& place) {
 
 void check_plan(const Graph& graph, const Manifest& manifest) {
   if (graph.plan.has_value() == (manifest.backend == "onnxruntime")) {
-    refuse_at("engine.json", "backend " + manifest.backend +
-                                 (graph.plan ? " with a plan" : " without a plan"));
+    refuse_at("engine.json",
+              "backend " + manifest.backend + (graph.plan ? " with a plan" : " without a plan"));
   }
   if (!graph.plan) {
     return;
@@ -137,8 +136,8 @@ void check_plan(const Graph& graph, const Manifest& manifest) {
   }
   const bool free = plan.refit == "targets" || plan.refit == "all";
   if (plan.swap && (manifest.mode != "merged" || !free)) {
-    refuse_at("engine.json", "a " + manifest.mode + " engine of refit " + plan.refit +
-                                 " can't swap in place");
+    refuse_at("engine.json",
+              "a " + manifest.mode + " engine of refit " + plan.refit + " can't swap in place");
   }
   std::vector<std::string> named = plan.profiles;
   std::vector<std::string> known;

@@ -196,8 +196,8 @@ WANRT_API wanrt_status wanrt_output(wanrt_engine* engine, size_t index, wanrt_te
 WANRT_API wanrt_status wanrt_forward(wanrt_engine* engine, wanrt_error* error);
 
 /* Run one forward until its outputs are complete and tell how long the backend took, in seconds: of
- * the host's monotonic clock; with TensorRT of CUDA events around the forward on its stream, without
- * copies of host memory. What this function itself adds isn't in it. */
+ * the host's monotonic clock; with TensorRT of CUDA events around the forward on its stream,
+ * without copies of host memory. What this function itself adds isn't in it. */
 WANRT_API wanrt_status wanrt_time_forward(wanrt_engine* engine, double* seconds,
                                           wanrt_error* error);
 

@@ -204,7 +204,8 @@ bool Context::enqueueV3(cudaStream_t stream) noexcept {
     return complain(engine_.log, "too little device memory");
   }
   ++fake::state().enqueues;
-  fake::put(stream, [call = Call{&engine_, engine_.generation, addresses_, shapes_}] { run(call); });
+  fake::put(stream,
+            [call = Call{&engine_, engine_.generation, addresses_, shapes_}] { run(call); });
   return true;
 }
 

@@ -49,13 +49,13 @@ std::string library() {
 // The plan of a graph as engine.json describes it; weights lie outside.
 Json plan_file() {
   const auto input = [](const Json& shapes) { return Json{{"shapes", shapes}}; };
-  return {{"inputs",
-           {{"x", input({{2, 3}})}, {"timestep", input(Json::array({Json::array({1})}))}}},
-          {"outputs", {{"y", {{"like", "x"}}}}},
-          {"weights",
-           {{"to_q.weight", {{"count", 9}}},
-            {"to_k.weight", {{"count", 9}, {"with", Json::array({"to_q.weight"})}}},
-            {"bias", {{"count", 3}}}}}};
+  return {
+      {"inputs", {{"x", input({{2, 3}})}, {"timestep", input(Json::array({Json::array({1})}))}}},
+      {"outputs", {{"y", {{"like", "x"}}}}},
+      {"weights",
+       {{"to_q.weight", {{"count", 9}}},
+        {"to_k.weight", {{"count", 9}, {"with", Json::array({"to_q.weight"})}}},
+        {"bias", {{"count", 3}}}}}};
 }
 
 Json describe_plan() {
@@ -112,8 +112,7 @@ std::string merge_plan() {
   const auto input = [](const Json& shape) { return Json{{"shapes", Json::array({shape})}}; };
   const Json plan = {
       {"kind", "merge"},
-      {"inputs",
-       {{"weight", input({3, 3})}, {"lora_A", input({2, 3})}, {"lora_B", input({3, 2})}}},
+      {"inputs", {{"weight", input({3, 3})}, {"lora_A", input({2, 3})}, {"lora_B", input({3, 2})}}},
       {"outputs", {{"merged", {{"like", "weight"}}}}},
       {"weights", Json::object()}};
   return plan.dump();

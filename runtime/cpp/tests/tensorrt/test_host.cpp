@@ -30,14 +30,14 @@ bool contains(const std::string& text, const std::string& part) {
 TEST_CASE("wanrt-host runs plans and changes adapters") {
   const tiny::Folder folder = plans::merged();
   const std::string adapter = folder.write(
-      "a.safetensors", tiny::adapter({{"to_q.lora_A", {1, 3}, {1, 2, 3}},
-                                      {"to_q.lora_B", {3, 1}, {10, 20, 30}}}));
+      "a.safetensors",
+      tiny::adapter({{"to_q.lora_A", {1, 3}, {1, 2, 3}}, {"to_q.lora_B", {3, 1}, {10, 20, 30}}}));
   const auto golden = [&](const char* name, float value) {
     return folder.write(name, tiny::safetensors({{"y", {2, 3}, plans::Values(6, value)}}, nullptr));
   };
   const std::string inputs = folder.write(
-      "x.safetensors", tiny::safetensors({{"x", {2, 3}, plans::Values(6)}, {"timestep", {1}, {1}}},
-                                         nullptr));
+      "x.safetensors",
+      tiny::safetensors({{"x", {2, 3}, plans::Values(6)}, {"timestep", {1}, {1}}}, nullptr));
   const std::string own = golden("own.safetensors", plans::kOwn);
   const std::string adapted = golden("adapted.safetensors", plans::kBase + 360);
   const std::string told =
@@ -49,6 +49,7 @@ TEST_CASE("wanrt-host runs plans and changes adapters") {
   CHECK(!contains(told, "failed"));
   CHECK(contains(host("--info " + folder.path()), "tiny: merged r2 fp32, 64x32x1, 2 tokens"));
   CHECK(contains(host(folder.path() + " --device cuda --no-graph"), "forward: 2 ms"));
-  CHECK(contains(host(folder.path()), "is a TensorRT engine and runs on a GPU\nhint: open it with"));
+  CHECK(
+      contains(host(folder.path()), "is a TensorRT engine and runs on a GPU\nhint: open it with"));
   CHECK(contains(host("--version"), WANRT_BACKEND));
 }

@@ -24,8 +24,8 @@ struct Merging {
       : folder(plans::merged(change)),
         fed(folder),
         one(folder.write("1.safetensors", tiny::adapter({a_of("to_k"), b_of("to_k")}))),
-        both(folder.write("2.safetensors", tiny::adapter({a_of("to_q"), b_of("to_q"),
-                                                          a_of("to_k"), b_of("to_k")}))) {}
+        both(folder.write("2.safetensors", tiny::adapter({a_of("to_q"), b_of("to_q"), a_of("to_k"),
+                                                          b_of("to_k")}))) {}
 
   // What was refitted by a call.
   template <typename Call>

@@ -68,8 +68,9 @@ TEST_CASE("another GPU") {
     plan_of(manifest)["gpu"] = nullptr;
     plan_of(manifest)["compute_capabilities"] = {"8.9", "12.0"};
   });
-  CHECK(contains(refusal(unnamed), "is for compute capability 8.9 12.0, this GPU is Fake GPU of "
-                                   "compute capability 9.0"));
+  CHECK(contains(refusal(unnamed),
+                 "is for compute capability 8.9 12.0, this GPU is Fake GPU of "
+                 "compute capability 9.0"));
   const tiny::Folder same = plans::separate([](Json&, Json& manifest) {
     plan_of(manifest)["gpu"] = "another one";
     plan_of(manifest)["hardware_compatibility"] = "samecomputecapability";
@@ -89,8 +90,9 @@ TEST_CASE("what TensorRT can't load") {
   const tiny::Folder folder = plans::separate();
   const std::size_t bytes = std::filesystem::file_size(folder.file("engine.plan"));
   folder.write("engine.plan", std::string(bytes, '\xff'));
-  CHECK(refusal(folder) == folder.path() + ": TensorRT can't load engine.plan: the stand-in can't "
-                                           "read this plan");
+  CHECK(refusal(folder) == folder.path() +
+                               ": TensorRT can't load engine.plan: the stand-in can't "
+                               "read this plan");
   fake::state().failing = "createInferRuntime";
   CHECK(contains(refusal(plans::separate()), ": TensorRT can't start"));
   fake::state().failing = "createExecutionContext";
@@ -101,14 +103,12 @@ TEST_CASE("a plan of other inputs and outputs than engine.json's") {
   const plans::Reset reset;
   CHECK(contains(refusal(plans::separate([](Json& plan, Json&) { plan["inputs"].erase("x"); })),
                  "TensorRT has a plan without x"));
-  CHECK(contains(refusal(plans::separate([](Json& plan, Json&) {
-          plan["outputs"]["z"] = {{"like", "x"}};
-        })),
-                 "has a plan of 4 inputs and outputs, engine.json names 3"));
-  CHECK(contains(refusal(plans::separate([](Json& plan, Json&) {
-          plan["inputs"]["x"]["dtype"] = "bf16";
-        })),
-                 "has a plan whose x isn't fp32"));
+  CHECK(contains(
+      refusal(plans::separate([](Json& plan, Json&) { plan["outputs"]["z"] = {{"like", "x"}}; })),
+      "has a plan of 4 inputs and outputs, engine.json names 3"));
+  CHECK(contains(
+      refusal(plans::separate([](Json& plan, Json&) { plan["inputs"]["x"]["dtype"] = "bf16"; })),
+      "has a plan whose x isn't fp32"));
 }
 
 TEST_CASE("weights come from the folder, by name") {
@@ -120,18 +120,17 @@ TEST_CASE("weights come from the folder, by name") {
     CHECK(fake::state().refitted == 3);
   }
   CHECK(fake::state().device_bytes == 0);
-  CHECK(contains(refusal(plans::separate([](Json&, Json& manifest) {
-          plan_of(manifest)["weights"].erase("bias");
-        })),
+  CHECK(contains(refusal(plans::separate(
+                     [](Json&, Json& manifest) { plan_of(manifest)["weights"].erase("bias"); })),
                  "TensorRT asks for the weights bias, which engine.json doesn't name"));
   CHECK(contains(refusal(plans::separate([](Json&, Json& manifest) {
-          plan_of(manifest)["weights"]["bias"]["bytes"] = 8;
-        })),
+                   plan_of(manifest)["weights"]["bias"]["bytes"] = 8;
+                 })),
                  "wants 3 values of bias in another dtype or number than the 2 in fp32"));
   CHECK(contains(refusal(plans::separate([](Json&, Json& manifest) {
-          plan_of(manifest)["weights"]["bias"]["dtype"] = "bf16";
-          plan_of(manifest)["weights"]["bias"]["bytes"] = 6;
-        })),
+                   plan_of(manifest)["weights"]["bias"]["dtype"] = "bf16";
+                   plan_of(manifest)["weights"]["bias"]["bytes"] = 6;
+                 })),
                  "than the 3 in bf16"));
   fake::state().failing = "setNamedWeights";
   CHECK(contains(refusal(plans::separate()), "refuses the weights bias: bad weights"));
@@ -148,6 +147,9 @@ TEST_CASE("a plan that has its weights needs none") {
     plan_of(manifest)["weights"] = Json::object();
   }));
   CHECK(fed.run() == 50);
+  plans::Fed whole(plans::separate(
+      [](Json& plan, Json&) { plan["weights"] = {{"w", {{"count", 2}, {"values", {20, 30}}}}}; }));
+  CHECK(whole.run() == 50);
   CHECK(fake::state().refits == 0);
 }
 

@@ -1,13 +1,13 @@
-#include "tensorrt_runtime.h"
+#include "tensorrt/runtime.h"
 
 #include <algorithm>
 #include <array>
 #include <sstream>
 #include <utility>
 
-#include "cuda.h"
 #include "error.h"
-#include "mapping.h"
+#include "tensorrt/cuda.h"
+#include "tensorrt/mapping.h"
 
 namespace wanrt::impl {
 
@@ -45,8 +45,8 @@ void check_library(const Folder& folder, const Plan& plan) {
                                        ", this libwanrt was built for " +
                                        std::to_string(NV_TENSORRT_MAJOR));
   }
-  const bool runs = plan.version_compatible ? read_version(plan.library) <= here
-                                            : plan.library == show(here);
+  const bool runs =
+      plan.version_compatible ? read_version(plan.library) <= here : plan.library == show(here);
   if (!runs) {
     throw Error(WANRT_UNSUPPORTED,
                 folder.file(plan.file) + " was built with version " + plan.library +
@@ -98,7 +98,7 @@ void TensorRtLog::log(Severity severity, const char* message) noexcept {
     return;
   }
   try {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     last_ = message;
   } catch (...) {
     return;  // out of memory; an older complaint is better than none
@@ -106,12 +106,12 @@ void TensorRtLog::log(Severity severity, const char* message) noexcept {
 }
 
 std::string TensorRtLog::take() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return std::exchange(last_, {});
 }
 
 TensorRt::TensorRt(const Folder& folder, int device) : folder_(folder) {
-  const Plan& plan = *folder.manifest.forward().plan;
+  const Plan& plan = folder.manifest.forward().plan.value();
   check_library(folder, plan);
   check_device(folder, plan, device);
   runtime_.reset(nvinfer1::createInferRuntime(log_));

@@ -1,4 +1,4 @@
-#include "mapping.h"
+#include "tensorrt/mapping.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -18,8 +18,7 @@ Mapping::Mapping(const std::string& path) {
   void* data = MAP_FAILED;
   if (descriptor >= 0 && ::fstat(descriptor, &facts) == 0) {
     size_ = static_cast<std::size_t>(facts.st_size);
-    data = size_ == 0 ? nullptr
-                      : ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    data = size_ == 0 ? nullptr : ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
   }
   const std::error_code problem(errno, std::generic_category());
   if (descriptor >= 0) {

@@ -1,4 +1,4 @@
-#include "tensorrt_forward.h"
+#include "tensorrt/forward.h"
 
 #include <algorithm>
 

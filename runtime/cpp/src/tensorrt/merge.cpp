@@ -1,4 +1,4 @@
-#include "tensorrt_merge.h"
+#include "tensorrt/merge.h"
 
 #include <algorithm>
 #include <set>
@@ -84,21 +84,22 @@ Merger::Merger(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& 
     : tensorrt_(tensorrt),
       engine_(engine),
       folder_(folder),
-      plan_(*folder.manifest.forward().plan),
+      plan_(folder.manifest.forward().plan.value()),
+      swap_(plan_.swap.value()),
       threads_(threads),
       weights_(folder) {
-  for (const TensorSpec& spec : plan_.swap->inputs) {
+  for (const TensorSpec& spec : swap_.inputs) {
     Module& module = modules_[spec.module + ".weight"];
     (spec.role == Role::lora_a ? module.a : module.b) = &spec;
   }
   for (auto& [name, module] : modules_) {
-    const auto base = plan_.swap->base.find(name);
-    if (module.a == nullptr || module.b == nullptr || base == plan_.swap->base.end()) {
+    const auto base = swap_.base.find(name);
+    if (module.a == nullptr || module.b == nullptr || base == swap_.base.end()) {
       refuse(folder_, name + " lacks lora_A, lora_B or its base");
     }
     const Shape a = resolve_shape(module.a->shape, {});
     const Shape b = resolve_shape(module.b->shape, {});
-    const auto& merges = plan_.swap->merges;
+    const auto& merges = swap_.merges;
     const auto plan = std::find_if(merges.begin(), merges.end(), [&](const MergePlan& one) {
       return one.rows == b[0] && one.columns == a[1] && one.max_rank >= a[0] && a[0] == b[1] &&
              matrix_bytes(one, base->second.dtype) == static_cast<std::size_t>(base->second.bytes);
@@ -108,7 +109,7 @@ Merger::Merger(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& 
     }
     module.plan = &*plan;
   }
-  for (const auto& [name, range] : plan_.swap->base) {
+  for (const auto& [name, range] : swap_.base) {
     if (plan_.weights.count(name) == 0) {
       refuse(folder_, name + " is no weight of the plan");
     }
@@ -150,14 +151,13 @@ Merger::Source Merger::source(const std::string& name, const State& state) const
     return Source::own;
   }
   const auto module = modules_.find(name);
-  const bool adapted =
-      module != modules_.end() && state.adapter.count(module->second.a->name) > 0;
+  const bool adapted = module != modules_.end() && state.adapter.count(module->second.a->name) > 0;
   return adapted ? Source::merged : Source::base;
 }
 
 void Merger::change(const State& from, const State& to) {
   std::set<std::string> names;
-  for (const auto& [name, range] : plan_.swap->base) {
+  for (const auto& [name, range] : swap_.base) {
     const Source now = source(name, to);
     if (now == Source::merged || now != source(name, from)) {
       names.insert(name);
@@ -178,17 +178,16 @@ void Merger::change(const State& from, const State& to) {
 }
 
 void Merger::supply(const std::string& name, const State& state, Batch& batch) {
-  const auto base = plan_.swap->base.find(name);
+  const auto base = swap_.base.find(name);
   const auto own = plan_.weights.find(name);
   if (own == plan_.weights.end()) {
     tensorrt_.fail("asks for the weights " + name + ", which engine.json doesn't name");
   }
-  const Source from = base == plan_.swap->base.end() ? Source::own : source(name, state);
+  const Source from = base == swap_.base.end() ? Source::own : source(name, state);
   const WeightRange& range = from == Source::own ? own->second : base->second;
   const auto bytes = static_cast<std::size_t>(range.bytes);
   if (from != Source::merged) {
-    batch.refit.give(name, range.dtype, weights_.at(range), bytes,
-                     nvinfer1::TensorLocation::kHOST);
+    batch.refit.give(name, range.dtype, weights_.at(range), bytes, nvinfer1::TensorLocation::kHOST);
     return;
   }
   const Module& module = modules_.at(name);

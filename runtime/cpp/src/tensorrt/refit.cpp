@@ -1,4 +1,4 @@
-#include "tensorrt_refit.h"
+#include "tensorrt/refit.h"
 
 #include "cores.h"
 #include "error.h"
@@ -27,6 +27,7 @@ void Refit::give(const std::string& name, wanrt_dtype dtype, const void* data, s
   if (!refitter_->setNamedWeights(name.c_str(), {wanted.type, data, count}, location)) {
     tensorrt_.fail("refuses the weights " + name);
   }
+  given_ = true;
 }
 
 std::vector<std::string> Refit::missing() {
@@ -49,6 +50,9 @@ void Refit::complete(const std::function<void(const std::string&)>& supply) {
 }
 
 void Refit::run(cudaStream_t stream) {
+  if (!given_) {
+    return;
+  }
   if (!refitter_->refitCudaEngineAsync(stream)) {
     tensorrt_.fail("can't exchange weights");
   }
@@ -57,7 +61,7 @@ void Refit::run(cudaStream_t stream) {
 
 void refit_from_folder(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& folder,
                        int threads, cudaStream_t stream) {
-  const WeightRanges& ranges = folder.manifest.forward().plan->weights;
+  const WeightRanges& ranges = folder.manifest.forward().plan.value().weights;
   MappedWeights weights(folder);
   Refit refit(tensorrt, engine, threads);
   refit.complete([&](const std::string& name) {

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda.h"
-#include "mapping.h"
-#include "tensorrt_runtime.h"
+#include "tensorrt/cuda.h"
+#include "tensorrt/mapping.h"
+#include "tensorrt/runtime.h"
 
 namespace wanrt::impl {
 
@@ -26,6 +26,7 @@ class Refit {
   // Call `supply(name)`, which gives it, for whatever is missing until nothing is.
   void complete(const std::function<void(const std::string&)>& supply);
 
+  // Exchange what was given; nothing given is nothing to do.
   void run(cudaStream_t stream);
 
  private:
@@ -33,6 +34,7 @@ class Refit {
 
   TensorRt& tensorrt_;
   std::unique_ptr<nvinfer1::IRefitter> refitter_;
+  bool given_ = false;
 };
 
 // Give a plan without weights those that it misses, from the folder's files.

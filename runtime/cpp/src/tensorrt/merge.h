@@ -9,11 +9,11 @@
 #include <string>
 
 #include "adapter.h"
-#include "cuda.h"
-#include "mapping.h"
-#include "tensorrt_forward.h"
-#include "tensorrt_refit.h"
-#include "tensorrt_runtime.h"
+#include "tensorrt/cuda.h"
+#include "tensorrt/forward.h"
+#include "tensorrt/mapping.h"
+#include "tensorrt/refit.h"
+#include "tensorrt/runtime.h"
 
 namespace wanrt::impl {
 
@@ -60,6 +60,7 @@ class Merger {
   nvinfer1::ICudaEngine& engine_;
   const Folder& folder_;
   const Plan& plan_;
+  const Swap& swap_;
   int threads_;
   Stream stream_ = make_stream();
   MappedWeights weights_;

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda.h"
-#include "tensorrt_runtime.h"
+#include "tensorrt/cuda.h"
+#include "tensorrt/runtime.h"
 
 namespace wanrt::impl {
 

@@ -1,20 +1,21 @@
 // Written against the headers and documentation of TensorRT 10.16 and 11.1; it has never run on a
 // GPU, only with a stand-in of ours for TensorRT and CUDA (tests/tensorrt).
-#include "tensorrt.h"
+#include "tensorrt/tensorrt.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "cuda.h"
 #include "error.h"
-#include "tensorrt_forward.h"
-#include "tensorrt_merge.h"
-#include "tensorrt_refit.h"
-#include "tensorrt_runtime.h"
+#include "tensorrt/cuda.h"
+#include "tensorrt/forward.h"
+#include "tensorrt/merge.h"
+#include "tensorrt/refit.h"
+#include "tensorrt/runtime.h"
 
 namespace wanrt::impl {
 
@@ -55,21 +56,21 @@ class TensorRtBackend final : public Backend {
  public:
   TensorRtBackend(const Folder& folder, const Options& options)
       : folder_(folder),
+        plan_(folder.manifest.forward().plan.value()),
         device_(options.device_id),
         guard_(std::in_place, options.device_id),
         tensorrt_(folder, options.device_id),
         own_stream_(make_stream()),
         stream_(options.stream != nullptr ? static_cast<cudaStream_t>(options.stream)
                                           : own_stream_.get()),
-        engine_(tensorrt_.load(folder.manifest.forward().plan->file)) {
-    const Plan& plan = *folder.manifest.forward().plan;
+        engine_(tensorrt_.load(plan_.file)) {
     check_tensors();
-    if (plan.refit != "baked") {
+    if (plan_.refit != "baked") {
       refit_from_folder(tensorrt_, *engine_, folder, options.threads, own_stream_.get());
     }
-    forward_.emplace(tensorrt_, *engine_, !options.no_graph);
-    if (plan.swap) {
-      merger_.emplace(tensorrt_, *engine_, folder, options.threads);
+    forward_ = std::make_unique<Forward>(tensorrt_, *engine_, !options.no_graph);
+    if (plan_.swap) {
+      merger_ = std::make_unique<Merger>(tensorrt_, *engine_, folder, options.threads);
     }
     guard_.reset();
   }
@@ -189,8 +190,8 @@ class TensorRtBackend final : public Backend {
   }
 
   // The profile whose workload has the shapes that are bound.
-  int choose_profile() const {
-    const auto& profiles = folder_.manifest.forward().plan->profiles;
+  [[nodiscard]] int choose_profile() const {
+    const auto& profiles = plan_.profiles;
     for (std::size_t i = 0; i < profiles.size(); ++i) {
       const Workload& workload = *folder_.manifest.find_workload(profiles[i]);
       const bool same = std::all_of(inputs_.begin(), inputs_.end(), [&](const auto& input) {
@@ -229,6 +230,7 @@ class TensorRtBackend final : public Backend {
   }
 
   const Folder& folder_;
+  const Plan& plan_;
   int device_;
   std::optional<DeviceGuard> guard_;  // while the members below are made and freed
   TensorRt tensorrt_;
@@ -237,8 +239,8 @@ class TensorRtBackend final : public Backend {
   Event before_ = make_event(), after_ = make_event();
   PlanEngine engine_;
   Slots inputs_, adapter_, outputs_;
-  std::optional<Forward> forward_;
-  std::optional<Merger> merger_;
+  std::unique_ptr<Forward> forward_;
+  std::unique_ptr<Merger> merger_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "cuda.h"
+#include "tensorrt/cuda.h"
 
 #include <algorithm>
 #include <string>
@@ -12,7 +12,8 @@ void check_cuda(cudaError_t status, const char* doing) {
     return;
   }
   cudaGetLastError();  // what isn't sticky must not be met again by the host's own calls
-  const std::string message = std::string("CUDA can't ") + doing + ": " + cudaGetErrorString(status);
+  const std::string message =
+      std::string("CUDA can't ") + doing + ": " + cudaGetErrorString(status);
   switch (status) {
     case cudaErrorMemoryAllocation:
       throw Error(WANRT_OUT_OF_MEMORY, message);
