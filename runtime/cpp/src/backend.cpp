@@ -13,8 +13,7 @@ double Backend::time_run() {
   return std::chrono::duration<double>(end - start).count();
 }
 
-void Backend::merge(std::optional<Adapter> adapter) {
-  static_cast<void>(adapter);
+void Backend::merge(std::optional<Adapter> /*adapter*/) {
   throw Error(WANRT_UNSUPPORTED, "this backend can't exchange the adapter of a merged engine");
 }
 

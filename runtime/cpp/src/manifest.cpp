@@ -211,10 +211,18 @@ std::uint64_t Manifest::weight_bytes() const {
 
 std::vector<const TensorSpec*> Manifest::adapter_inputs() const {
   const Graph& graph = forward();
-  const bool merges = graph.plan && graph.plan->swap;
   std::vector<const TensorSpec*> specs;
-  for (const TensorSpec& spec : merges ? graph.plan->swap->inputs : graph.inputs) {
-    if (merges || spec.role != Role::data) {
+  if (graph.plan) {
+    const Plan& plan = *graph.plan;
+    if (plan.swap) {
+      for (const TensorSpec& spec : plan.swap->inputs) {
+        specs.push_back(&spec);
+      }
+      return specs;
+    }
+  }
+  for (const TensorSpec& spec : graph.inputs) {
+    if (spec.role != Role::data) {
       specs.push_back(&spec);
     }
   }

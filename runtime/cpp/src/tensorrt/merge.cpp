@@ -84,7 +84,7 @@ Merger::Merger(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& 
     : tensorrt_(tensorrt),
       engine_(engine),
       folder_(folder),
-      plan_(folder.manifest.forward().plan.value()),
+      plan_(plan_of(folder)),
       swap_(plan_.swap.value()),
       threads_(threads),
       weights_(folder) {

@@ -61,7 +61,7 @@ void Refit::run(cudaStream_t stream) {
 
 void refit_from_folder(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& folder,
                        int threads, cudaStream_t stream) {
-  const WeightRanges& ranges = folder.manifest.forward().plan.value().weights;
+  const WeightRanges& ranges = plan_of(folder).weights;
   MappedWeights weights(folder);
   Refit refit(tensorrt, engine, threads);
   refit.complete([&](const std::string& name) {

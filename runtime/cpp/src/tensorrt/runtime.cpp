@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -93,6 +94,14 @@ std::string one_line(const std::string& text) {
 
 }  // namespace
 
+const Plan& plan_of(const Folder& folder) {
+  const std::optional<Plan>& plan = folder.manifest.forward().plan;
+  if (!plan) {
+    throw Error(WANRT_MANIFEST_ERROR, folder.path + "/engine.json has no plan");
+  }
+  return *plan;
+}
+
 void TensorRtLog::log(Severity severity, const char* message) noexcept {
   if (severity > Severity::kERROR) {
     return;
@@ -111,7 +120,7 @@ std::string TensorRtLog::take() {
 }
 
 TensorRt::TensorRt(const Folder& folder, int device) : folder_(folder) {
-  const Plan& plan = folder.manifest.forward().plan.value();
+  const Plan& plan = plan_of(folder);
   check_library(folder, plan);
   check_device(folder, plan, device);
   runtime_.reset(nvinfer1::createInferRuntime(log_));

@@ -22,6 +22,9 @@ class TensorRtLog final : public nvinfer1::ILogger {
   std::string last_;
 };
 
+// The plan of an engine's forward, which the manifest of a TensorRT backend has.
+const Plan& plan_of(const Folder& folder);
+
 using PlanEngine = std::unique_ptr<nvinfer1::ICudaEngine>;
 
 // Must outlive what it loaded.

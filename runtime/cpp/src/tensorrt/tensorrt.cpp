@@ -56,7 +56,7 @@ class TensorRtBackend final : public Backend {
  public:
   TensorRtBackend(const Folder& folder, const Options& options)
       : folder_(folder),
-        plan_(folder.manifest.forward().plan.value()),
+        plan_(plan_of(folder)),
         device_(options.device_id),
         guard_(std::in_place, options.device_id),
         tensorrt_(folder, options.device_id),

@@ -1,4 +1,4 @@
-"""Write a class per interface of NvInferImpl.h that implements every method by stopping.
+"""stubs.py NvInferImpl.h OUT: write classes that implement TensorRT's interfaces by stopping.
 
 Headers of any version do: what the stand-in needs it overrides, the rest must not be called.
 """
@@ -10,16 +10,39 @@ from pathlib import Path
 INTERFACES = ("Runtime", "CudaEngine", "ExecutionContext", "Refitter")
 METHOD = re.compile(r"virtual ([\w:&* ]+?)\s*(\w+)\(([^()]*)\)( const)? noexcept = 0;")
 
-header = re.sub(r"//.*", "", Path(sys.argv[1]).read_text(encoding="utf-8"))
-print("#pragma once\n#include <NvInfer.h>\n#include <cstdio>\n#include <cstdlib>\n")
-print("namespace stubs {\nusing namespace nvinfer1;")
-print("[[noreturn]] inline void stop(const char* name) {")
-print('  std::fprintf(stderr, "the stand-in for TensorRT has no %s\\n", name);\n  std::abort();\n}')
-for interface in INTERFACES:
-    body = re.search(rf"class V{interface} : public VRoot\s*{{(.*?)\n}};", header, re.DOTALL)
-    print(f"class {interface} : public apiv::V{interface} {{\n public:")
-    for kind, name, arguments, const in METHOD.findall(body[1]):
-        flat = " ".join(arguments.split())
-        print(f"  {kind} {name}({flat}){const} noexcept override {{ stop(\"{name}\"); }}")
-    print("};")
-print("}  // namespace stubs")
+HEAD = """#pragma once
+#include <NvInfer.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace stubs {
+using namespace nvinfer1;
+
+[[noreturn]] inline void stop(const char* name) {
+  std::fprintf(stderr, "the stand-in for TensorRT has no %s\\n", name);
+  std::abort();
+}
+"""
+
+
+def write_class(interface: str, header: str) -> str:
+    """Return a class that has every method of an interface."""
+    begin = header.index(f"class V{interface} : public VRoot")
+    methods = METHOD.findall(header[begin : header.index("\n};", begin)])
+    body = "\n".join(
+        f'  {kind} {name}({arguments}){const} noexcept override {{ stop("{name}"); }}'
+        for kind, name, arguments, const in methods
+    )
+    return f"class {interface} : public apiv::V{interface} {{\n public:\n{body}\n}};\n"
+
+
+def main(source: str, out: str) -> None:
+    """Write the stubs of a header."""
+    header = re.sub(r"//.*", "", Path(source).read_text(encoding="utf-8"))
+    classes = "\n".join(write_class(interface, header) for interface in INTERFACES)
+    Path(out).write_text(f"{HEAD}\n{classes}\n}}  // namespace stubs\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
