@@ -85,6 +85,58 @@ def _graph(raw: dict[str, Any]) -> dict[str, Any]:
     return graph
 
 
+def _range(file: str = "weights/tiny.safetensors", **change: Any) -> dict[str, Any]:
+    return {"file": file, "offset": 8, "bytes": 64, "dtype": "fp32"} | change
+
+
+def _add_file(folder: Path, name: str) -> dict[str, Any]:
+    (folder / name).write_bytes(b"plan")
+    return {"file": name, "bytes": 4, "sha256": "0" * 64}
+
+
+def _swap(folder: Path) -> dict[str, Any]:
+    spec = {"dtype": "fp32", "module": "q"}
+    return {
+        "inputs": [
+            {"name": "q.lora_A", "shape": [4, 16], "role": "lora_A", **spec},
+            {"name": "q.lora_B", "shape": [16, 4], "role": "lora_B", **spec},
+        ],
+        "base": {"q.weight": _range()},
+        "merges": [_add_file(folder, "merge.plan") | {"shape": [16, 16], "max_rank": 4}],
+    }
+
+
+def _plan(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Break:
+    """Give the engine a TensorRT plan with everything in it; `change(plan, manifest)` alters it."""
+
+    def apply(folder: Path, raw: dict[str, Any]) -> None:
+        plan = _add_file(folder, "engine.plan") | {
+            "key": "1" * 64,
+            "library": "11.4.0.106",
+            "gpu": "NVIDIA H200",
+            "compute_capabilities": ["9.0"],
+            "hardware_compatibility": "none",
+            "version_compatible": False,
+            "refit": "all",
+            "weight_streaming": False,
+            "profiles": ["64x32x1"],
+            "weights": {"q.weight": _range()},
+            "swap": _swap(folder),
+            "layers": _add_file(folder, "layers.json"),
+            "control": False,
+        }
+        raw.update(backend="tensorrt", mode="merged", rank=4)
+        _graph(raw)["plan"] = plan
+        change(plan, raw)
+        write_manifest(folder, raw)
+
+    return apply
+
+
+def _sub(plan: dict[str, Any], key: str) -> Any:
+    return plan["swap"][key]
+
+
 BROKEN: dict[str, tuple[Break, str]] = {
     "empty": (_text(""), "is not JSON"),
     "not JSON": (_text("{'name': 1}"), "is not JSON"),
@@ -167,6 +219,76 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "error no number": (_replace("3e-07", '"x"'), "verification.error"),
     "unknown method": (_replace('"method": "blocks"', '"method": "x"'), "verification.method"),
     "path of nothing": (_edit(lambda m: _first(m).update(file="./.")), "leaves the"),
+    "a plan for ONNX Runtime": (
+        _plan(lambda _, m: m.update(backend="onnxruntime")), "onnxruntime with a plan"),
+    "TensorRT without a plan": (
+        _edit(lambda m: m.update(backend="tensorrt")), "tensorrt without a plan"),
+    "TensorRT-RTX with plan null": (
+        _edit(lambda m: (m.update(backend="tensorrt-rtx"), _graph(m).update(plan=None))),
+        "tensorrt-rtx without a plan"),
+    "unknown field of a plan": (_plan(lambda p, _: p.update(tactics=1)), "plan.tactics"),
+    "plan without a library": (_plan(lambda p, _: p.pop("library")), "plan.library"),
+    "plan without a GPU": (_plan(lambda p, _: p.pop("gpu")), "plan.gpu"),
+    "plan without streaming": (_plan(lambda p, _: p.pop("weight_streaming")), "weight_streaming"),
+    "plan without profiles": (_plan(lambda p, _: p.pop("profiles")), "plan.profiles"),
+    "plan without a hash": (_plan(lambda p, _: p.update(sha256="1")), "plan.sha256"),
+    "plan of a short key": (_plan(lambda p, _: p.update(key="1" * 63)), "plan.key"),
+    "plan that leaves the folder": (_plan(lambda p, _: p.update(file="../p")), "leaves the"),
+    "plan missing": (_plan(lambda p, _: p.update(file="other.plan")), "other.plan is missing"),
+    "plan cut off": (_plan(lambda p, _: p.update(bytes=5)), "engine.plan has 4 bytes"),
+    "plan twice": (_plan(lambda p, _: p["layers"].update(file="engine.plan")), "file engine.plan"),
+    "no compute capability": (
+        _plan(lambda p, _: p.update(compute_capabilities=["9.0", "90"])), "capabilities.1"),
+    "compute capability of two digits": (
+        _plan(lambda p, _: p.update(compute_capabilities=["9.10"])), "capabilities.0"),
+    "unknown hardware": (
+        _plan(lambda p, _: p.update(hardware_compatibility="all")), "hardware_compatibility"),
+    "versions as text": (
+        _plan(lambda p, _: p.update(version_compatible="no")), "version_compatible"),
+    "unknown refit": (_plan(lambda p, _: p.update(refit="some")), "plan.refit"),
+    "control null": (_plan(lambda p, _: p.update(control=None)), "plan.control"),
+    "layers without a size": (_plan(lambda p, _: p["layers"].pop("bytes")), "layers.bytes"),
+    "layers missing": (
+        _plan(lambda p, _: p["layers"].update(file="l.json")), "l.json is missing"),
+    "profile of no workload": (
+        _plan(lambda p, _: p.update(profiles=["9x9x9"])), "profiles aren't the workloads"),
+    "workload without a profile": (
+        _plan(lambda p, _: p.update(profiles=[])), "profiles aren't the workloads"),
+    "profile twice": (
+        _plan(lambda p, _: p["profiles"].append("64x32x1")), "profiles aren't the workloads"),
+    "weights a list": (_plan(lambda p, _: p.update(weights=[])), "plan.weights"),
+    "weights behind the file": (
+        _plan(lambda p, _: p["weights"].update(b=_range(offset=9999))), "b lies outside"),
+    "weights beyond 63 bits": (
+        _plan(lambda p, _: p["weights"].update(b=_range(offset=2**63 - 1, bytes=2**63 - 1))),
+        "b lies outside"),
+    "weights of an unlisted file": (
+        _plan(lambda p, _: p["weights"].update(b=_range("model.onnx"))), "b lies outside"),
+    "weights before the file": (
+        _plan(lambda p, _: p["weights"].update(b=_range(offset=-1))), "weights.b.offset"),
+    "weights out of the folder": (
+        _plan(lambda p, _: p["weights"].update(b=_range("../w"))), "leaves the"),
+    "weights of an unknown dtype": (
+        _plan(lambda p, _: p["weights"].update(b=_range(dtype="int8"))), "weights.b.dtype"),
+    "baked with weights": (
+        _plan(lambda p, _: p.update(refit="baked", swap=None)), "takes no weights"),
+    "swap of bound weights": (
+        _plan(lambda p, _: p.update(refit="none")), "of refit none can't swap in place"),
+    "swap of a full engine": (
+        _plan(lambda _, m: m.update(mode="full")), "a full engine of refit all can't swap"),
+    "swap without inputs": (_plan(lambda p, _: p["swap"].pop("inputs")), "swap.inputs"),
+    "swap outside the weights": (
+        _plan(lambda p, _: _sub(p, "base").update(q=_range(bytes=9999))), "q lies outside"),
+    "swap input of no dtype": (
+        _plan(lambda p, _: _sub(p, "inputs")[0].pop("dtype")), "inputs.0.dtype"),
+    "merge plan of one size": (
+        _plan(lambda p, _: _sub(p, "merges")[0].update(shape=[16])), "merges.0.shape"),
+    "merge plan of nothing": (
+        _plan(lambda p, _: _sub(p, "merges")[0].update(shape=[16, 0])), "merges.0.shape"),
+    "merge plan of no rank": (
+        _plan(lambda p, _: _sub(p, "merges")[0].update(max_rank=0)), "merges.0.max_rank"),
+    "merge plan missing": (
+        _plan(lambda p, _: _sub(p, "merges")[0].update(file="m.plan")), "m.plan is missing"),
 }  # fmt: skip
 
 
@@ -185,4 +307,24 @@ SOUND: dict[str, Break] = {
     "escapes": _replace('"model": "tiny"', '"model": "\\u00e4\\ud83d\\ude00\\u0000"'),
     "path with a dot": _edit(lambda m: _first(m).update(file="./weights//tiny.safetensors")),
     "verified by nobody": _edit(lambda m: m.update(verification={"method": "none"})),
+}  # fmt: skip
+
+# of the same engine, but with a plan; what runs it needn't be there
+SOUND_PLANS: dict[str, Break] = {
+    "a plan with everything": _plan(lambda _p, _m: None),
+    "a plan without what may be left out": _plan(
+        lambda p, _: [p.pop(key) for key in ("swap", "layers", "control")]),
+    "a plan with nulls": _plan(lambda p, _: p.update(swap=None, layers=None, gpu=None)),
+    "a baked plan": _plan(
+        lambda p, m: (p.update(refit="baked", weights={}, swap=None), m.update(mode="full"))),
+    "a plan of TensorRT-RTX": _plan(
+        lambda p, m: (m.update(backend="tensorrt-rtx"),
+                      p.update(gpu=None, compute_capabilities=["8.9", "12.0"]))),
+    "a plan for every GPU from Ampere on": _plan(
+        lambda p, _: p.update(hardware_compatibility="ampere+", compute_capabilities=[])),
+    "a plan whose weights end with the file": _plan(
+        lambda p, m: p["weights"].update(b=_range(offset=_first(m)["bytes"] - 64))),
+    "a plan that swaps its own matrices": _plan(lambda p, _: p.update(refit="targets")),
+    "a swap of nothing": _plan(
+        lambda p, _: p["swap"].update(inputs=[], base={}, merges=[])),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from brokenmanifests import BROKEN, SOUND
+from brokenmanifests import BROKEN, SOUND, SOUND_PLANS
 from cpphosts import BUILDS, host, needs_tools
 from tinyengines import Tiny, make_engine, read_raw
 
@@ -42,3 +42,11 @@ def test_sound_manifests_are_read(engine: Path, case: str, build: str) -> None:
     done = host(build, "--info", engine)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("tiny-full: full fp32, 64x32x1, 6 tokens per forward")
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("case", SOUND_PLANS)
+def test_sound_plans_are_read(engine: Path, case: str, build: str) -> None:
+    SOUND_PLANS[case](engine, read_raw(engine))
+    done = host(build, "--info", engine)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from brokenmanifests import BROKEN, SOUND
+from brokenmanifests import BROKEN, SOUND, SOUND_PLANS
 from pydantic import BaseModel
 from tinyengines import MODULE, Tiny, make_engine, read_raw, touch_ns
 
@@ -43,6 +43,12 @@ def test_broken_manifests_are_refused_in_one_line(engine: Path, case: str) -> No
 def test_sound_manifests_are_read(engine: Path, case: str) -> None:
     SOUND[case](engine, read_raw(engine))
     assert check_engine(engine, "cpu").name == "tiny-full"
+
+
+@pytest.mark.parametrize("case", SOUND_PLANS)
+def test_sound_plans_are_read(engine: Path, case: str) -> None:
+    SOUND_PLANS[case](engine, read_raw(engine))
+    assert contract.read_manifest(engine).forward.plan is not None
 
 
 def test_weight_bytes_are_what_the_graph_refers_to(tmp_path: Path) -> None:
@@ -106,6 +112,7 @@ def _models() -> list[type[BaseModel]]:
     return [
         contract.Manifest, contract.Graph, contract.TensorSpec, contract.Workload,
         contract.WeightFile, contract.AdapterFile, contract.Source, contract.Verification,
+        contract.PlanFile, contract.WeightRange, contract.MergePlan, contract.Swap,
     ]  # fmt: skip
 
 

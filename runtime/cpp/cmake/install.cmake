@@ -13,13 +13,20 @@ install(FILES
   "${CMAKE_CURRENT_BINARY_DIR}/wanrt-config.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/wanrt-config-version.cmake"
   cmake/FindOnnxRuntime.cmake
+  cmake/FindTensorRT.cmake
   DESTINATION ${config_dir})
 
 # A static library's users link what it was linked with.
 set(private_libraries "-lstdc++")
+if(WANRT_TENSORRT AND NOT WANRT_FAKE_TENSORRT)
+  foreach(library "${TensorRT_CUDA_LIBRARY}" "${TensorRT_LIBRARY}")
+    get_filename_component(directory "${library}" DIRECTORY)
+    string(PREPEND private_libraries "${library} -Wl,-rpath,${directory} ")
+  endforeach()
+endif()
 if(WANRT_ONNXRUNTIME)
   get_filename_component(directory "${OnnxRuntime_LIBRARY}" DIRECTORY)
-  set(private_libraries "-L${directory} -Wl,-rpath,${directory} -lonnxruntime -lstdc++")
+  string(PREPEND private_libraries "-L${directory} -Wl,-rpath,${directory} -lonnxruntime ")
 endif()
 set(public_libraries "")
 if(NOT BUILD_SHARED_LIBS)

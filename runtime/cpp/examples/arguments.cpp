@@ -22,6 +22,7 @@ const char* const kUsage =
     "  --threads N        of the engine's pool; one per core by default\n"
     "  --device cpu|cuda  where to run [cpu]\n"
     "  --mapped           leave weights in the files' pages\n"
+    "  --no-graph         without a CUDA graph (TensorRT)\n"
     "  --version\n";
 
 namespace {
@@ -67,6 +68,7 @@ Arguments read_arguments(int argc, char* const* argv) {
                           {"threads", required_argument, nullptr, 'c'},
                           {"device", required_argument, nullptr, 'd'},
                           {"mapped", no_argument, nullptr, 'm'},
+                          {"no-graph", no_argument, nullptr, 'p'},
                           {"version", no_argument, nullptr, 'v'},
                           {nullptr, 0, nullptr, 0}};
   opterr = 0;
@@ -105,6 +107,9 @@ Arguments read_arguments(int argc, char* const* argv) {
         break;
       case 'm':
         arguments.options.mapped = 1;
+        break;
+      case 'p':
+        arguments.options.no_graph = 1;
         break;
       case 'v':
         arguments.version = true;

@@ -1,5 +1,6 @@
 #include "adapter.h"
 
+#include <cstring>
 #include <system_error>
 #include <utility>
 
@@ -85,14 +86,14 @@ void check_pairs(const std::vector<StoredTensor>& tensors, const Specs& specs) {
   }
 }
 
-std::map<std::string, Matrix> read_matrices(const std::string& path, const Specs& specs) {
+Adapter read_matrices(const std::string& path, const Specs& specs) {
   const SafetensorsFile file(path);
   check_metadata(file.header().metadata);
   for (const StoredTensor& tensor : file.header().tensors) {
     check_tensor(tensor, specs);
   }
   check_pairs(file.header().tensors, specs);
-  std::map<std::string, Matrix> matrices;
+  Adapter matrices;
   for (const StoredTensor& tensor : file.header().tensors) {
     Matrix matrix{tensor.shape[0], tensor.shape[1], Buffer(tensor.end - tensor.begin)};
     file.read(tensor, matrix.data.data());
@@ -103,12 +104,10 @@ std::map<std::string, Matrix> read_matrices(const std::string& path, const Specs
 
 }  // namespace
 
-std::map<std::string, Matrix> read_adapter(const std::string& path, const Folder& folder) {
+Adapter read_adapter(const std::string& path, const Folder& folder) {
   Specs specs;
-  for (const TensorSpec& spec : folder.manifest.forward().inputs) {
-    if (spec.role != Role::data) {
-      specs[spec.name] = &spec;
-    }
+  for (const TensorSpec* spec : folder.manifest.adapter_inputs()) {
+    specs[spec->name] = spec;
   }
   std::string problem;
   try {
@@ -122,6 +121,23 @@ std::map<std::string, Matrix> read_adapter(const std::string& path, const Folder
   }
   throw Error(WANRT_ADAPTER_ERROR, path + " " + problem,
               "convert it: wanexport adapter FILE --for " + folder.path + " -o x.safetensors");
+}
+
+void pad_matrix(const View& input, const Matrix* matrix) {
+  auto* row = static_cast<std::byte*>(input.data);
+  if (matrix == nullptr) {
+    std::memset(row, 0, input.bytes);
+    return;
+  }
+  const std::size_t element = dtype_bytes(input.dtype);
+  const std::size_t width = static_cast<std::size_t>(input.shape[1]) * element;
+  const std::size_t used = static_cast<std::size_t>(matrix->columns) * element;
+  const std::byte* from = matrix->data.data();
+  for (std::int64_t i = 0; i < matrix->rows; ++i, row += width, from += used) {
+    std::memcpy(row, from, used);
+    std::memset(row + used, 0, width - used);
+  }
+  std::memset(row, 0, static_cast<std::size_t>(input.shape[0] - matrix->rows) * width);
 }
 
 }  // namespace wanrt::impl

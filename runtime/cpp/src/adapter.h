@@ -14,8 +14,13 @@ struct Matrix {
   Buffer data;
 };
 
+using Adapter = std::map<std::string, Matrix>;
+
 // An adapter's matrices by the engine's input names, unpadded. Everything is checked before
 // anything is returned. Throws Error(WANRT_ADAPTER_ERROR).
-std::map<std::string, Matrix> read_adapter(const std::string& path, const Folder& folder);
+Adapter read_adapter(const std::string& path, const Folder& folder);
+
+// Copy a matrix into the top left of a zero-padded input; without one, zeros.
+void pad_matrix(const View& input, const Matrix* matrix);
 
 }  // namespace wanrt::impl

@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "adapter.h"
 #include "folder.h"
 #include "tensors.h"
 
@@ -17,6 +19,7 @@ struct Options {
   bool mapped = false;
   std::string workload;    // empty: any
   void* stream = nullptr;  // the caller's; null: the backend's own
+  bool no_graph = false;   // TensorRT: put every forward on the stream by itself
 };
 
 // One loaded graph. Everything throws Error; memory that is bound outlives the next bind of its
@@ -30,9 +33,12 @@ class Backend {
   Backend(Backend&&) = delete;
   Backend& operator=(Backend&&) = delete;
 
-  // Read an input from this memory at each run. Host memory for a GPU is copied here: whoever
-  // writes new values into it binds it again.
+  // Read an input from this memory at each run. ONNX Runtime copies host memory for a GPU here:
+  // whoever writes new values into it binds it again.
   virtual void bind_input(const std::string& name, const View& view) = 0;
+
+  // Take an adapter input's values from this host memory; they change with the next call alone.
+  virtual void load_adapter(const std::string& name, const View& view) { bind_input(name, view); }
 
   // Write an output to this memory at each run.
   virtual void bind_output(const std::string& name, const View& view) = 0;
@@ -41,9 +47,19 @@ class Backend {
   virtual void make_output(const std::string& name) = 0;
   virtual View made_output(std::size_t index) = 0;
 
+  // All inputs and outputs have been bound.
+  virtual void finish_bind() {}
+
   // Run the graph on what is bound: `complete` until outputs are there, else until it has been put
   // on the stream.
   virtual void run(bool complete) = 0;
+
+  // Run the graph until outputs are there; return the seconds that it took.
+  virtual double time_run();
+
+  // Exchange a merged engine's adapter in place; without one, go back to the one that it was built
+  // with. A failure leaves the previous one.
+  virtual void merge(std::optional<Adapter> adapter);
 };
 
 // Check that the manifest's backend is compiled in and can run the engine here, then load it.

@@ -4,16 +4,23 @@
 #ifdef WANRT_HAVE_ONNXRUNTIME
 #include "onnxruntime.h"
 #endif
+#ifdef WANRT_HAVE_TENSORRT
+#include "tensorrt/tensorrt.h"
+#endif
 
 namespace wanrt::impl {
 
 std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& options) {
+  static_cast<void>(options);
 #ifdef WANRT_HAVE_ONNXRUNTIME
   if (folder.manifest.backend == "onnxruntime") {
     return open_onnxruntime(folder, options);
   }
-#else
-  static_cast<void>(options);
+#endif
+#ifdef WANRT_HAVE_TENSORRT
+  if (folder.manifest.backend == WANRT_HAVE_TENSORRT) {
+    return open_tensorrt(folder, options);
+  }
 #endif
   throw Error(WANRT_UNSUPPORTED,
               folder.path + " needs the backend " + folder.manifest.backend +
@@ -22,8 +29,12 @@ std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& optio
 }
 
 const char* list_backends() {
-#ifdef WANRT_HAVE_ONNXRUNTIME
+#if defined(WANRT_HAVE_ONNXRUNTIME) && defined(WANRT_HAVE_TENSORRT)
+  return "onnxruntime " WANRT_HAVE_TENSORRT;
+#elif defined(WANRT_HAVE_ONNXRUNTIME)
   return "onnxruntime";
+#elif defined(WANRT_HAVE_TENSORRT)
+  return WANRT_HAVE_TENSORRT;
 #else
   return "";
 #endif

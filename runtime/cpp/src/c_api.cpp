@@ -135,11 +135,13 @@ View view_in(const wanrt::impl::Manifest& manifest, const wanrt::impl::Workload&
 }
 
 std::vector<const TensorSpec*> specs_of(const wanrt::impl::Manifest& manifest, wanrt_kind kind) {
+  if (kind == WANRT_ADAPTER_INPUT) {
+    return manifest.adapter_inputs();
+  }
   const wanrt::impl::Graph& graph = manifest.forward();
   std::vector<const TensorSpec*> specs;
   for (const TensorSpec& spec : kind == WANRT_OUTPUT ? graph.outputs : graph.inputs) {
-    const bool data = spec.role == wanrt::impl::Role::data;
-    if (kind == WANRT_OUTPUT || data == (kind == WANRT_INPUT)) {
+    if (kind == WANRT_OUTPUT || spec.role == wanrt::impl::Role::data) {
       specs.push_back(&spec);
     }
   }
@@ -163,6 +165,7 @@ wanrt::impl::Options read_options(const wanrt_options* given) {
   options.mapped = given->mapped != 0;
   options.workload = given->workload != nullptr ? given->workload : "";
   options.stream = given->stream;
+  options.no_graph = given->no_graph != 0;
   return options;
 }
 

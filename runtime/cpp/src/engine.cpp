@@ -1,8 +1,6 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <tuple>
 #include <utility>
 
@@ -65,24 +63,6 @@ std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) 
   return {std::move(view), std::move(memory)};
 }
 
-// Copy an adapter's matrix into the top left of its zero-padded input; without one, zeros.
-void fill(const View& input, const Matrix* matrix) {
-  auto* row = static_cast<std::byte*>(input.data);
-  if (matrix == nullptr) {
-    std::memset(row, 0, input.bytes);
-    return;
-  }
-  const std::size_t element = dtype_bytes(input.dtype);
-  const std::size_t width = static_cast<std::size_t>(input.shape[1]) * element;
-  const std::size_t used = static_cast<std::size_t>(matrix->columns) * element;
-  const std::byte* from = matrix->data.data();
-  for (std::int64_t i = 0; i < matrix->rows; ++i, row += width, from += used) {
-    std::memcpy(row, from, used);
-    std::memset(row + used, 0, width - used);
-  }
-  std::memset(row, 0, static_cast<std::size_t>(input.shape[0] - matrix->rows) * width);
-}
-
 }  // namespace
 
 Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
@@ -94,16 +74,18 @@ Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
              "it has: " + manifest.workload_names());
     }
   }
+  for (const TensorSpec* spec : manifest.adapter_inputs()) {
+    const Shape shape = resolve_shape(spec->shape, {});
+    if (shape.size() != 2 || !is_known(shape) || spec->role == Role::data) {
+      refuse("adapter input " + spec->name + " has shape " + show_shape(spec->shape));
+    }
+  }
   for (const TensorSpec& spec : manifest.forward().inputs) {
     if (spec.role == Role::data) {
       data_[spec.name] = &spec;
       continue;
     }
-    const Shape shape = resolve_shape(spec.shape, {});
-    if (shape.size() != 2 || !is_known(shape)) {
-      refuse("adapter input " + spec.name + " has shape " + show_shape(spec.shape));
-    }
-    auto [view, memory] = make_memory(spec, shape);
+    auto [view, memory] = make_memory(spec, resolve_shape(spec.shape, {}));
     adapter_.push_back({&spec, std::move(view), std::move(memory)});
   }
   for (const TensorSpec& spec : manifest.forward().outputs) {
@@ -112,7 +94,7 @@ Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
   }
   backend_ = open_backend(folder, options);
   for (const AdapterInput& input : adapter_) {
-    backend_->bind_input(input.spec->name, input.view);
+    backend_->load_adapter(input.spec->name, input.view);
   }
 }
 
@@ -138,6 +120,7 @@ void Engine::bind(const std::map<std::string, View>& inputs,
     const auto given = outputs.find(output.spec->name);
     bind_output(output, symbols, given == outputs.end() ? nullptr : &given->second);
   }
+  backend_->finish_bind();
   bound_ = true;
 }
 
@@ -236,28 +219,32 @@ void Engine::forward() {
 
 double Engine::time_forward() {
   require_bound();
-  const auto start = std::chrono::steady_clock::now();
-  backend_->run(true);
-  const auto end = std::chrono::steady_clock::now();
+  const double seconds = backend_->time_run();
   run_ = true;
-  return std::chrono::duration<double>(end - start).count();
+  return seconds;
 }
 
 void Engine::swap(const std::optional<std::string>& adapter) {
-  if (adapter_.empty()) {
-    refuse(folder_.path + " is a " + folder_.manifest.mode + " engine, its adapter is fixed",
+  const Manifest& manifest = folder_.manifest;
+  if (manifest.adapter_inputs().empty()) {
+    refuse(folder_.path + " is a " + manifest.mode + " engine, its adapter is fixed",
            "build one that can swap: wanexport build --mode swappable --rank 32");
   }
-  std::map<std::string, Matrix> matrices;
+  std::optional<Adapter> matrices;
   if (adapter) {
     matrices = read_adapter(*adapter, folder_);
   }
+  if (adapter_.empty()) {
+    backend_->merge(std::move(matrices));
+    return;
+  }
+  const Adapter loaded = std::move(matrices).value_or(Adapter());
   for (const AdapterInput& input : adapter_) {
-    const auto found = matrices.find(input.spec->name);
-    fill(input.view, found == matrices.end() ? nullptr : &found->second);
+    const auto found = loaded.find(input.spec->name);
+    pad_matrix(input.view, found == loaded.end() ? nullptr : &found->second);
   }
   for (const AdapterInput& input : adapter_) {
-    backend_->bind_input(input.spec->name, input.view);  // what copies to a GPU
+    backend_->load_adapter(input.spec->name, input.view);
   }
 }
 

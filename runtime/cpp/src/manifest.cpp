@@ -4,50 +4,15 @@
 #include <set>
 
 #include "error.h"
+#include "fields.h"
 #include "json.h"
+#include "plan_fields.h"
 
 namespace wanrt::impl {
 
 namespace {
 
 constexpr std::int64_t kSchemaVersion = 1;
-
-[[noreturn]] void refuse(const std::string& place, const std::string& problem) {
-  throw FormatError(place + ": " + problem);
-}
-
-// A relative path with `/` that can't leave the engine folder.
-std::string read_path(Object& object, const char* key) {
-  std::string path = object.text(key);
-  bool empty = true;
-  bool inside = path.find('\\') == std::string::npos && path.find('\0') == std::string::npos &&
-                path.rfind('/', 0) == std::string::npos;
-  for (std::size_t begin = 0; begin <= path.size();) {
-    const std::size_t end = std::min(path.find('/', begin), path.size());
-    const std::string_view part = std::string_view(path).substr(begin, end - begin);
-    empty = empty && (part.empty() || part == ".");
-    inside = inside && part != "..";
-    begin = end + 1;
-  }
-  if (empty || !inside) {
-    refuse(object.place(key), "path leaves the engine folder: '" + path + "'");
-  }
-  return path;
-}
-
-void check_sha256(Object& object) {
-  const std::string hash = object.text("sha256");
-  const bool hex = hash.find_first_not_of("0123456789abcdef") == std::string::npos;
-  if (hash.size() != 64 || !hex) {
-    refuse(object.place("sha256"), "String should be 64 lower-case hexadecimal digits");
-  }
-}
-
-FileEntry read_file_entry(Object& object) {
-  FileEntry entry{read_path(object, "file"), object.count("bytes")};
-  check_sha256(object);
-  return entry;
-}
 
 std::int64_t read_rank(Object& object, const char* key) {
   const Json* value = object.find(key);
@@ -57,47 +22,6 @@ std::int64_t read_rank(Object& object, const char* key) {
 void check_number(Object& object, const char* key) {
   if (const Json* value = object.find(key)) {
     read_number(*value, object.place(key));
-  }
-}
-
-bool is_symbol(const std::string& text) {
-  constexpr std::string_view kFirst = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
-  const std::string rest = std::string(kFirst) + "0123456789";
-  return !text.empty() && kFirst.find(text[0]) != std::string_view::npos &&
-         text.find_first_not_of(rest) == std::string::npos;
-}
-
-Dim read_dim(const Json& value, const std::string& place) {
-  if (!value.is_string()) {
-    return read_count(value, place);
-  }
-  auto symbol = value.get<std::string>();
-  if (!is_symbol(symbol)) {
-    refuse(place, "Input should be a valid integer or a symbol's name");
-  }
-  return symbol;
-}
-
-// A list of what `read(element, place)` returns.
-template <typename Read>
-auto read_list(const Json& value, const std::string& place, Read read) {
-  std::vector<decltype(read(value, place))> list;
-  for (const Json& element : read_array(value, place)) {
-    list.push_back(read(element, place_of(place, list.size())));
-  }
-  return list;
-}
-
-template <typename Read>
-auto read_list(Object& object, const char* key, Read read) {
-  return read_list(object.need(key), object.place(key), read);
-}
-
-// Call `read(key, value, place)` for every field of an object that is a dictionary.
-template <typename Read>
-void read_dictionary(Object& object, const char* key, Read read) {
-  for (const auto& [name, value] : read_object(object.need(key), object.place(key)).items()) {
-    read(name, value, object.place(key) + "." + name);
   }
 }
 
@@ -113,49 +37,6 @@ void check_texts(Object& object, const char* key) {
   });
 }
 
-wanrt_dtype read_dtype(Object& object) {
-  const std::string name = object.choice("dtype", {"fp32", "fp16", "bf16"});
-  if (name == "fp32") {
-    return WANRT_FP32;
-  }
-  return name == "fp16" ? WANRT_FP16 : WANRT_BF16;
-}
-
-Role read_role(Object& object) {
-  if (!object.has("role")) {
-    return Role::data;
-  }
-  const std::string name = object.choice("role", {"data", "lora_A", "lora_B"});
-  if (name == "data") {
-    return Role::data;
-  }
-  return name == "lora_A" ? Role::lora_a : Role::lora_b;
-}
-
-TensorSpec read_tensor(const Json& value, const std::string& place) {
-  Object object(value, place);
-  TensorSpec spec;
-  spec.name = object.text("name");
-  spec.dtype = read_dtype(object);
-  spec.shape = read_list(object, "shape", read_dim);
-  if (spec.shape.size() > WANRT_MAX_RANK) {
-    refuse(object.place("shape"), "libwanrt takes 8 dimensions at most");
-  }
-  spec.role = read_role(object);
-  if (const Json* module = object.find("module")) {
-    spec.module = read_text(*module, object.place("module"));
-  }
-  if (const Json* range = object.find("range")) {
-    const auto ends = read_list(*range, object.place("range"), read_number);
-    if (ends.size() != 2) {
-      refuse(object.place("range"), "Tuple should have 2 items");
-    }
-    spec.range = {ends[0], ends[1]};
-  }
-  object.done();
-  return spec;
-}
-
 Graph read_graph(const Json& value, const std::string& place) {
   Object object(value, place);
   Graph graph;
@@ -163,6 +44,9 @@ Graph read_graph(const Json& value, const std::string& place) {
   graph.weight_bytes = object.count("weight_bytes");
   graph.inputs = read_list(object, "inputs", read_tensor);
   graph.outputs = read_list(object, "outputs", read_tensor);
+  if (const Json* plan = object.find("plan")) {
+    graph.plan = read_plan(*plan, object.place("plan"));
+  }
   object.done();
   return graph;
 }
@@ -239,7 +123,7 @@ void once(const char* kind, const Items& items, Name name) {
   std::set<std::string> seen;
   for (const auto& item : items) {
     if (!seen.insert(name(item)).second) {
-      refuse("engine.json", std::string(kind) + " " + name(item) + " is there twice");
+      refuse_at("engine.json", std::string(kind) + " " + name(item) + " is there twice");
     }
   }
 }
@@ -247,7 +131,7 @@ void once(const char* kind, const Items& items, Name name) {
 void check_consistent(const Manifest& manifest) {
   const auto require = [](bool right, const char* problem) {
     if (!right) {
-      refuse("engine.json", problem);
+      refuse_at("engine.json", problem);
     }
   };
   require(manifest.graphs.count("forward") == 1, "graphs has no 'forward'");
@@ -259,6 +143,7 @@ void check_consistent(const Manifest& manifest) {
   for (const auto& [name, graph] : manifest.graphs) {
     once("input", graph.inputs, name_of);
     once("output", graph.outputs, name_of);
+    check_plan(graph, manifest);
     std::transform(graph.inputs.begin(), graph.inputs.end(), std::inserter(inputs, inputs.end()),
                    name_of);
   }
@@ -266,8 +151,8 @@ void check_consistent(const Manifest& manifest) {
   for (const Workload& workload : manifest.workloads) {
     for (const auto& [input, shape] : workload.shapes) {
       if (inputs.count(input) == 0) {
-        refuse("engine.json",
-               "workload " + workload.name + ": " + input + " is no input of a graph");
+        refuse_at("engine.json",
+                  "workload " + workload.name + ": " + input + " is no input of a graph");
       }
     }
   }
@@ -276,7 +161,7 @@ void check_consistent(const Manifest& manifest) {
 Manifest read_root(const Document& document) {
   Object object(document.root, "");
   if (object.count("schema_version") != kSchemaVersion) {
-    refuse("schema_version", "Input should be 1");
+    refuse_at("schema_version", "Input should be 1");
   }
   Manifest manifest;
   manifest.name = object.text("name");
@@ -287,7 +172,7 @@ Manifest read_root(const Document& document) {
   manifest.max_rank = read_rank(object, "max_rank");
   read_list(object, "targets", read_text);
   manifest.dtype = dtype_name(read_dtype(object));
-  manifest.backend = object.choice("backend", {"onnxruntime"});
+  manifest.backend = object.choice("backend", {"onnxruntime", "tensorrt", "tensorrt-rtx"});
   manifest.random_weights = object.flag("random_weights");
   manifest.full_finetune = object.flag("full_finetune");
   read_dictionary(object, "graphs",
@@ -324,6 +209,26 @@ std::uint64_t Manifest::weight_bytes() const {
   return bytes;
 }
 
+std::vector<const TensorSpec*> Manifest::adapter_inputs() const {
+  const Graph& graph = forward();
+  std::vector<const TensorSpec*> specs;
+  if (graph.plan) {
+    const Plan& plan = *graph.plan;
+    if (plan.swap) {
+      for (const TensorSpec& spec : plan.swap->inputs) {
+        specs.push_back(&spec);
+      }
+      return specs;
+    }
+  }
+  for (const TensorSpec& spec : graph.inputs) {
+    if (spec.role != Role::data) {
+      specs.push_back(&spec);
+    }
+  }
+  return specs;
+}
+
 const Workload* Manifest::find_workload(std::string_view wanted) const {
   const auto found = std::find_if(workloads.begin(), workloads.end(),
                                   [&](const Workload& one) { return one.name == wanted; });
@@ -338,6 +243,22 @@ std::string Manifest::workload_names() const {
   return names;
 }
 
+namespace {
+
+void add_files(const Plan& plan, std::vector<FileEntry>& files) {
+  files.push_back(plan.file);
+  if (plan.swap) {
+    for (const MergePlan& merge : plan.swap->merges) {
+      files.push_back(merge.file);
+    }
+  }
+  if (plan.layers) {
+    files.push_back(*plan.layers);
+  }
+}
+
+}  // namespace
+
 std::vector<FileEntry> list_files(const Manifest& manifest) {
   std::vector<FileEntry> files;
   for (const auto& [name, graph] : manifest.graphs) {
@@ -347,6 +268,11 @@ std::vector<FileEntry> list_files(const Manifest& manifest) {
     files.push_back(weights.file);
   }
   files.insert(files.end(), manifest.adapters.begin(), manifest.adapters.end());
+  for (const auto& [name, graph] : manifest.graphs) {
+    if (graph.plan) {
+      add_files(*graph.plan, files);
+    }
+  }
   return files;
 }
 

@@ -9,31 +9,16 @@
 #include <utility>
 #include <vector>
 
+#include "plan.h"
 #include "tensors.h"
 
 namespace wanrt::impl {
-
-enum class Role { data, lora_a, lora_b };
-
-struct TensorSpec {
-  std::string name;
-  wanrt_dtype dtype = WANRT_FP32;
-  std::vector<Dim> shape;
-  Role role = Role::data;
-  std::string module;  // of an adapter input; may be empty
-  std::optional<std::pair<double, double>> range;
-};
-
-// A file of the folder, with the size that it must have.
-struct FileEntry {
-  std::string file;
-  std::int64_t bytes = 0;
-};
 
 struct Graph {
   FileEntry file;
   std::int64_t weight_bytes = 0;
   std::vector<TensorSpec> inputs, outputs;
+  std::optional<Plan> plan;
 };
 
 struct Workload {
@@ -59,6 +44,9 @@ struct Manifest {
 
   [[nodiscard]] const Graph& forward() const { return graphs.at("forward"); }
   [[nodiscard]] std::uint64_t weight_bytes() const;
+
+  // The matrices that an adapter for this engine may hold; none: it can't swap.
+  [[nodiscard]] std::vector<const TensorSpec*> adapter_inputs() const;
   [[nodiscard]] const Workload* find_workload(std::string_view wanted) const;
   [[nodiscard]] std::string workload_names() const;
 };

@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 #include <wanrt/wanrt.hpp>
 
@@ -23,7 +24,7 @@ class Folder {
   ~Folder();
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
-  Folder(Folder&&) = delete;
+  Folder(Folder&& other) noexcept : root_(std::exchange(other.root_, {})) {}
   Folder& operator=(Folder&&) = delete;
 
   [[nodiscard]] std::string path() const { return (root_ / "engine").string(); }

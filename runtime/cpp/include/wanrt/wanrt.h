@@ -43,7 +43,7 @@
 
 #define WANRT_API __attribute__((visibility("default")))
 
-#define WANRT_ABI_VERSION 1
+#define WANRT_ABI_VERSION 2
 #define WANRT_MAX_RANK 8
 
 /* In C++ an enumeration of int, so that any value that a C host writes is one to be refused. */
@@ -124,6 +124,7 @@ typedef struct wanrt_options {
   int mapped;           /* 1: leave weights in the files' pages: opens at once, a CPU runs slower */
   const char* workload; /* take this workload's shapes only; NULL: any that the engine takes */
   void* stream;         /* a cudaStream_t that forwards are put on; NULL: the engine's own */
+  int no_graph;         /* 1: TensorRT puts forwards on the stream without a CUDA graph */
 } wanrt_options;
 
 typedef struct wanrt_manifest wanrt_manifest;
@@ -194,13 +195,15 @@ WANRT_API wanrt_status wanrt_output(wanrt_engine* engine, size_t index, wanrt_te
  * caller's, when it has been put on the stream. */
 WANRT_API wanrt_status wanrt_forward(wanrt_engine* engine, wanrt_error* error);
 
-/* Run one forward until its outputs are complete and tell how long the backend took, in seconds of
- * the host's monotonic clock. What this function itself adds isn't in it. */
+/* Run one forward until its outputs are complete and tell how long the backend took, in seconds: of
+ * the host's monotonic clock; with TensorRT of CUDA events around the forward on its stream,
+ * without copies of host memory. What this function itself adds isn't in it. */
 WANRT_API wanrt_status wanrt_time_forward(wanrt_engine* engine, double* seconds,
                                           wanrt_error* error);
 
-/* Load a canonical adapter (wanexport adapter) into a swappable engine, between two forwards; NULL
- * goes back to the base. A refused file leaves the adapter that was loaded. With a stream of the
+/* Load a canonical adapter (wanexport adapter) into an engine with adapter inputs, between two
+ * forwards. NULL goes back: a swappable engine to the base, a merged one to the adapter that it was
+ * built with, bit by bit. A refused file leaves the adapter that was loaded. With a stream of the
  * caller's, it must have done what forwards put on it. */
 WANRT_API wanrt_status wanrt_swap(wanrt_engine* engine, const char* adapter, wanrt_error* error);
 
