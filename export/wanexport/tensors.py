@@ -32,6 +32,9 @@ ITEMSIZE = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
     "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+# Measured on Linux 6.18, ext4: 3.5 GB/s; in pieces of 2 MiB and more 0.3 to 1, all of it the
+# kernel's search for large pages.
+WRITE_BYTES = 1 << 20
 SAFETENSORS_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -167,7 +170,8 @@ def write_safetensors(
 
         def emit(data: memoryview) -> None:
             hashing = pool.submit(digest.update, data)
-            file.write(data)
+            for start in range(0, len(data), WRITE_BYTES):
+                file.write(data[start : start + WRITE_BYTES])
             hashing.result()
             on_bytes(len(data))
 

@@ -69,7 +69,8 @@ class Writer(trt.IStreamWriter):
 
     def write(self, data: bytes) -> int:
         """Write a piece."""
-        self._file.write(data)
+        for start in range(0, len(data), WRITE_BYTES):
+            self._file.write(data[start : start + WRITE_BYTES])
         self._digest.update(data)
         self.bytes += len(data)
         return len(data)

@@ -112,7 +112,8 @@ void check_verification(const Json& value, const std::string& place) {
   if (const Json* tokens = object.find("tokens")) {
     read_count(*tokens, object.place("tokens"));
   }
-  for (const char* key : {"error", "tolerance", "reference_error", "adapter_effect"}) {
+  for (const char* key :
+       {"error", "tolerance", "reference_error", "adapter_effect", "plan_error"}) {
     check_number(object, key);
   }
   object.done();

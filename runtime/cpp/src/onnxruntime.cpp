@@ -129,7 +129,8 @@ class OnnxRuntime final : public Backend {
         device_(
             options.device == WANRT_CUDA
                 ? Ort::MemoryInfo("Cuda", OrtDeviceAllocator, options.device_id, OrtMemTypeDefault)
-                : Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)) {
+                : Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)),
+        on_device_(options.device == WANRT_CUDA) {
     if (options.stream != nullptr) {
       enqueue_.AddConfigEntry(kOrtRunOptionsConfigDisableSynchronizeExecutionProviders, "1");
     }
@@ -137,6 +138,10 @@ class OnnxRuntime final : public Backend {
 
   void bind_input(const std::string& name, const View& view) override {
     translate(folder_, [&] { binding_.BindInput(name.c_str(), wrap(view)); });
+    copied_.erase(name);
+    if (on_device_ && view.memory == WANRT_HOST) {
+      copied_.emplace(name, view);
+    }
   }
 
   void bind_output(const std::string& name, const View& view) override {
@@ -162,7 +167,12 @@ class OnnxRuntime final : public Backend {
   }
 
   void run(bool complete) override {
-    translate(folder_, [&] { session_.Run(complete ? complete_ : enqueue_, binding_); });
+    translate(folder_, [&] {
+      for (const auto& [name, view] : copied_) {
+        binding_.BindInput(name.c_str(), wrap(view));  // binding is what copies to the device
+      }
+      session_.Run(complete ? complete_ : enqueue_, binding_);
+    });
   }
 
  private:
@@ -179,6 +189,8 @@ class OnnxRuntime final : public Backend {
   Ort::IoBinding binding_;
   Ort::MemoryInfo host_, device_;
   Ort::RunOptions complete_, enqueue_;
+  bool on_device_;
+  std::map<std::string, View> copied_;  // inputs in host memory, of an engine on a device
   std::vector<Ort::Value> made_;
 };
 

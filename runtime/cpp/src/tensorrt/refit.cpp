@@ -37,6 +37,13 @@ std::vector<std::string> Refit::missing() {
   return {names.begin(), names.end()};
 }
 
+std::vector<std::string> Refit::replaceable() {
+  const std::int32_t count = refitter_->getAllWeights(0, nullptr);
+  std::vector<const char*> names(static_cast<std::size_t>(count));
+  refitter_->getAllWeights(count, names.data());
+  return {names.begin(), names.end()};
+}
+
 void Refit::complete(const std::function<void(const std::string&)>& supply) {
   std::set<std::string> given;
   for (auto names = missing(); !names.empty(); names = missing()) {
@@ -61,17 +68,25 @@ void Refit::run(cudaStream_t stream) {
 
 void refit_from_folder(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& folder,
                        int threads, cudaStream_t stream) {
-  const WeightRanges& ranges = plan_of(folder).weights;
+  const Plan& plan = plan_of(folder);
   MappedWeights weights(folder);
   Refit refit(tensorrt, engine, threads);
-  refit.complete([&](const std::string& name) {
-    const auto range = ranges.find(name);
-    if (range == ranges.end()) {
+  const auto supply = [&](const std::string& name) {
+    const auto range = plan.weights.find(name);
+    if (range == plan.weights.end()) {
       tensorrt.fail("asks for the weights " + name + ", which engine.json doesn't name");
     }
     refit.give(name, range->second.dtype, weights.at(range->second),
                static_cast<std::size_t>(range->second.bytes), nvinfer1::TensorLocation::kHOST);
-  });
+  };
+  if (plan.refit != "none") {  // a plan that others share may hold another engine's values
+    for (const std::string& name : refit.replaceable()) {
+      if (plan.weights.count(name) != 0) {
+        supply(name);
+      }
+    }
+  }
+  refit.complete(supply);
   refit.run(stream);
 }
 

@@ -26,6 +26,9 @@ class Refit {
   // Call `supply(name)`, which gives it, for whatever is missing until nothing is.
   void complete(const std::function<void(const std::string&)>& supply);
 
+  // What may be given at all.
+  [[nodiscard]] std::vector<std::string> replaceable();
+
   // Exchange what was given; nothing given is nothing to do.
   void run(cudaStream_t stream);
 

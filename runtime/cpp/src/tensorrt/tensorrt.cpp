@@ -65,7 +65,7 @@ class TensorRtBackend final : public Backend {
                                           : own_stream_.get()),
         engine_(tensorrt_.load(plan_.file)) {
     check_tensors();
-    if (plan_.refit != "baked") {
+    if (!plan_.weights.empty()) {
       refit_from_folder(tensorrt_, *engine_, folder, options.threads, own_stream_.get());
     }
     forward_ = std::make_unique<Forward>(tensorrt_, *engine_, !options.no_graph);

@@ -256,6 +256,16 @@ class Refitter final : public nvinfer1::IRefitter, public stubs::Refitter {
     }
     return static_cast<std::int32_t>(missing_.size());
   }
+  std::int32_t getAllWeights(std::int32_t size, const char** names) noexcept override {
+    all_.clear();
+    for (const auto& [name, values] : engine_.weights) {
+      all_.push_back(name);
+    }
+    for (std::size_t i = 0; i < std::min(all_.size(), std::size_t(size)); ++i) {
+      names[i] = all_[i].c_str();
+    }
+    return static_cast<std::int32_t>(all_.size());
+  }
   bool refitCudaEngineAsync(cudaStream_t stream) noexcept override {
     if (getMissingWeights(0, nullptr) > 0 || fake::fails("refitCudaEngineAsync")) {
       return complain(engine_.log, "the stand-in can't refit");
@@ -282,7 +292,7 @@ class Refitter final : public nvinfer1::IRefitter, public stubs::Refitter {
  private:
   Engine& engine_;
   std::map<std::string, std::pair<nvinfer1::Weights, bool>> given_;
-  std::vector<std::string> missing_;
+  std::vector<std::string> missing_, all_;
 };
 
 class Runtime final : public nvinfer1::IRuntime, public stubs::Runtime {
