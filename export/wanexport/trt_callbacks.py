@@ -69,8 +69,7 @@ class Writer(trt.IStreamWriter):
 
     def write(self, data: bytes) -> int:
         """Write a piece."""
-        for start in range(0, len(data), WRITE_BYTES):
-            self._file.write(data[start : start + WRITE_BYTES])
+        self._file.write(data)
         self._digest.update(data)
         self.bytes += len(data)
         return len(data)
