@@ -1,7 +1,7 @@
 """A plan's builder that builds nothing: it speaks the protocol of `wanexport.trt_worker`.
 
 What TensorRT would be told becomes the plan. FAKE_BUILDER is a JSON object: `gpu`, `capability`,
-`library`, and `fail`: "crash", "kill", "mute", or a problem's text.
+`capabilities`, `library`, and `fail`: "crash", "kill", "mute", or a problem's text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     settings |= json.loads(os.environ.get("FAKE_BUILDER", "{}"))
     fail = settings.pop("fail")
     if len(asked) == 1:
-        say(asked | settings | {"capabilities": [settings["capability"]]})
+        say({"capabilities": [settings["capability"]]} | asked | settings)
         return
     say({"kind": "phase", "name": "Building engine", "parent": None, "done": 0, "steps": 2})
     plan = Path(asked["plan"])

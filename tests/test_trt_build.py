@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,7 @@ from wanexport import trt_build
 from wanexport.build import Built
 from wanexport.errors import BuildError, ConfigError, VerificationError
 from wanexport.trt_job import Job, Phase
-from wanexport.trt_settings import PlanSettings
+from wanexport.trt_settings import PlanSettings, resolve_settings
 from wanrt.engine import load_engine
 from wanrt.manifest import Manifest, PlanFile, read_manifest
 
@@ -136,9 +138,10 @@ class TestRealPlans:
         assert made[0].verification is not None
         assert made[0].verification.error is not None
 
-    def test_too_little_memory(self, tmp_path: Path) -> None:
-        tight = PlanSettings("tensorrt-rtx", capabilities=("8.9",), memory_limit=200 << 20)
-        with pytest.raises(BuildError, match="ran out of its memory of 200 MiB"):
+    @pytest.mark.parametrize("limit", [50, 150, 200])
+    def test_too_little_memory(self, tmp_path: Path, limit: int) -> None:
+        tight = PlanSettings("tensorrt-rtx", capabilities=("8.9",), memory_limit=limit << 20)
+        with pytest.raises(BuildError, match=f"ran out of its memory of {limit} MiB"):
             build(tmp_path, modes=("full",), dtype="fp16", plans=tight, verify=False)
         assert not engines(tmp_path)
 
@@ -318,7 +321,7 @@ class TestAPlanIsRunOnItsGpu:
         self, sources: Path, tmp_path: Path, honest: Callable[..., np.ndarray],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _: Spoken(honest))
+        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _, **__: Spoken(honest))
         self.build(sources, tmp_path / "e")
         (manifest,) = manifests(tmp_path / "e")
         error = manifest.verification.plan_error
@@ -330,7 +333,7 @@ class TestAPlanIsRunOnItsGpu:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         spoken = Spoken(honest)
-        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _: spoken)
+        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _, **__: spoken)
         with pytest.raises(VerificationError, match="the plan's outputs are off by"):
             self.build(sources, tmp_path / "e", modes=("swappable",), ranks=(4, 8))
         assert [path.name for path in spoken.swapped] == ["r4.safetensors"]
@@ -355,7 +358,7 @@ class TestAPlanIsRunOnItsGpu:
         said: str,
     ) -> None:
         spoken = Spoken(lambda **inputs: change(honest(**inputs)))
-        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _: spoken)
+        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _, **__: spoken)
         with pytest.raises(VerificationError, match=said):
             self.build(sources, tmp_path / "e")
         assert not engines(tmp_path / "e")
@@ -474,7 +477,7 @@ class TestRefusals:
                 verify=False,
             )  # fmt: skip
         assert not engines(tmp_path)
-        kept = [p.name for p in (tmp_path / ".plans").iterdir() if p.name != ".building.lock"]
+        kept = [p.name for p in (tmp_path / ".plans").iterdir() if p.suffix != ".lock"]
         assert not kept
 
     @pytest.mark.parametrize(
@@ -485,7 +488,11 @@ class TestRefusals:
             (("--backend", "tensorrt-rtx", "--compute-capability", "ada"),
              "'ada' is none", "write it as 89"),
             (("--backend", "tensorrt-rtx", "--refit", "none"),
-             "is for one compute capability, not for 5", "--bake"),
+             "can't be built without a GPU and its driver", "--bake"),
+            (("--backend", "tensorrt-rtx", "--version-compatible"),
+             "TensorRT-RTX builds no version-compatible plans", "drop --version-compatible"),
+            (("--backend", "tensorrt-rtx", "--workspace", "4096"),
+             "--workspace 4096 is no size", "write it as 4GiB"),
             (("--backend", "tensorrt-rtx", "--refit", "none", "--bake"),
              "--bake puts the weights into the plan", "drop one of the two"),
             (("--backend", "tensorrt-rtx", "--hardware-compatibility-level", "ampere+"),
@@ -509,3 +516,87 @@ class TestRefusals:
         assert error in problem
         assert hint in problem
         assert not out.exists()
+
+
+@pytest.mark.usefixtures("fake")
+class TestTheGpuDecides:
+    def resolve(self, **options: object) -> PlanSettings:
+        return resolve_settings(PlanSettings("tensorrt-rtx", **options))  # type: ignore[arg-type]
+
+    def test_for_the_gpu_that_is_here_weights_stay_outside(self) -> None:
+        assert self.resolve().refit == "none"
+        assert self.resolve(capabilities=("8.9",)).refit == "none"
+
+    def test_for_others_they_go_inside(self, fake: Callable[..., None]) -> None:
+        fake(capabilities=["8.9", "12.0"])
+        assert self.resolve(capabilities=("12.0",)).refit == "baked"
+        assert self.resolve(capabilities=("8.9", "12.0")).refit == "baked"
+        with pytest.raises(ConfigError, match="is for one compute capability, not for 2"):
+            self.resolve(capabilities=("8.9", "12.0"), refit="all")
+
+    def test_a_data_center_gpu_is_none_of_rtx(self, fake: Callable[..., None]) -> None:
+        fake(capability="9.0", capabilities=["8.9", "12.0"])
+        with pytest.raises(ConfigError, match="doesn't build for compute capability 90") as caught:
+            self.resolve()
+        assert "--backend tensorrt there" in caught.value.hint
+
+    def test_a_plan_for_another_gpu_is_not_run(
+        self, fake: Callable[..., None], sources: Path, tmp_path: Path
+    ) -> None:
+        fake(capabilities=["8.9", "12.0"])
+        settings = PlanSettings("tensorrt-rtx", capabilities=("12.0",))
+        base = str(sources / "base")
+        made = build(tmp_path, modes=("full",), dtype="fp16", base=base, plans=settings)
+        assert made[0].verification is not None
+        assert made[0].verification.plan_error is None
+
+    def test_a_version_compatible_plan_has_no_refitter(self) -> None:
+        settings = PlanSettings("tensorrt", refit="all", version_compatible=True)
+        with pytest.raises(ConfigError, match="runs without a refitter"):
+            resolve_settings(settings)
+
+
+@pytest.mark.usefixtures("fake")
+class TestAPlanIsMended:
+    def build(self, out: Path, **options: object) -> Built:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        options |= {"modes": ("full",), "dtype": "fp16", "plans": settings, "verify": False}
+        return build(out, **options)[0]
+
+    def test_force_builds_it_again(self, tmp_path: Path) -> None:
+        plan = self.build(tmp_path).path / "engine.plan"
+        inode = plan.stat().st_ino
+        self.build(tmp_path, force=True)
+        assert plan.stat().st_ino != inode
+
+    def test_a_damaged_one_is_no_plan(self, tmp_path: Path) -> None:
+        plan = self.build(tmp_path).path / "engine.plan"
+        sound = plan.read_bytes()
+        plan.write_bytes(sound.replace(b"all", b"ALL"))  # in place: the pool's as well
+        shutil.rmtree(plan.parent)
+        assert (self.build(tmp_path).path / "engine.plan").read_bytes().count(b"ALL") == 0
+
+    def test_other_code_makes_another(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.build(tmp_path)
+        monkeypatch.setattr("wanexport.trt_settings.code_hash", lambda: "another")
+        with pytest.raises(BuildError, match="made from another backend"):
+            self.build(tmp_path)
+
+    def test_the_rank_it_swaps_in_is_part_of_it(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        options = {"modes": ("merged",), "dtype": "fp16", "plans": settings, "verify": False}
+        build(tmp_path, ranks=(8,), **options)
+        with pytest.raises(BuildError, match="swap rank was 8, is 32"):
+            build(tmp_path, ranks=(8,), max_rank=32, **options)
+
+
+def test_a_plan_that_holds_weights_takes_their_room(tmp_path: Path) -> None:
+    code, said, _ = wanexport(
+        "build", "--mode", "full", "--backend", "tensorrt-rtx", "--bake", "--dry-run",
+        "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    (written,) = re.findall(r"writes +([0-9.]+) MiB +memory", said)
+    assert float(written) > 55

@@ -6,7 +6,7 @@ import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from wanexport.comparing import Comparer
 from wanexport.config import Dtype
 from wanexport.disk import check_out
 from wanexport.drafts import draft_folder, publish, sweep_drafts, sweep_temporaries
-from wanexport.errors import BuildError
+from wanexport.errors import BuildError, VerificationError
 from wanexport.hashing import sha256_file
 from wanexport.islands import computes_in_fp32
 from wanexport.lora import touched_parameters
@@ -39,6 +39,7 @@ from wanexport.trt_engines import PlanMaker
 from wanexport.trt_plans import PlanPool
 from wanexport.trt_settings import resolve_settings
 from wanexport.weights import INLINE_BYTES, Pool, WeightStore
+from wanrt.errors import WanrtError
 from wanrt.manifest import MANIFEST_NAME, AdapterFile, Verification
 
 __all__ = ["Built", "build_engines"]
@@ -64,6 +65,7 @@ class _Builder:
     reporter: Reporter
     pool: Pool
     comparer: Comparer
+    plans_made: set[str] = field(default_factory=set)
 
 
 def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
@@ -142,9 +144,9 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     if request.plans and request.plans.allow_unfused:
         passes.allow_decomposition(model)
     ir.save(model, draft / "model.onnx")
-    maker = PlanMaker(request, plan, model, store, reporter) if request.plans else None
-    if maker:
-        maker.check()
+    maker = None
+    if request.plans:
+        maker = PlanMaker(request, plan, model, store, reporter, builder.plans_made)
     verification = Verification(method="none")
     if request.verify:
         verification = builder.comparer.compare_graph(plan, spec, model, store, references)
@@ -159,8 +161,15 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if request.verify and manifest.forward.plan and manifest.forward.plan.gpu:
-        error = builder.comparer.compare_plan(plan, spec, draft, manifest, references)
+    if request.verify and maker and request.plans and request.plans.runs_here:
+        try:
+            error = builder.comparer.compare_plan(plan, spec, draft, manifest, references)
+        except WanrtError as problem:
+            raise BuildError(f"{plan.name} can't be run: {problem}", problem.hint) from problem
+        except VerificationError:
+            assert manifest.forward.plan is not None
+            maker.drop(manifest.forward.plan)
+            raise
         verification = verification.model_copy(update={"plan_error": error})
         manifest = manifest.model_copy(update={"verification": verification})
         (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")

@@ -277,11 +277,13 @@ def inspect(
 @app.command()
 def adapter(
     files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRA files.")],
-    engine: Annotated[Path, typer.Option("--for", metavar="ENGINE", help="A swappable engine.")],
+    engine: Annotated[
+        Path, typer.Option("--for", metavar="ENGINE", help="One that can swap.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The canonical adapter.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
 ) -> None:
-    """Make the canonical adapter that a swappable engine loads; several files become one."""
+    """Make the canonical adapter that an engine loads; several files become one."""
     from wanexport.canonical import make_canonical
     from wanexport.request import parse_lora
 

@@ -157,6 +157,8 @@ def _plan(
     inputs = _inputs(request, materials, mode, adapters, ranks)
     if request.plans:
         name += f"-{request.plans.label}{'-control' if control else ''}"
+        if request.swaps_in_place(mode):
+            inputs["swap rank"] = str(request.swap_rank(adapters[0].rank))
         inputs["backend"] = json.dumps(request.plans.shaping | {"control": control}, sort_keys=True)
     action, reason = _decide(request, request.out / name, inputs)
     written = 0
@@ -274,8 +276,10 @@ def _written(
     if mode == "swappable":
         written += sum(per_rank[m] * r for s in adapters for m, r in s.ranks.items())
     if request.plans:
-        baked = request.plans.refit == "baked"
-        written += PLAN_BYTES * arch.num_layers + (sum(nbytes.values()) * 5 // 4 if baked else 0)
+        written += PLAN_BYTES * arch.num_layers
+        if request.plans.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
+            free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
+            written += sum(n for name, n in nbytes.items() if name not in free) * 5 // 4
     return written
 
 

@@ -80,6 +80,10 @@ class BuildRequest:
         refit = self.plans.refit if self.plans else None
         return mode == "merged" and refit in ("targets", "all")
 
+    def swap_rank(self, rank: int | None) -> int:
+        """Return the rank that a merged engine whose adapter has `rank` can swap in."""
+        return self.max_rank or max((*self.ranks, rank or 1))
+
     @property
     def times_tactics(self) -> bool:
         """Whether building an engine again may change its speed, so that a bench needs to know."""

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wanexport.errors import BuildError
+from wanexport.trt_failures import exhausted, is_exhausted
 from wanexport.trt_job import Finished, Job, Phase, Problem, TensorRt, Toolchain
 
 __all__ = ["build_plan", "find_toolchain"]
@@ -40,7 +41,7 @@ def find_toolchain(backend: TensorRt) -> Toolchain:
             found = Toolchain.model_validate(answer)
     if backend == "tensorrt" and found.gpu is None:
         raise BuildError(
-            "TensorRT builds on the GPU that is to run the plan, and there is none here",
+            f"TensorRT builds on the GPU that is to run the plan; here is {found.no_gpu}",
             "build there; or for GeForce and RTX cards here: --backend tensorrt-rtx",
         )
     return found
@@ -54,7 +55,7 @@ def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     """
     finished = None
     try:
-        with _ask(job.model_dump_json()) as answers:
+        with _ask(job.model_dump_json(), job.memory_limit) as answers:
             for line in answers:
                 message = _parse(line)
                 if isinstance(message, Problem):
@@ -77,7 +78,7 @@ def _parse(line: str) -> Phase | Finished | Problem:
 
 
 @contextmanager
-def _ask(question: str) -> Iterator[Iterator[str]]:
+def _ask(question: str, memory_limit: int | None = None) -> Iterator[Iterator[str]]:
     """Start a worker, yield its answers, and see that it ends well and with us."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(
@@ -96,10 +97,12 @@ def _ask(question: str) -> Iterator[Iterator[str]]:
             process.stdout.close()
         if code:
             log.seek(0)
-            raise _explain_crash(code, log.read())
+            raise _explain_crash(code, log.read(), memory_limit)
 
 
-def _explain_crash(code: int, log: str) -> BuildError:
+def _explain_crash(code: int, log: str, memory_limit: int | None) -> BuildError:
+    if is_exhausted(log):
+        return exhausted(memory_limit)
     told = [line for line in log.splitlines() if line.strip()]
     last = f": {told[-1].strip()[:300]}" if told else ""
     if code == -signal.SIGKILL:

@@ -1,19 +1,17 @@
-"""What TensorRT's builder calls back: a logger, a progress monitor, a writer.
+"""What TensorRT's builder calls back: a logger and a progress monitor.
 
 They derive from the selected library's classes, so import this after `nvinfer.select`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from wanexport.trt_job import Phase
 from wanrt import nvinfer as trt
 
-__all__ = ["Logger", "Monitor", "Writer"]
+__all__ = ["Logger", "Monitor"]
 
 # Said at every start without a driver, and never the reason for a failure.
 NOISE = re.compile(r"CUDA initialization failure|cudaError 35|CUDA error 35")
@@ -56,25 +54,3 @@ class Monitor(trt.IProgressMonitor):
         """Tell that a phase ended."""
         steps = self._steps.pop(phase_name, 0)
         self._on_phase(Phase(name=phase_name, done=steps, steps=steps))
-
-
-class Writer(trt.IStreamWriter):
-    """Writes a plan as it comes, hashing it, so that it is never in memory twice."""
-
-    def __init__(self, path: Path) -> None:
-        trt.IStreamWriter.__init__(self)
-        self._file = path.open("wb")
-        self._digest = hashlib.sha256()
-        self.bytes = 0
-
-    def write(self, data: bytes) -> int:
-        """Write a piece."""
-        self._file.write(data)
-        self._digest.update(data)
-        self.bytes += len(data)
-        return len(data)
-
-    def close(self) -> str:
-        """Finish the file and return its SHA-256."""
-        self._file.close()
-        return self._digest.hexdigest()

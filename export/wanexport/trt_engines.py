@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -19,7 +19,6 @@ from wanexport.trace import model_inputs
 from wanexport.trt_job import Finished, Job
 from wanexport.trt_plans import (
     PlanPool,
-    check_buildable,
     describe_file,
     describe_merge,
     make_job,
@@ -47,6 +46,7 @@ class PlanMaker:
         model: the engine's graph, bound and saved as `model.onnx`.
         store: its weights.
         reporter: who is told of it.
+        made: keys of the plans that this build made; with `force` only they are taken as they are.
     """
 
     request: BuildRequest
@@ -54,15 +54,7 @@ class PlanMaker:
     model: ir.Model
     store: WeightStore
     reporter: Reporter
-
-    def check(self) -> None:
-        """Refuse, before the engine is verified, what can't be built here.
-
-        Raises:
-            BuildError: the plan isn't there yet and this machine can't build it.
-        """
-        if self._pool.find(self._key(self._job())) is None:
-            check_buildable(self._settings)
+    made: set[str] = field(default_factory=set)
 
     def make(self) -> PlanFile:
         """Build the plan, or link one that an engine of the same key has.
@@ -100,6 +92,10 @@ class PlanMaker:
             layers=describe_file(layers),
             control=self.plan.control,
         )
+
+    def drop(self, file: PlanFile) -> None:
+        """Forget a plan that turned out not to compute what it should."""
+        self._pool.drop(file.key)
 
     @property
     def _settings(self) -> PlanSettings:
@@ -141,7 +137,10 @@ class PlanMaker:
         return plan_key(job, self._settings, self.store.bound, digests)
 
     def _make(self, key: str, job: Job, name: str) -> Finished:
+        if self.request.force and key not in self.made:
+            self._pool.drop(key)
         found = self._pool.find(key)
+        self.made.add(key)
         if found is not None:
             self.reporter.log(f"{name}: its plan is there already")
             return found
@@ -164,7 +163,7 @@ class PlanMaker:
             return None
         shapes = module_shapes(self.request.config.architecture)
         (adapters,) = self.plan.adapters
-        rank = self.request.max_rank or max((*self.request.ranks, adapters.rank or 1))
+        rank = self.request.swap_rank(adapters.rank)
         sides = {
             m: (shapes[f"{m}.weight"][0], math.prod(shapes[f"{m}.weight"][1:]))
             for m in adapters.ranks

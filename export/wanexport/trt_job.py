@@ -21,7 +21,8 @@ class Toolchain(_Message):
     """What builds plans here: a library's exact version and, if there is one, the GPU.
 
     `capabilities` are the compute capabilities (as 8.9) that the library builds for: TensorRT-RTX
-    lists them and needs no GPU; TensorRT builds for the GPU it runs on.
+    lists them and needs no GPU; TensorRT builds for the GPU it runs on. `no_gpu` says why there is
+    none.
     """
 
     backend: TensorRt
@@ -29,6 +30,7 @@ class Toolchain(_Message):
     gpu: str | None
     capability: str | None
     capabilities: tuple[str, ...]
+    no_gpu: str | None = None
 
 
 class Job(_Message):

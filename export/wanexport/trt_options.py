@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, TypedDict
 
 import typer
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from pydantic import ByteSize, TypeAdapter
 
 from wanexport.errors import ConfigError
 from wanexport.trt_job import TensorRt
@@ -51,11 +51,11 @@ Workspace = Annotated[
 ]
 AuxStreams = Annotated[
     int | None,
-    typer.Option(min=0, help="Streams beside the caller's."),
+    typer.Option(min=0, max=64, help="Streams beside the caller's."),
 ]
 Hardware = Annotated[
     HardwareName,
-    typer.Option(help="Other GPUs to run on (TensorRT)."),
+    typer.Option(case_sensitive=False, help="Other GPUs to run on (TensorRT)."),
 ]
 VersionCompatible = Annotated[
     bool,
@@ -163,13 +163,17 @@ def _capabilities(text: str | None) -> tuple[str, ...]:
 
 
 def _bytes(flag: str, text: str | None) -> int | None:
-    """Parse 4GiB; trtexec's `workspace:4G` too."""
+    """Parse 4GiB; of trtexec's `workspace:4096` the number is in MiB and K, M and G are binary."""
     if text is None:
         return None
+    theirs = re.fullmatch(r"workspace:([0-9.]+)([KMG]?)(?:iB|B)?", text)
+    plain = f"{theirs[1]}{theirs[2] or 'M'}iB" if theirs else text
     try:
-        size = int(TypeAdapter(ByteSize).validate_python(text.removeprefix("workspace:")))
-    except ValidationError:
+        if plain.isdecimal():  # bytes are never meant
+            raise ValueError(plain)
+        size = int(TypeAdapter(ByteSize).validate_python(plain))
+    except ValueError:
         raise ConfigError(f"--{flag} {text} is no size", "write it as 4GiB") from None
-    if size <= 0:
-        raise ConfigError(f"--{flag} {text}: the size must be positive")
+    if not 0 < size < 1 << 48:
+        raise ConfigError(f"--{flag} {text}: no machine has that", "write it as 4GiB")
     return size

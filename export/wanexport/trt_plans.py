@@ -19,19 +19,19 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from wanexport.errors import BuildError
-from wanexport.hashing import sha256_file, sha256_text
+from wanexport.errors import WanExportError
+from wanexport.hashing import remember_sha256, sha256_file, sha256_text
 from wanexport.links import place_file
 from wanexport.locks import locked
 from wanexport.tensors import TensorRef, atomic_file
 from wanexport.trace import IR_VERSION, OPSET
 from wanexport.trt_build import build_plan
 from wanexport.trt_job import Finished, Job, Phase
-from wanexport.trt_settings import PlanSettings
+from wanexport.trt_settings import PlanSettings, code_hash
 from wanexport.weights import IR_DTYPES
 from wanrt.manifest import Dtype, File, MergePlan
 
-__all__ = ["PlanPool", "check_buildable", "make_job", "merge_model", "plan_key"]
+__all__ = ["PlanPool", "make_job", "merge_model", "plan_key"]
 
 Show = Callable[[str], AbstractContextManager[Callable[[Phase], None]]]
 
@@ -43,14 +43,19 @@ class PlanPool:
     folder: Path
 
     def find(self, key: str) -> Finished | None:
-        """Return the account of a plan that is there, or None."""
+        """Return the account of a plan that is there, its bytes as they were, or None."""
         account = self.folder / f"{key}.json"
         try:
             found = Finished.model_validate_json(account.read_text(encoding="utf-8"))
-            sound = self.path(key).stat().st_size == found.bytes
-        except (OSError, ValueError):
+            sound = sha256_file(self.path(key)) == found.sha256
+        except (OSError, ValueError, WanExportError):
             return None
         return found if sound else None
+
+    def drop(self, key: str) -> None:
+        """Forget a plan; engines that link to it keep theirs."""
+        self.path(key).unlink(missing_ok=True)
+        (self.folder / f"{key}.json").unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
         """Return where a plan is or will be."""
@@ -65,15 +70,20 @@ class PlanPool:
         return self.folder / f"{toolchain.backend}-{toolchain.library}-{gpu}.timing"
 
     def make(self, key: str, job: Job, on_phase: Callable[[Phase], None]) -> Finished:
-        """Build a plan, unless another build just did, and keep it under its key."""
+        """Build a plan, unless another build just did, and keep it under its key.
+
+        Builds that time kernels wait for one another, whatever they build.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".building.lock"):
+        name = ".timing.lock" if job.timing_cache else f".{key}.lock"
+        with locked(self.folder / name):
             found = self.find(key)
             if found is None:
                 temporary = self.folder / f".{key}.tmp"
                 job = job.model_copy(update={"plan": str(temporary.resolve())})
                 found = build_plan(job, on_phase)
                 temporary.replace(self.path(key))
+                remember_sha256(self.path(key), found.sha256)
                 with atomic_file(self.folder / f"{key}.json") as file:
                     file.write(found.model_dump_json(indent=1).encode())
         return found
@@ -89,8 +99,9 @@ class PlanPool:
         for path in self.folder.glob("*.plan"):
             if path.stat().st_nlink == 1:
                 freed += path.stat().st_size
-                path.unlink(missing_ok=True)
-                path.with_suffix(".json").unlink(missing_ok=True)
+                self.drop(path.stem)
+        for lock in self.folder.glob(".*.lock"):
+            lock.unlink(missing_ok=True)
         return freed
 
 
@@ -165,20 +176,6 @@ def plan_key(
     return sha256_text(json.dumps(shaped, sort_keys=True))
 
 
-def check_buildable(settings: PlanSettings) -> None:
-    """Refuse, before anything long begins, a plan that this machine can't build.
-
-    Raises:
-        BuildError: it leaves weights out, and there is no GPU.
-    """
-    assert settings.toolchain is not None
-    if settings.refit != "baked" and settings.toolchain.gpu is None:
-        raise BuildError(
-            f"a plan of --refit {settings.refit} can't be built without a GPU and its driver",
-            "put the weights into the plan with --bake, or build on the GPU that is to run it",
-        )
-
-
 def merge_model(shape: tuple[int, int], max_rank: int, dtype: str) -> ir.Model:
     """Return the graph that merges one matrix: weight + lora_B lora_A in fp32, rounded once.
 
@@ -217,13 +214,6 @@ def describe_merge(path: Path, shape: tuple[int, int], max_rank: int) -> MergePl
 def describe_file(path: Path) -> File:
     """Return a file's entry in the manifest."""
     return File(file=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
-
-
-def code_hash() -> str:
-    """Hash the modules that shape a plan."""
-    folder = Path(__file__).parent
-    names = ("trt_callbacks.py", "trt_network.py", "trt_plans.py", "trt_worker.py")
-    return sha256_text("".join((folder / name).read_text() for name in names))[:12]
 
 
 def _value(name: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.Value:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import psutil
 
-from wanexport.errors import ConfigError
+from wanexport.errors import BuildError, ConfigError
 from wanexport.trt_build import find_toolchain
 from wanexport.trt_job import TensorRt, Toolchain
 from wanrt.manifest import HardwareCompatibility, Refit
@@ -23,8 +25,8 @@ class PlanSettings:
 
     Args:
         backend: which library builds and runs them.
-        refit: where weights live; `wanrt.manifest.PlanFile`. None: `none` on a machine with a GPU,
-            `baked` elsewhere, since no plan without its weights can be built there.
+        refit: where weights live; `wanrt.manifest.PlanFile`. None: `none` for the GPU that is here,
+            `baked` for others, since no plan without its weights can be built there.
         capabilities: compute capabilities to build for, as 8.9 (TensorRT-RTX). None given: of the
             GPU that is here, or without one all that the library knows.
         optimization_level: of the builder, 0 to 5.
@@ -67,10 +69,17 @@ class PlanSettings:
             del kept[apart]
         assert self.toolchain is not None
         return kept | {
+            "code": code_hash(),
             "library": self.toolchain.library,
             "gpu": self.toolchain.gpu,
             "built_for": self.built_for,
         }
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the GPU that is here is one that plans are built for."""
+        assert self.toolchain is not None
+        return self.toolchain.capability in self.built_for
 
     @property
     def built_for(self) -> tuple[str, ...]:
@@ -90,14 +99,12 @@ def resolve_settings(settings: PlanSettings) -> PlanSettings:
         ConfigError: what is asked can't be had of this library.
     """
     toolchain = find_toolchain(settings.backend)
-    refit = settings.refit or ("baked" if toolchain.gpu is None else "none")
-    resolved = replace(settings, toolchain=toolchain, refit=refit)
+    resolved = replace(settings, toolchain=toolchain)
+    here = resolved.runs_here and len(resolved.built_for) == 1
+    refit = settings.refit or ("none" if here else "baked")
+    resolved = replace(resolved, refit=refit)
     _check_capabilities(resolved, toolchain)
-    if refit in ("targets", "all") and toolchain.library.startswith(BIASES_AT_RISK):
-        raise ConfigError(
-            f"TensorRT {toolchain.library} may lose a bias in a plan of --refit {refit}",
-            "upgrade to 11.4, or use --refit none",
-        )
+    _check_refit(resolved, toolchain)
     if settings.memory_limit is None:
         limit = int(psutil.virtual_memory().available * USABLE)
         resolved = replace(resolved, memory_limit=limit)
@@ -115,7 +122,7 @@ def _check_capabilities(settings: PlanSettings, toolchain: Toolchain) -> None:
             "TensorRT-RTX has no --hardware-compatibility-level",
             "name the GPUs it is to run on: --compute-capability 89,120",
         )
-    for capability in settings.capabilities:
+    for capability in settings.built_for if settings.backend == "tensorrt-rtx" else ():
         if capability not in toolchain.capabilities:
             known = ", ".join(c.replace(".", "") for c in toolchain.capabilities)
             raise ConfigError(
@@ -123,9 +130,42 @@ def _check_capabilities(settings: PlanSettings, toolchain: Toolchain) -> None:
                 f"{capability.replace('.', '')}",
                 f"it builds for {known}; for data-center GPUs use --backend tensorrt there",
             )
-    if settings.refit != "baked" and len(settings.built_for) > 1:
+
+
+def _check_refit(settings: PlanSettings, toolchain: Toolchain) -> None:
+    refit = settings.refit
+    if settings.version_compatible and settings.backend == "tensorrt-rtx":
         raise ConfigError(
-            f"a plan of --refit {settings.refit} is for one compute capability, not for "
+            "TensorRT-RTX builds no version-compatible plans", "drop --version-compatible"
+        )
+    if refit == "baked":
+        return
+    if toolchain.gpu is None:
+        raise BuildError(
+            f"a plan of --refit {refit} can't be built without a GPU and its driver",
+            "put the weights into the plan with --bake, or build on the GPU that is to run it",
+        )
+    if len(settings.built_for) > 1:
+        raise ConfigError(
+            f"a plan of --refit {refit} is for one compute capability, not for "
             f"{len(settings.built_for)}",
             "give one --compute-capability, or put the weights into the plan with --bake",
         )
+    if settings.version_compatible:
+        raise ConfigError(
+            f"a version-compatible plan runs without a refitter, so --refit {refit} is none",
+            "put the weights into it with --bake, or drop --version-compatible",
+        )
+    if refit in ("targets", "all") and toolchain.library.startswith(BIASES_AT_RISK):
+        raise ConfigError(
+            f"TensorRT {toolchain.library} may lose a bias in a plan of --refit {refit}",
+            "upgrade to 11.4, or use --refit none",
+        )
+
+
+def code_hash() -> str:
+    """Hash the modules that shape a plan, so that no plan outlives the code that made it."""
+    folder = Path(__file__).parent
+    names = ("trt_callbacks.py", "trt_engines.py", "trt_network.py", "trt_plans.py")
+    text = "".join((folder / name).read_text() for name in (*names, "trt_worker.py"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -8,6 +8,7 @@ standard error.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -18,10 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import BaseModel
 
 from wanexport.disk import format_bytes
 from wanexport.errors import BuildError, WanExportError
+from wanexport.trt_failures import exhausted, is_exhausted
 from wanexport.trt_job import Finished, Job, Phase, Problem, Toolchain
 from wanexport.trt_network import (
     check_network,
@@ -31,14 +34,16 @@ from wanexport.trt_network import (
     parse_network,
 )
 from wanrt import nvinfer as trt
-from wanrt.errors import WanrtError
+from wanrt.cuda import open_cuda
+from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.gpus import find_gpu
+from wanrt.trt_library import open_plan
 
 if TYPE_CHECKING:
     from wanexport.trt_callbacks import Logger
 
 PR_SET_PDEATHSIG = 1
-EXHAUSTED = ("bad_alloc", "OutOfMemory", "out of memory", "Resource temporarily unavailable")
+PIECE_BYTES = 1 << 20  # larger writes are slow on some kernels; see wanexport.tensors
 OLDEST = 80  # TensorRT-RTX has no fp32 matrix products for Turing
 
 
@@ -57,11 +62,17 @@ def main() -> None:
         send(describe_toolchain(asked["backend"]) if len(asked) == 1 else build(Job(**asked), send))
     except (WanExportError, WanrtError) as error:
         send(Problem(message=str(error), hint=error.hint))
+    except MemoryError:
+        problem = exhausted(asked.get("memory_limit"))
+        send(Problem(message=str(problem), hint=problem.hint))
 
 
 def describe_toolchain(backend: str) -> Toolchain:
     """Say what builds plans here."""
-    gpu, capability = _find_gpu()
+    try:
+        gpu, reason = open_cuda().gpu(), None
+    except UnsupportedError as error:
+        gpu, reason = None, f"{error} ({error.hint})"
     known = [
         int(name[2:])
         for name in dir(getattr(trt, "ComputeCapability", None))
@@ -71,8 +82,9 @@ def describe_toolchain(backend: str) -> Toolchain:
         {
             "backend": backend,
             "library": trt.version(),
-            "gpu": gpu,
-            "capability": capability,
+            "gpu": gpu and gpu.name,
+            "capability": gpu and gpu.capability,
+            "no_gpu": reason,
             "capabilities": [f"{n // 10}.{n % 10}" for n in sorted(known) if n >= OLDEST],
         }
     )
@@ -82,40 +94,55 @@ def build(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     """Build a plan, or only parse and check its model.
 
     Raises:
-        BuildError: the library can't.
+        BuildError: the library can't, or the disk is full.
     """
     if job.memory_limit is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory_limit, job.memory_limit))
-    from wanexport.trt_callbacks import Logger, Monitor, Writer
+    from wanexport.trt_callbacks import Logger
 
-    logger = Logger()
+    finished = _build(job, Logger(), on_phase)  # its builder is gone when the plan is looked at
+    return finished.model_copy(update={"engine": _inspect(job)})
+
+
+def _build(job: Job, logger: Logger, on_phase: Callable[[Phase], None]) -> Finished:
+    from wanexport.trt_callbacks import Monitor
+
     builder = trt.Builder(logger)
     network, parser = parse_network(builder, logger, Path(job.model))
     check_network(network, job)
     mark_refittable(network, job.refittable)
     config = configure(builder, network, job)
     config.progress_monitor = Monitor(on_phase)
+    layers = count_layers(network)
     if job.plan is None:
-        return Finished(layers=count_layers(network))
+        return Finished(layers=layers)
     cache = _open_timing_cache(config, job)
-    writer = Writer(Path(job.plan))
-    built = builder.build_serialized_network_to_stream(network, config, writer)
-    digest = writer.close()
+    plan = builder.build_serialized_network(network, config)
     del parser  # until here it held the mapped weights
-    if not built or not writer.bytes:
+    if plan is None:
         raise _explain(logger.errors, job)
     if cache is not None:
         _save_timing_cache(cache, Path(job.timing_cache or ""))
-    layers = count_layers(network)
-    return Finished(
-        bytes=writer.bytes, sha256=digest, layers=layers, engine=_inspect(logger, Path(job.plan))
-    )
+    digest = _write(Path(job.plan), plan)
+    return Finished(bytes=plan.nbytes, sha256=digest, layers=layers)
 
 
-def _find_gpu() -> tuple[str | None, str | None]:
-    """Return the first GPU's name and compute capability, or nothing where there is none."""
-    found = find_gpu()
-    return (found.name, found.capability) if found else (None, None)
+def _write(path: Path, plan: trt.IHostMemory) -> str:
+    """Write a plan from where it lies and return its SHA-256."""
+    data = np.frombuffer(memoryview(plan), np.uint8).data
+    digest = hashlib.sha256()
+    try:
+        with path.open("wb") as file:
+            for start in range(0, len(data), PIECE_BYTES):
+                piece = data[start : start + PIECE_BYTES]
+                file.write(piece)
+                digest.update(piece)
+    except OSError as error:
+        raise BuildError(
+            f"the plan of {format_bytes(len(data))} can't be written: {error.strerror}",
+            "free some, or use --out on a larger disk",
+        ) from None
+    return digest.hexdigest()
 
 
 def _open_timing_cache(config: trt.IBuilderConfig, job: Job) -> trt.ITimingCache | None:
@@ -134,39 +161,33 @@ def _save_timing_cache(cache: trt.ITimingCache, path: Path) -> None:
     temporary.replace(path)
 
 
-def _inspect(logger: Logger, plan: Path) -> str | None:
-    """Return TensorRT's own description of the engine; without a GPU nothing can be loaded."""
-    if _find_gpu()[0] is None:
+def _inspect(job: Job) -> str | None:
+    """Return TensorRT's own description of the engine, on a GPU that the plan is for."""
+    gpu = find_gpu()
+    elsewhere = gpu and job.capabilities and gpu.capability not in job.capabilities
+    if job.plan is None or gpu is None or elsewhere:
         return None
-    runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-    if engine is None:
-        raise BuildError(f"TensorRT can't load the plan it built: {_last(logger.errors)}")
-    inspector = engine.create_engine_inspector()
-    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        engine = open_plan(Path(job.plan), host_code=job.version_compatible)
+        inspector = engine.create_engine_inspector()
+        return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    except (WanrtError, MemoryError):
+        return None  # the plan is built; whether it runs is for the verification to say
 
 
 def _explain(errors: list[str], job: Job) -> BuildError:
     """Return why a build failed, from what the library logged, and what to change."""
     told = " ".join(errors)
-    if any(sign in told for sign in EXHAUSTED):
-        limit = "" if job.memory_limit is None else f" of {format_bytes(job.memory_limit)}"
-        return BuildError(
-            f"the builder ran out of its memory{limit}",
-            "raise --memory-limit, or close what else needs memory",
-        )
+    if is_exhausted(told):
+        return exhausted(job.memory_limit)
     if "dedicated kernel" in told:
         return BuildError(
             "TensorRT has no fused kernel for an attention of this graph",
             "build with --dtype fp16 or bf16 (fp32 attention is never fused), or accept slow "
             "attention whose scores take memory with --allow-unfused",
         )
-    if "CUDA" in told and job.refit != "baked" and _find_gpu()[0] is None:
-        return BuildError(
-            f"a plan of --refit {job.refit} can't be built without a GPU and its driver",
-            "put the weights into the plan with --bake, or build on the GPU that is to run it",
-        )
-    return BuildError(f"TensorRT can't build it: {_last(errors)}", "")
+    limited = "if it is want of memory: raise --memory-limit" if job.memory_limit else ""
+    return BuildError(f"TensorRT can't build it: {_last(errors)}", limited)
 
 
 def _last(errors: list[str]) -> str:

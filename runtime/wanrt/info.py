@@ -110,6 +110,8 @@ def _verified(verification: Verification) -> str:
         facts.append(f"PyTorch's own error {verification.reference_error:.2g}")
     if verification.adapter_effect is not None:
         facts.append(f"the adapter's effect {verification.adapter_effect:.2g}")
+    if verification.plan_error is not None:
+        facts.append(f"the plan's on its GPU {verification.plan_error:.2g}")
     if verification.tokens is not None:
         facts.append(f"at {verification.tokens} tokens")
     if verification.dtype is not None:

@@ -60,8 +60,9 @@ def rebuild_command(folder: Path, manifest: Manifest) -> str:
     """
     argv = ["wanexport", "build", "--config", str(folder / MANIFEST_NAME)]
     argv += ["--mode", manifest.mode, *_sources(manifest)]
-    if manifest.max_rank is not None:
-        argv += ["--max-rank", str(manifest.max_rank)]
+    max_rank = manifest.max_rank or manifest.inputs.get("swap rank")
+    if max_rank is not None:
+        argv += ["--max-rank", str(max_rank)]
     merged_rest = any(file.origin == "merged" for file in manifest.weights)
     flags = {
         "--merge-rest": manifest.mode in ("separate", "swappable") and merged_rest,
