@@ -22,7 +22,8 @@ NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx
 # and what a rival in a bench has to know
 OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine", "wanrt.load_engine",
                      "wanrt.errors", "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
-                     "wanrt.formats.write_text", "wanrt.nvinfer", "wanrt.gpus",
+                     "wanrt.formats.write_text", "wanrt.nvinfer", "wanrt.gpus", "wanrt.cuda",
+                     "wanrt.trt_library.open_plan",
                      "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores")  # fmt: skip
 
 

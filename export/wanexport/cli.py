@@ -277,9 +277,7 @@ def inspect(
 @app.command()
 def adapter(
     files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRA files.")],
-    engine: Annotated[
-        Path, typer.Option("--for", metavar="ENGINE", help="One that can swap.")
-    ],
+    engine: Annotated[Path, typer.Option("--for", metavar="ENGINE", help="One that can swap.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The canonical adapter.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
 ) -> None:

@@ -123,7 +123,7 @@ def _plan_flags(manifest: Manifest) -> list[str]:
         argv += ["--compute-capability", ",".join(map(str, capabilities))]
     for flag, key in VALUED.items():
         if made.get(key) not in (None, "none"):
-            argv += [flag, str(made[key])]
+            argv += [flag, f"{made[key]}{'B' if key == 'workspace' else ''}"]
     argv += [flag for flag, key in SWITCHES.items() if made.get(key) is True]
     return argv if made.get("control") else [*argv, "--no-build-control"]
 
