@@ -166,11 +166,11 @@ def check_engine(folder: Path, device: Device | None = None) -> Manifest:
         return manifest
     from wanrt.trt_check import check_plan
 
+    check_plan(folder, manifest)
     if device == "cpu":
         raise UnsupportedError(
             f"a {manifest.backend} engine runs on a GPU alone", "run it with --device cuda"
         )
-    check_plan(folder, manifest)
     return manifest
 
 
