@@ -255,10 +255,11 @@ def test_ctrl_c_within_a_forward_ends_the_process(tiny: Job) -> None:
 
 
 ORPHAN = """
-import os, sys
+import os
+from pathlib import Path
 from wanrt.hosted import open_hosted
 from wanrt.jobs import Job
-hosted = open_hosted(Job({folder!r}, {workload!r}))
+hosted = open_hosted(Job(Path({folder!r}), {workload!r}))
 print(hosted.pid, flush=True)
 os._exit(1)
 """
