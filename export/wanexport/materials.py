@@ -12,6 +12,7 @@ from wanexport.disk import check_disk, format_bytes
 from wanexport.errors import AdapterError
 from wanexport.hashing import sha256_file
 from wanexport.hub import cached_snapshot
+from wanexport.locks import locked
 from wanexport.lora import Adapter, resolve_adapter, split_rest, stacked_ranks
 from wanexport.names import module_shapes
 from wanexport.progress import Reporter
@@ -123,7 +124,9 @@ def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) 
         return AdapterSet(f"r{rank}", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        seeded_adapter(path, shapes, targets, rank, SEED)
+        with locked(path.parent / ".making.lock"):
+            if not path.exists():  # another build may have made it since, and be reading it
+                seeded_adapter(path, shapes, targets, rank, SEED)
     return _resolve([(path, 1.0)], request, "")
 
 
