@@ -16,8 +16,9 @@ import numpy as np
 from wanrt.candidates import Candidate
 from wanrt.devices import Device
 from wanrt.fake import MACHINE
+from wanrt.fields import Dtype
 from wanrt.machine import Machine
-from wanrt.manifest import Dtype, Manifest
+from wanrt.manifest import Manifest
 from wanrt.values import Clocks, Probe
 
 CHUNK = 4096

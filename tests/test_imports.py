@@ -20,10 +20,10 @@ NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx
                 "onnxscript", "polygraphy"}  # fmt: skip
 # what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader,
 # and what a rival in a bench has to know
-OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine", "wanrt.load_engine",
-                     "wanrt.errors", "wanrt.devices", "wanrt.predict", "wanrt.cpu_device",
-                     "wanrt.formats.write_text", "wanrt.nvinfer", "wanrt.gpus", "wanrt.cuda",
-                     "wanrt.trt_library.open_plan",
+OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.plan_file", "wanrt.fields", "wanrt.roofline",
+                     "wanrt.engine", "wanrt.load_engine", "wanrt.errors", "wanrt.devices",
+                     "wanrt.predict", "wanrt.cpu_device", "wanrt.formats.write_text",
+                     "wanrt.nvinfer", "wanrt.gpus", "wanrt.cuda", "wanrt.trt_library.open_plan",
                      "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores")  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from tinyengines import MODULE, Tiny, make_engine, read_raw, touch_ns
 import wanrt.manifest as contract
 from wanrt.engine import check_engine
 from wanrt.errors import ManifestError
+from wanrt.fields import TensorSpec
+from wanrt.plan_file import MergePlan, PlanFile, Swap, WeightRange
 
 ENGINES = Path(__file__).parents[1] / "engines"
 
@@ -110,9 +112,9 @@ def test_schema_accepts_what_the_code_writes(tmp_path: Path) -> None:
 
 def _models() -> list[type[BaseModel]]:
     return [
-        contract.Manifest, contract.Graph, contract.TensorSpec, contract.Workload,
-        contract.WeightFile, contract.AdapterFile, contract.Source, contract.Verification,
-        contract.PlanFile, contract.WeightRange, contract.MergePlan, contract.Swap,
+        contract.Manifest, contract.Graph, TensorSpec, contract.Workload, contract.WeightFile,
+        contract.AdapterFile, contract.Source, contract.Verification, PlanFile, WeightRange,
+        MergePlan, Swap,
     ]  # fmt: skip
 
 

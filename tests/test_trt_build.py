@@ -26,7 +26,8 @@ from wanexport.errors import BuildError, ConfigError, VerificationError
 from wanexport.trt_job import Job, Phase
 from wanexport.trt_settings import PlanSettings, resolve_settings
 from wanrt.engine import load_engine
-from wanrt.manifest import Manifest, PlanFile, read_manifest
+from wanrt.manifest import Manifest, read_manifest
+from wanrt.plan_file import PlanFile
 
 sources = folders.sources  # a fixture
 

@@ -18,17 +18,9 @@ from wanexport.plan import TOOLS, EnginePlan
 from wanexport.request import BuildRequest
 from wanexport.trace import model_inputs
 from wanexport.weights import WeightStore
-from wanrt.manifest import (
-    AdapterFile,
-    Dtype,
-    Graph,
-    Manifest,
-    PlanFile,
-    Source,
-    TensorSpec,
-    Verification,
-    Workload,
-)
+from wanrt.fields import Dtype, TensorSpec
+from wanrt.manifest import AdapterFile, Graph, Manifest, Source, Verification, Workload
+from wanrt.plan_file import PlanFile
 from wanrt.roofline import count_bytes, count_flops
 
 __all__ = ["make_manifest"]

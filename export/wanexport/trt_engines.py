@@ -27,7 +27,8 @@ from wanexport.trt_plans import (
 )
 from wanexport.trt_settings import PlanSettings
 from wanexport.weights import IR_DTYPES, WeightStore
-from wanrt.manifest import Dtype, MergePlan, PlanFile, Swap, TensorSpec, WeightRange
+from wanrt.fields import Dtype, TensorSpec
+from wanrt.plan_file import MergePlan, PlanFile, Swap, WeightRange
 
 __all__ = ["PlanMaker"]
 

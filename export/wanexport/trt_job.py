@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from wanrt.manifest import HardwareCompatibility, Refit
+from wanrt.plan_file import HardwareCompatibility, Refit
 
 __all__ = ["Finished", "Job", "Phase", "Problem", "Toolchain"]
 
@@ -40,7 +40,7 @@ class Job(_Message):
         backend: which library builds it.
         model: the ONNX file.
         plan: where the plan goes; None to parse and check the model only.
-        refit: where its weights live; `wanrt.manifest.PlanFile`.
+        refit: where its weights live; `wanrt.plan_file.PlanFile`.
         refittable: initializers that a refit may change one by one (`targets`, `all`).
         capabilities: compute capabilities to build for, as 8.9; empty for the GPU that is here.
         profiles: per workload the shape of every input that has open dimensions.

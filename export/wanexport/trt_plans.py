@@ -29,7 +29,8 @@ from wanexport.trt_build import build_plan
 from wanexport.trt_job import Finished, Job, Phase
 from wanexport.trt_settings import PlanSettings, code_hash
 from wanexport.weights import IR_DTYPES
-from wanrt.manifest import Dtype, File, MergePlan
+from wanrt.fields import Dtype, File
+from wanrt.plan_file import MergePlan
 
 __all__ = ["PlanPool", "make_job", "merge_model", "plan_key"]
 

@@ -11,7 +11,7 @@ import psutil
 from wanexport.errors import BuildError, ConfigError
 from wanexport.trt_build import find_toolchain
 from wanexport.trt_job import TensorRt, Toolchain
-from wanrt.manifest import HardwareCompatibility, Refit
+from wanrt.plan_file import HardwareCompatibility, Refit
 
 __all__ = ["PlanSettings", "resolve_settings"]
 
@@ -25,8 +25,8 @@ class PlanSettings:
 
     Args:
         backend: which library builds and runs them.
-        refit: where weights live; `wanrt.manifest.PlanFile`. None: `none` for the GPU that is here,
-            `baked` for others, since no plan without its weights can be built there.
+        refit: where weights live; `wanrt.plan_file.PlanFile`. None: `none` for the GPU that is
+            here, `baked` for others, since no plan without its weights can be built there.
         capabilities: compute capabilities to build for, as 8.9 (TensorRT-RTX). None given: of the
             GPU that is here, or without one all that the library knows.
         optimization_level: of the builder, 0 to 5.

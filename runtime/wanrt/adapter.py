@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wanrt.errors import AdapterError
-from wanrt.manifest import Manifest, TensorSpec
+from wanrt.fields import TensorSpec
+from wanrt.manifest import Manifest
 from wanrt.tensors import Array, numpy_dtype, show_shape
 
 __all__ = ["pad_matrix", "read_adapter"]

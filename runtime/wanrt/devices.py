@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wanrt.errors import WanrtError
-from wanrt.manifest import Dtype
+from wanrt.fields import Dtype
 
 __all__ = ["CPU", "Device", "find_device", "load_devices", "recognise_device"]
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wanrt.errors import EngineError, ResultsError, UnsupportedError
+from wanrt.fields import Dtype
 from wanrt.machine import Machine
-from wanrt.manifest import Dtype, Manifest, read_manifest
+from wanrt.manifest import Manifest, read_manifest
 from wanrt.values import Clocks, Probe
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from wanrt.errors import EngineError
-from wanrt.manifest import TensorSpec
+from wanrt.fields import TensorSpec
 from wanrt.tensors import match_shape, show_shape
 
 __all__ = ["check_input", "check_names"]

@@ -16,6 +16,7 @@ from wanrt.errors import ResultsError
 from wanrt.headline import headlines
 from wanrt.report import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.results import BenchResult, CandidateResult, GroupResult
+from wanrt.strict_json import refuse_constant
 
 __all__ = ["read_results", "to_csv", "to_json", "to_markdown", "write_file", "write_text"]
 
@@ -59,7 +60,7 @@ def read_results(path: Path) -> BenchResult:
     """
     hint = "wanrt bench --json FILE writes what can be read here"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except OSError as error:
         raise ResultsError(f"{path} can't be read: {error.strerror}", hint) from None
     except (ValueError, RecursionError) as error:
@@ -148,10 +149,6 @@ def _restore(value: dict[str, Any]) -> BenchResult:
     if any(f.seconds < 0 for row in result.rows for f in row.forwards):
         raise ValueError("a forward of negative length")
     return result
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _key(group: dict[str, Any]) -> tuple[str, str]:

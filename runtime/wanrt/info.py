@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from wanrt.manifest import Manifest, TensorSpec, Verification
+from wanrt.fields import TensorSpec
+from wanrt.manifest import Manifest, Verification
 from wanrt.tensors import show_shape
 
 __all__ = ["render_info"]

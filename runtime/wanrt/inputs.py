@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 
 from wanrt.errors import EngineError
-from wanrt.manifest import Manifest, TensorSpec, Workload
+from wanrt.fields import TensorSpec
+from wanrt.manifest import Manifest, Workload
 from wanrt.tensors import Array, numpy_dtype
 
 __all__ = ["make_inputs"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wanrt.engine import Device, Runner, check_engine
+from wanrt.fields import Dtype
 from wanrt.machine import Machine, available_bytes, describe_machine
-from wanrt.manifest import Dtype, Manifest
+from wanrt.manifest import Manifest
 from wanrt.nvml import free_gpu_bytes, read_clocks
 from wanrt.trt_memory import Scratch
 from wanrt.values import Clocks, Probe

@@ -7,14 +7,16 @@ from these models; a test keeps the three together.
 from __future__ import annotations
 
 import json
-import math
 import sys
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from wanrt.errors import ManifestError
+from wanrt.fields import Count, Dtype, File, Part, Positive, Sha256, TensorSpec
+from wanrt.plan_file import PlanFile
+from wanrt.strict_json import parse_json
 
 __all__ = ["SCHEMA_VERSION", "Manifest", "read_manifest"]
 
@@ -23,113 +25,7 @@ MANIFEST_NAME = "engine.json"
 MAX_MANIFEST_BYTES = 64 << 20
 
 Mode = Literal["full", "merged", "separate", "swappable"]
-Dtype = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
-Refit = Literal["baked", "none", "targets", "all"]
-HardwareCompatibility = Literal["none", "ampere+", "samecomputecapability"]
-InputRole = Literal["data", "lora_A", "lora_B"]
-
-
-def _inside(path: str) -> str:
-    """Accept a relative POSIX path that can't leave the engine folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
-        raise ValueError(f"path leaves the engine folder: {path!r}")
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_inside)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Dim = Count | Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class TensorSpec(_Model):
-    """One input or output of a graph.
-
-    `range` bounds values that aren't unit normal (the timestep lies in 0 to 1000); `module` names
-    the adapted module of an adapter input.
-    """
-
-    name: str
-    dtype: Dtype
-    shape: tuple[Dim, ...]
-    role: InputRole = "data"
-    module: str | None = None
-    range: tuple[float, float] | None = None
-
-
-class File(_Model):
-    """A file of the folder, by content."""
-
-    file: RelativePath
-    bytes: Count
-    sha256: Sha256
-
-
-class WeightRange(_Model):
-    """The bytes of a weight file that hold one initializer, row by row."""
-
-    file: RelativePath
-    offset: Count
-    bytes: Count
-    dtype: Dtype
-
-
-class MergePlan(File):
-    """A plan that merges one matrix on the device: W + B A in fp32, rounded once.
-
-    Its inputs are `weight` [out, in], `lora_A` [max_rank, in] and `lora_B` [out, max_rank], the
-    last two in fp32; its output `merged` is like `weight`. `shape` is [out, in].
-    """
-
-    shape: tuple[Positive, Positive]
-    max_rank: Positive
-
-
-class Swap(_Model):
-    """How a merged engine exchanges its adapter in place, by refitting what the adapter changes.
-
-    `inputs` are the adapter's matrices as a canonical adapter names them, `base` the pristine
-    values of every parameter that the built-in adapter changed or another one may change.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    base: dict[str, WeightRange]
-    merges: tuple[MergePlan, ...]
-
-
-class PlanFile(File):
-    """The serialized TensorRT engine of a graph, and what it may be run with.
-
-    A plan runs with the exact library version that built it unless `version_compatible`, and on
-    the GPU named, or, where it was built without one, on those of `compute_capabilities`.
-
-    `refit` says where weights live: `baked` in the plan; else in the folder's weight files, from
-    where a refitter takes what `weights` names. `none` binds the plan to the very bytes it was
-    built with, `targets` frees the adapter's matrices, `all` every initializer. `key` names what
-    shaped the plan: engines of one key share one file. `profiles` are the workloads that the
-    optimization profiles are for, in order. `control` marks a build without the timing cache.
-    """
-
-    key: Sha256
-    library: str
-    gpu: str | None
-    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]$")], ...]
-    hardware_compatibility: HardwareCompatibility
-    version_compatible: bool
-    refit: Refit
-    weight_streaming: bool
-    profiles: tuple[str, ...]
-    weights: dict[str, WeightRange]
-    swap: Swap | None = None
-    layers: File | None = None
-    control: bool = False
 
 
 class Graph(File):
@@ -145,7 +41,7 @@ class Graph(File):
     plan: PlanFile | None = None
 
 
-class Workload(_Model):
+class Workload(Part):
     """A named set of input shapes, and what one forward of it takes.
 
     `tokens` counts one sample's latent patches; tokens per second is batch x tokens / seconds of
@@ -182,7 +78,7 @@ class AdapterFile(File):
     rank: Positive
 
 
-class Source(_Model):
+class Source(Part):
     """A file the engine was made from, by content."""
 
     path: str
@@ -190,7 +86,7 @@ class Source(_Model):
     strength: float | None = None
 
 
-class Verification(_Model):
+class Verification(Part):
     """How far the engine's outputs are from diffusers' own model in fp32 (relative L2).
 
     `reference_error` is PyTorch's own error in the engine's dtype; `adapter_effect` is how far the
@@ -208,7 +104,7 @@ class Verification(_Model):
     plan_error: float | None = None
 
 
-class Manifest(_Model):
+class Manifest(Part):
     """What engine.json says. Everything a runtime needs, nothing it has to guess."""
 
     schema_version: Literal[1]
@@ -257,19 +153,9 @@ class Manifest(_Model):
     def _check_plan(self, plan: PlanFile | None) -> None:
         if (plan is None) != (self.backend == "onnxruntime"):
             raise ValueError(f"backend {self.backend} with{'out' if plan is None else ''} a plan")
-        if plan is None:
-            return
-        sizes = {file.file: file.bytes for file in self.weights}
-        swapped = plan.swap.base if plan.swap else {}
-        for name, part in (*plan.weights.items(), *swapped.items()):
-            if part.offset + part.bytes > sizes.get(part.file, 0):
-                raise ValueError(f"{name} lies outside the weight files")
-        if plan.refit == "baked" and plan.weights:
-            raise ValueError("a baked plan takes no weights")
-        if plan.swap and (self.mode != "merged" or plan.refit not in ("targets", "all")):
-            raise ValueError(f"a {self.mode} engine of refit {plan.refit} can't swap in place")
-        if sorted(plan.profiles) != sorted(self.workloads):
-            raise ValueError("the plan's profiles aren't the workloads")
+        if plan is not None:
+            sizes = {file.file: file.bytes for file in self.weights}
+            plan.check(self.mode, sizes, self.workloads)
 
     @property
     def forward(self) -> Graph:
@@ -328,12 +214,7 @@ def read_manifest_only(folder: Path) -> Manifest:
 def parse_manifest(text: str, where: str) -> Manifest:
     """Parse engine.json's text; `where` names it in errors."""
     try:
-        raw = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
+        raw = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where} is not JSON: {error}", "rebuild the engine") from None
     if not isinstance(raw, dict):
@@ -363,21 +244,6 @@ def _once(kind: str, names: list[str]) -> None:
         if name in seen:
             raise ValueError(f"{kind} {name} is there twice")
         seen.add(name)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    _once("key", [key for key, _ in pairs])
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    if math.isinf(number := float(text)):
-        raise ValueError(f"{text} is no finite number")
-    return number
 
 
 def _read_text(path: Path) -> str:

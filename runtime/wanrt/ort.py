@@ -13,7 +13,8 @@ import numpy as np
 from wanrt.adapter import read_adapter
 from wanrt.errors import EngineError
 from wanrt.feeds import check_input, check_names
-from wanrt.manifest import Manifest, TensorSpec
+from wanrt.fields import TensorSpec
+from wanrt.manifest import Manifest
 from wanrt.ort_session import (
     backend_errors,
     enqueue_options,

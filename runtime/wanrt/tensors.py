@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanrt.errors import EngineError
-from wanrt.manifest import TensorSpec
+from wanrt.fields import TensorSpec
 
 __all__ = ["Array", "match_shape", "numpy_dtype", "resolve_shape"]
 

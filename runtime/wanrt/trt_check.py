@@ -7,8 +7,10 @@ from pathlib import Path
 from wanrt import nvinfer as trt
 from wanrt.cuda import Cuda, open_cuda
 from wanrt.errors import EngineError, UnsupportedError
+from wanrt.fields import TensorSpec
 from wanrt.gpus import Gpu
-from wanrt.manifest import Manifest, PlanFile, TensorSpec
+from wanrt.manifest import Manifest
+from wanrt.plan_file import PlanFile
 from wanrt.tensors import show_shape
 from wanrt.trt_library import dtype_name, sizes
 from wanrt.trt_weights import MISMATCH, REBUILD

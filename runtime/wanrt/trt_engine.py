@@ -14,7 +14,8 @@ from typing import Self
 from wanrt.adapter import read_adapter
 from wanrt.cuda import Cuda
 from wanrt.errors import EngineError
-from wanrt.manifest import Manifest, PlanFile
+from wanrt.manifest import Manifest
+from wanrt.plan_file import PlanFile
 from wanrt.tensors import Array
 from wanrt.trt_check import check_contents
 from wanrt.trt_context import Execution

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wanrt import nvinfer as trt
 from wanrt.errors import EngineError
-from wanrt.manifest import Dtype
+from wanrt.fields import Dtype
 
 __all__ = ["dtype_name", "fail", "open_log", "open_plan", "sizes", "trt_dtype"]
 

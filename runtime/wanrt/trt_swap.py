@@ -16,7 +16,8 @@ from typing import Protocol
 from wanrt.adapter import pad_matrix
 from wanrt.cuda import Cuda
 from wanrt.errors import EngineError, WanrtError
-from wanrt.manifest import MergePlan, Swap, TensorSpec, WeightRange
+from wanrt.fields import TensorSpec
+from wanrt.plan_file import MergePlan, Swap, WeightRange
 from wanrt.tensors import NUMPY, Array, show_shape
 from wanrt.trt_context import Execution
 from wanrt.trt_library import dtype_name, open_plan

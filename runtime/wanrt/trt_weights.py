@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from wanrt import nvinfer as trt
 from wanrt.errors import EngineError
+from wanrt.fields import Dtype
 from wanrt.machine import usable_cores
-from wanrt.manifest import Dtype, WeightRange
+from wanrt.plan_file import WeightRange
 from wanrt.tensors import NUMPY
 from wanrt.trt_library import dtype_name, fail, open_log, trt_dtype
 
