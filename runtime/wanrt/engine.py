@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from wanrt.errors import EngineError, ManifestError, UnsupportedError
@@ -62,14 +61,11 @@ class Engine(Runner, Protocol):
     def forward(self, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def load_engine(

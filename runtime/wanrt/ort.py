@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wanrt.adapter import read_adapter
+from wanrt.engine import Engine
 from wanrt.errors import EngineError
 from wanrt.feeds import check_input, check_names
 from wanrt.fields import TensorSpec
@@ -48,8 +48,8 @@ class _Io:
         return (self.timing,) if same else (self.timing, self.reading)
 
 
-class OrtEngine:
-    """An engine folder in an ONNX Runtime session; `wanrt.engine.Engine` is its contract."""
+class OrtEngine(Engine):
+    """An engine folder in an ONNX Runtime session."""
 
     def __init__(
         self,
@@ -177,17 +177,6 @@ class OrtEngine:
         self._buffers.clear()
         self._outputs.clear()
         self._held.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self) -> _Io:
         if self._io is None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from wanrt.adapter import read_adapter
 from wanrt.cuda import Cuda
+from wanrt.engine import Engine
 from wanrt.errors import EngineError
 from wanrt.manifest import Manifest
 from wanrt.plan_file import PlanFile
@@ -28,8 +27,8 @@ from wanrt.trt_weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
 __all__ = ["TrtEngine"]
 
 
-class TrtEngine:
-    """An engine folder's plan on the current GPU; `wanrt.engine.Engine` is its contract.
+class TrtEngine(Engine):
+    """An engine folder's plan on the current GPU.
 
     Everything is enqueued on one stream, the caller's if there is one. `forward`, `time_forward`,
     `bind` and `swap` return once it is done.
@@ -177,17 +176,6 @@ class TrtEngine:
             self._bound = False
             self._io.close()
             stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self) -> Execution:
         if self._stack is None:
