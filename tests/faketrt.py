@@ -19,8 +19,9 @@ X = draw(100, 6, WIDTH)
 DYNAMIC = Trt(workloads={"small": 6, "large": 10})
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """Yield a fake GPU to a test; whatever it took of that must be given back."""
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A fake GPU; whatever a test took of it must be given back."""
     fake = FakeCuda()
     faketensorrt.reset(fake)
     monkeypatch.setattr(nvinfer, "_selected", ("tensorrt", faketensorrt))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import faketensorrt
+import faketrt
 import pytest
 from fakecuda import FakeCuda
-from faketrt import install
 from tinyengines import Tiny, make_engine
 from trtengines import Trt, make_trt
 
@@ -32,10 +31,7 @@ TIMES = {
     "separate-none": [0.125], "full-control": [0.104], "full-ort": [0.200],
 }  # fmt: skip
 
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    yield from install(monkeypatch)
+cuda = faketrt.cuda  # a fixture
 
 
 def _make(root: Path, *names: str) -> Path:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import faketensorrt
+import faketrt
 import numpy as np
 import pytest
 from fakecuda import FakeCuda
-from faketrt import DYNAMIC, X, install, same
+from faketrt import DYNAMIC, X, same
 from tinyengines import numpy_dtype, read_raw, touch_ns, write_manifest
 from trtengines import (
     WIDTH,
@@ -39,10 +39,8 @@ from wanrt.errors import EngineError, ManifestError, UnsupportedError
 from wanrt.gpus import Gpu
 from wanrt.trt_memory import Scratch
 
-
-@pytest.fixture(autouse=True)
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    yield from install(monkeypatch)
+cuda = faketrt.cuda  # a fixture
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 @pytest.mark.parametrize("refit", ["baked", "none", "targets", "all"])

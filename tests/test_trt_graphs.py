@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import faketensorrt
+import faketrt
 import pytest
 from fakecuda import FakeCuda
-from faketrt import DYNAMIC, OnDevice, X, install, same
+from faketrt import DYNAMIC, OnDevice, X, same
 from trtengines import (
     WIDTH,
     Trt,
@@ -23,10 +23,8 @@ from trtengines import (
 from wanrt import load_engine
 from wanrt.errors import EngineError
 
-
-@pytest.fixture(autouse=True)
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    yield from install(monkeypatch)
+cuda = faketrt.cuda  # a fixture
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def test_a_forward_is_timed_by_events_around_a_graph(tmp_path: Path, cuda: FakeCuda) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faketrt
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from fakecuda import FakeCuda
-from faketrt import DYNAMIC, OnDevice, X, exact, install, same
+from faketrt import DYNAMIC, OnDevice, X, exact, same
 from trtengines import (
     WIDTH,
     Q,
@@ -27,10 +27,8 @@ from trtengines import (
 from wanrt import load_engine
 from wanrt.errors import EngineError
 
-
-@pytest.fixture(autouse=True)
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    yield from install(monkeypatch)
+cuda = faketrt.cuda  # a fixture
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def test_outputs_are_the_caller_s(tmp_path: Path) -> None:

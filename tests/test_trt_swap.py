@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import faketensorrt
+import faketrt
 import numpy as np
 import pytest
 from fakecuda import FakeCuda
-from faketrt import X, exact, install, same
+from faketrt import X, exact, same
 from tinyengines import numpy_dtype, read_raw, write_manifest
 from trtengines import (
     MAX_RANK,
@@ -30,10 +30,8 @@ from trtengines import (
 from wanrt import load_engine
 from wanrt.errors import AdapterError, EngineError
 
-
-@pytest.fixture(autouse=True)
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    yield from install(monkeypatch)
+cuda = faketrt.cuda  # a fixture
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def test_a_swappable_engine_swaps_within_one_graph(tmp_path: Path, cuda: FakeCuda) -> None:
