@@ -1,12 +1,14 @@
-"""Fixtures of several test files: four tiny engines, and scripts of fake benches."""
+"""Fixtures of several test files: four tiny engines, scripts of fake benches, a fake builder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fakebuilder
 import pytest
 from tinyengines import make_family
 
@@ -27,3 +29,19 @@ def fake(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def fake_builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put the fake builder in TensorRT's place; call it with what it is to be like."""
+    from wanexport import trt_build
+
+    monkeypatch.setattr(trt_build, "WORKER", (sys.executable, fakebuilder.__file__))
+
+    def be(**settings: object) -> None:
+        trt_build.find_toolchain.cache_clear()
+        monkeypatch.setenv("FAKE_BUILDER", json.dumps(settings))
+
+    be()
+    yield be
+    trt_build.find_toolchain.cache_clear()

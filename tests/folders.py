@@ -14,7 +14,8 @@ from studies import I2V, build
 from wanexport.synthetic import write_checkpoint
 from wanrt.engine import load_engine
 from wanrt.inputs import make_inputs
-from wanrt.manifest import read_manifest
+from wanrt.manifest import Manifest, read_manifest
+from wanrt.plan_file import PlanFile
 
 RANK = 4
 MODES = ("full", "merged", "separate", "swappable")
@@ -51,6 +52,17 @@ def study(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
     out = tmp_path_factory.mktemp("study")
     build(out, ranks=(RANK,), base=str(sources / "base"), verify=False)
     return out
+
+
+def manifests(out: Path) -> list[Manifest]:
+    return [
+        read_manifest(folder) for folder in sorted(out.iterdir()) if not folder.name.startswith(".")
+    ]
+
+
+def plan_of(manifest: Manifest) -> PlanFile:
+    assert manifest.forward.plan is not None
+    return manifest.forward.plan
 
 
 def engines(out: Path) -> dict[str, Path]:
