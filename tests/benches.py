@@ -83,15 +83,25 @@ def study(**fields: Any) -> GroupResult:
         row("torch-compile", "full", None, (0.909, 0.906, 0.911), rival="torch-compile"),
         row("torch-eager", "full", None, (0.781, 0.776, 0.785), rival="torch-eager"),
         replace(
-            row("separate r32 fp8", "separate", 32),
-            forwards=(), ratio=None, probe=Probe(), predicted_s=None, baseline=None,
-            skipped="built for SM 89, this GPU is SM 90",
+            unmeasured("separate r32 fp8", "built for SM 89, this GPU is SM 90"),
+            rank=32, baseline=None,
         ),
     ]  # fmt: skip
-    group = GroupResult(
+    found = GroupResult(
         "wan2.1-i2v-14b", "832x480x81", tuple(rows), 3, 12, band=(0.9965, 1.0042), half_width=0.005
     )
-    return replace(group, **fields)
+    return replace(found, **fields)
+
+
+def group(*rows: CandidateResult, **fields: Any) -> GroupResult:
+    """Return the study's group with these candidates alone."""
+    return replace(study(), candidates=rows, **fields)
+
+
+def unmeasured(label: str, reason: str) -> CandidateResult:
+    """Return a candidate that was skipped."""
+    nothing: dict[str, Any] = {"forwards": (), "probe": Probe(), "predicted_s": None}
+    return row(label, "separate", 8, **nothing, skipped=reason)
 
 
 def bench(*groups: GroupResult, machine: Mapping[str, Any] | None = None, **f: Any) -> BenchResult:
@@ -107,4 +117,9 @@ def bench(*groups: GroupResult, machine: Mapping[str, Any] | None = None, **f: A
     )
 
 
+FULL = row("full", "full", None, (1.0, 1.0, 1.0), "baseline")
+SEPARATE = row("separate r32", "separate", 32, (0.987, 0.981, 0.992))
+MERGED = row("merged r32", "merged", 32, (1.001, 0.998, 1.004), "same")
+COMPILED = row("torch-compile", "full", None, (0.909, 0.906, 0.911), rival="torch-compile")
+UNRESOLVED = replace(SEPARATE, ratio=Ratio(0.99, None, None, 1, 3, None, "unresolved"))
 THROTTLED = Clocks(1755, 1980, ("power cap",))

@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorafiles import (
-    ARCH,
-    CROSS,
-    IMAGE,
-    SHAPES,
-    T2V_ARCH,
-    TEXT_CROSS,
-    LoraFile,
-    make_lora,
-    noise,
-)
+from lorafiles import ARCH, CROSS, IMAGE, SHAPES, T2V_ARCH, TEXT_CROSS, LoraFile, make_lora, noise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -1,46 +1,37 @@
-"""`wanrt report`: what the page says, what it is made of, and how it looks to a browser."""
+"""The page of a bench: what it says, what it is made of, and how it looks to a browser."""
 
 from __future__ import annotations
 
 import base64
-import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benches import THROTTLED, bench, row, study
+from benches import (
+    COMPILED,
+    FULL,
+    MERGED,
+    SEPARATE,
+    THROTTLED,
+    UNRESOLVED,
+    bench,
+    group,
+    row,
+    study,
+    unmeasured,
+)
 from browser import chromium, complaints
-from commands import wanrt
 from playwright.sync_api import Browser
-from tinyengines import make_family
 
-from wanrt import bench_engines
-from wanrt.bench import BenchOptions
-from wanrt.errors import ResultsError
-from wanrt.fake import FakeLab, Script
-from wanrt.formats import read_results, to_json
-from wanrt.headline import headline, headlines, summary_lines
+from wanrt.formats import to_json
+from wanrt.headline import headline, summary_lines
 from wanrt.page import render_page
-from wanrt.results import BenchResult, GroupResult
+from wanrt.results import BenchResult
 from wanrt.values import Advice, Forward, Probe, Ratio
 
-FULL = row("full", "full", None, (1.0, 1.0, 1.0), "baseline")
-SEPARATE = row("separate r32", "separate", 32, (0.987, 0.981, 0.992))
-MERGED = row("merged r32", "merged", 32, (1.001, 0.998, 1.004), "same")
-COMPILED = row("torch-compile", "full", None, (0.909, 0.906, 0.911), rival="torch-compile")
 EVIL = """<script>alert("x")</script><img src='x' onerror='y'> $a_b$ & 変換"""
-
-
-def group(*rows: object, **fields: object) -> GroupResult:
-    return replace(study(), candidates=rows, **fields)  # type: ignore[arg-type]
-
-
-def unmeasured(name: str, reason: str) -> object:
-    nothing = {"forwards": (), "ratio": None, "probe": Probe(), "predicted_s": None}
-    return replace(row(name, "separate", 8), **nothing, skipped=reason)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -48,92 +39,10 @@ def page() -> str:
     return render_page(bench(study()))
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "bench.json"
-    path.write_text(to_json(bench(group(FULL, SEPARATE))), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as found:
         yield found
-
-
-SLOW = "separate r32 runs at 0.987 x the full fine-tune, 95 % interval 0.981 to 0.992"
-UNRESOLVED = replace(SEPARATE, ratio=Ratio(0.99, None, None, 1, 3, None, "unresolved"))
-SENTENCES = {
-    "slower": (group(FULL, SEPARATE), f"{SLOW} [random weights]"),
-    "with merged": (
-        group(FULL, MERGED, SEPARATE),
-        f"{SLOW}; merged r32 shows no measurable difference [random weights]",
-    ),
-    "all merged": (
-        group(FULL, MERGED, replace(MERGED, label="merged r8", rank=8)),
-        "merged shows no measurable difference [random weights]",
-    ),
-    "no difference": (
-        group(FULL, MERGED, replace(SEPARATE, ratio=MERGED.ratio)),
-        "separate r32 shows no measurable difference to the full fine-tune; "
-        "merged r32 shows no measurable difference [random weights]",
-    ),
-    "real and verified": (
-        group(*(replace(one, random_weights=False) for one in (FULL, SEPARATE))),
-        SLOW,
-    ),
-    "some unverified": (
-        group(FULL, replace(SEPARATE, verified=False)),
-        "separate r32 [random weights, unverified] runs at 0.987 x the full fine-tune, "
-        "95 % interval 0.981 to 0.992",
-    ),
-    "unresolved": (group(FULL, UNRESOLVED), "separate r32 stays unresolved [random weights]"),
-    "a rival": (
-        group(FULL, COMPILED),
-        "torch-compile runs at 0.909 x the full fine-tune, 95 % interval 0.906 to 0.911 "
-        "[random weights]",
-    ),
-    "many": (
-        study(),
-        "separate runs at 0.979 x the full fine-tune (r128, 95 % interval 0.974 to 0.985) to "
-        "0.991 x (r8, 0.986 to 0.996); swappable at 0.966 x (r128, 0.959 to 0.971) to 0.972 x "
-        "(r8, 0.966 to 0.977); merged shows no measurable difference; torch-compile runs at "
-        "0.909 x the full fine-tune, 95 % interval 0.906 to 0.911; torch-eager at 0.781 x, "
-        "0.776 to 0.785 [random weights]",
-    ),
-    "no baseline": (
-        group(replace(SEPARATE, ratio=None, baseline=None)),
-        "separate r32 runs at 13.40 k tokens per second, no ratios: no `full` engine was measured "
-        "beside it [random weights]",
-    ),
-    "one alone": (
-        group(FULL),
-        "full runs at 13.59 k tokens per second, nothing was compared with it [random weights]",
-    ),
-    "nothing": (
-        group(unmeasured("separate r8", "no"), replace(FULL, forwards=(), failed="x", ratio=None)),
-        "nothing was measured: 1 skipped, 1 failed",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SENTENCES)
-def test_the_headline_answers_in_words_with_numbers(case: str) -> None:
-    found, sentence = SENTENCES[case]
-    assert headline(found) == sentence
-
-
-def test_sentences_of_a_terminal_say_random_weights_each() -> None:
-    assert all(line.endswith("[random weights]") for line in headlines(study()))
-    assert headlines(group(FULL)) == []
-    assert summary_lines(bench()) == ["nothing was measured: no engine could be read"]
-
-
-def test_an_interval_that_excludes_one_never_reads_as_one() -> None:
-    near = replace(SEPARATE, ratio=Ratio(0.9998, 0.9997, 0.99992, 3, 36, 0.001, "slower"))
-    assert "0.9998 x the full fine-tune, 95 % interval 0.9997 to 0.9999" in headline(
-        group(FULL, near)
-    )
 
 
 def test_the_page_shows_everything(page: str) -> None:
@@ -285,125 +194,3 @@ def test_a_planted_fault_is_noticed(browser: Browser, tmp_path: Path, fault: str
     path = tmp_path / "page.html"
     path.write_text(f"<!doctype html><body style='margin: 0'>{fault}", encoding="utf-8")
     assert any(PLANTED[fault] in found for found in complaints(browser, path))
-
-
-def test_bench_then_report(tmp_path: Path) -> None:
-    root = make_family(tmp_path / "engines")
-    lab = FakeLab(Script(forward_s={"tiny-separate-r4": [0.125]}))
-    result = bench_engines([root], BenchOptions(rounds=8), lab=lab)
-    path = tmp_path / "bench.json"
-    path.write_text(to_json(result), encoding="utf-8")
-    assert read_results(path) == result
-    code, out, err = wanrt("report", path)
-    assert (code, err) == (0, f"saved {path.with_suffix('.html')}\n")
-    assert out.startswith("separate r4 runs at 0.800 x the full fine-tune, 95 % interval 0.800 to ")
-    assert out.endswith("[random weights]\n")
-    assert "separate r4 runs at 0.800 x" in path.with_suffix(".html").read_text()
-
-
-def test_results_come_back_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    result = bench(
-        replace(study(), notes=("a",)), group(replace(SEPARATE, clocks=THROTTLED), model="b")
-    )
-    path.write_text(to_json(result), encoding="utf-8")
-    assert read_results(path) == result
-
-
-def test_plots_are_saved_as_svg_and_png(saved: Path) -> None:
-    output, plots = saved.with_name("out.html"), saved.parent / "a" / "plots"
-    assert wanrt("report", saved, "-o", output, "--plots", plots)[0] == 0
-    stem = "wan2.1-i2v-14b-832x480x81"
-    names = ("memory", "prediction", "rate", "ratio", "rounds")
-    assert sorted(path.name for path in plots.iterdir()) == sorted(
-        f"{stem}-{name}.{kind}" for name in names for kind in ("png", "svg")
-    )
-    svg, png = (plots / f"{stem}-ratio.{kind}" for kind in ("svg", "png"))
-    assert "<svg" in svg.read_text()
-    assert "var(" not in svg.read_text()
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert int.from_bytes(png.read_bytes()[16:20]) == 2 * 920  # its width
-    assert output.is_file()
-
-
-BROKEN = {
-    "cut short": (lambda text: text[:-200], "is not JSON, or cut short"),
-    "empty": (lambda _: "", "is not JSON, or cut short"),
-    "no text": (lambda _: "\udcff", "is not JSON, or cut short"),
-    "a list": (lambda _: "[]", "is no bench's results"),
-    "another program's": (lambda _: '{"results": []}', "is no bench's results"),
-    "of another schema": (
-        lambda text: text.replace('"schema": 3', '"schema": 99', 1),
-        "is of results schema 99",
-    ),
-    "without groups": (lambda _: '{"schema": 3}', "is no bench's results"),
-    "of wrong types": (
-        lambda text: text.replace('"tokens": 32760', '"tokens": "many"'),
-        "tokens: Input should be a valid integer",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_results_are_one_clear_line(saved: Path, case: str) -> None:
-    change, said = BROKEN[case]
-    text = change(saved.read_text(encoding="utf-8"))
-    saved.write_text(text, encoding="utf-8", errors="surrogateescape")
-    code, out, err = wanrt("report", saved)
-    assert (code, out) == (1, "")
-    assert err.startswith(f"error: {saved}")
-    assert said in err
-    assert len(err.splitlines()) == 2
-    assert err.splitlines()[1].startswith("hint: ")
-    assert not saved.with_suffix(".html").exists()
-
-
-@pytest.mark.parametrize("name", ["nowhere.json", "folder"])
-def test_results_that_cannot_be_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
-    code, _, err = wanrt("report", tmp_path / name)
-    assert code == 1
-    assert "can't be read" in err
-
-
-def test_outputs_that_cannot_be_written(saved: Path) -> None:
-    code, _, err = wanrt("report", saved, "-o", saved.parent / "nowhere" / "out.html")
-    assert code == 1
-    assert "can't be written" in err
-    code, _, err = wanrt("report", saved, "--plots", saved)
-    assert code == 1
-    assert "can't be made" in err
-    code, _, err = wanrt("report", saved, "-o", saved)
-    assert code == 2
-    assert json.loads(saved.read_text())
-
-
-def test_without_matplotlib_the_extra_is_named(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in sys.modules if name.startswith(("wanrt.page", "wanrt.canvas"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, _, err = wanrt("report", saved)
-    assert code == 1
-    assert err == (
-        "error: a report needs matplotlib, which isn't installed\n"
-        "hint: pip install 'wanexport[report]'\n"
-    )
-
-
-def test_results_of_the_schema_before_can_be_read(saved: Path) -> None:
-    now = read_results(saved)
-    value = json.loads(saved.read_text(encoding="utf-8"))
-    value["schema"] = 2
-    for name in ("gpu_utilisation", "torch"):
-        del value["context"]["machine"][name]
-    for one in value["results"]:
-        del one["forward_s"]["enqueued"]
-    saved.write_text(json.dumps(value), encoding="utf-8")
-    assert read_results(saved) == now
-
-
-def test_results_error_is_the_package_s() -> None:
-    with pytest.raises(ResultsError, match="can't be read"):
-        read_results(Path("nowhere.json"))

@@ -11,14 +11,7 @@ import faketrt
 import pytest
 from fakecuda import FakeCuda
 from faketrt import DYNAMIC, OnDevice, X, same
-from trtengines import (
-    WIDTH,
-    Trt,
-    base,
-    compute,
-    draw,
-    make_trt,
-)
+from trtengines import WIDTH, Trt, base, compute, draw, make_trt
 
 from wanrt import load_engine
 from wanrt.errors import EngineError

@@ -14,15 +14,7 @@ import pytest
 import torch
 from fakecuda import FakeCuda
 from faketrt import DYNAMIC, OnDevice, X, exact, same
-from trtengines import (
-    WIDTH,
-    Q,
-    Trt,
-    base,
-    compute,
-    draw,
-    make_trt,
-)
+from trtengines import WIDTH, Q, Trt, base, compute, draw, make_trt
 
 from wanrt import load_engine
 from wanrt.errors import EngineError

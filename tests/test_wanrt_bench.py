@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import wanrt
-from tinyengines import (
-    Tiny,
-    make_engine,
-)
+from tinyengines import Tiny, make_engine
 
 
 def test_bench_prints_a_table_and_saves(

@@ -12,12 +12,7 @@ import numpy as np
 import pytest
 from commands import wanrt
 from safetensors.numpy import load_file, save_file
-from tinyengines import (
-    Tiny,
-    adapter_tensors,
-    expect,
-    make_engine,
-)
+from tinyengines import Tiny, adapter_tensors, expect, make_engine
 
 import wanrt as package
 

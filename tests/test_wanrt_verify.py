@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import wanrt
-from tinyengines import (
-    touch_ns,
-)
+from tinyengines import touch_ns
 
 import wanrt as package
 

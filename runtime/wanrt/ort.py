@@ -15,13 +15,7 @@ from wanrt.errors import EngineError
 from wanrt.feeds import check_input, check_names
 from wanrt.fields import TensorSpec
 from wanrt.manifest import Manifest
-from wanrt.ort_session import (
-    backend_errors,
-    enqueue_options,
-    open_session,
-    to_ortvalue,
-    wrap_array,
-)
+from wanrt.ort_session import backend_errors, enqueue_options, open_session, to_ortvalue, wrap_array
 from wanrt.tensors import NUMPY, ONNX, Array, resolve_shape, show_shape
 
 if TYPE_CHECKING:
