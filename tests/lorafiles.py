@@ -1,7 +1,8 @@
-"""Makers of synthetic LoRA files, in every dialect, for a model of two small blocks."""
+"""Synthetic LoRA files, in every dialect, for a model of two small blocks; and their gains."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from wanexport.config import Architecture
+from wanexport.lora import Adapter, resolve_adapter
 from wanexport.names import module_shapes, to_original
 
 ARCH = Architecture(
@@ -132,3 +134,21 @@ def make_lora(
             scale = alpha / r
         made.gains[f"{module}.weight"] = scale * b.float() @ a.float()
     return made
+
+
+def resolve(made: LoraFile, folder: Path, **options: float) -> Adapter:
+    return resolve_adapter(made.save(folder / "lora.safetensors"), SHAPES, **options)
+
+
+def check_gains(adapter: Adapter, gains: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    """Check that the adapter changes exactly these parameters, by these values."""
+    assert set(adapter.by_parameter) == set(gains)
+    for name, gain in gains.items():
+        found = sum(delta.change(torch.zeros(SHAPES[name])) for delta in adapter.by_parameter[name])
+        torch.testing.assert_close(found, gain, rtol=tolerance, atol=tolerance * 10)
+
+
+def settings(prefix: str = "transformer.", **values: object) -> dict[str, str]:
+    """Return a file's metadata as diffusers writes a LoRA's configuration."""
+    packed = {f"{prefix}{key}": value for key, value in values.items()}
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(packed)}
