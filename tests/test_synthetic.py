@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpointfiles import FLF2V, I2V
 from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 
@@ -23,17 +24,7 @@ from wanexport.synthetic import (
 )
 from wanexport.tensors import TensorSpec
 
-I2V = Architecture(
-    num_layers=2,
-    num_attention_heads=1,
-    ffn_dim=256,
-    in_channels=36,
-    text_dim=64,
-    image_dim=64,
-    added_kv_proj_dim=128,
-)
 T2V = Architecture(num_layers=2, num_attention_heads=2, ffn_dim=512, in_channels=16, text_dim=64)
-FLF2V = I2V.model_copy(update={"pos_embed_seq_len": 514})
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
