@@ -174,6 +174,7 @@ def test_a_write_that_fails_midway(largest: int, builder: Builder, tmp_path: Pat
     answer = builder.build(out, largest=largest)
     assert answer["error"] == "BuildError"
     assert "File too large" in answer["message"]
+    assert str(out) in answer["message"]
     check_engines_are_whole(out, builder.whole)
     assert half_made(out) == []
     check_the_next_build_finishes(builder, out)
@@ -191,15 +192,11 @@ def test_killed_while_it_replaces(part: int, builder: Builder, tmp_path: Path) -
 
 
 def test_two_builds_at_once(builder: Builder, tmp_path: Path) -> None:
-    """Both finish, or one says that the other was first; either way every engine is whole."""
+    """Both finish: what one has made the other takes."""
     for attempt in range(3):
         out = tmp_path / str(attempt)
         answers = builder.ask([builder.job(out), builder.job(out)])
-        problems = [answer for answer in answers if "error" in answer]
-        assert len(problems) < 2
-        for problem in problems:
-            assert problem["error"] == "BuildError"
-            assert "appeared while its engine was built" in problem["message"]
+        assert [answer for answer in answers if "error" in answer] == []
         check_engines_are_whole(out, builder.whole)
         assert half_made(out) == []
         check_the_next_build_finishes(builder, out)
@@ -211,7 +208,7 @@ def test_a_build_beside_one_that_is_killed(
     out = tmp_path / "out"
     for point in points(operations[0], 3):
         _, answer = builder.ask([builder.job(out, kill=point), builder.job(out)])
-        assert "error" not in answer or "appeared while" in answer["message"]
+        assert "error" not in answer, answer
         check_engines_are_whole(out, builder.whole)
         check_the_next_build_finishes(builder, out)
         shutil.rmtree(out)

@@ -351,3 +351,20 @@ def test_files_compose_into_one_adapter(bench: Bench, tmp_path: Path) -> None:
     inputs, sample = run(engine, path)
     expected = bench.expect(inputs, {"musubi": 0.5, "diffsynth": 1.0})
     assert distance(sample, expected) < TOLERANCE
+
+
+def test_a_file_of_the_hub_s_cache(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = tmp_path / "hub" / "models--org--style"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    (snapshot / "musubi.safetensors").symlink_to(bench.file("musubi"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = build(
+        tmp_path / "out", I2V, modes=("separate",), base=str(bench.root / "base"), verify=False,
+        loras=(LoraArgument("org/style", 0.5),),
+    )  # fmt: skip
+    check(bench, {"separate": made[0]}, {"musubi": 0.5})

@@ -120,6 +120,10 @@ REFUSALS: dict[str, tuple[LoraFile, str]] = {
         broken(**{key("lora_A.weight"): torch.ones(4, 128, dtype=torch.int32)}),
         r"is I32, which holds no weights",
     ),
+    "bool-weights": (
+        broken(**{key("lora_A.weight"): torch.ones(4, 128, dtype=torch.bool)}),
+        r"is BOOL, which holds no weights",
+    ),
     "two-names": (
         broken(**{"transformer.blocks.0.attn2.to_q.lora_A.weight": torch.ones(4, 128)}),
         r"are both for blocks\.0\.attn2\.to_q",

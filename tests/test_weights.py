@@ -238,7 +238,7 @@ class TestDryRun:
         lines = self.run(sources, out, "--rank", RANK, "--base", "random")
         assert not out.exists()
         assert lines[0] == f"{out}/tiny-96x64x5-fp32-*"
-        assert lines[1] == "  make 8.93 MiB of random weights first"
+        assert lines[1] == "  make 8.98 MiB of random weights first"
         assert [line.split()[:2] for line in lines[2:-1]] == [
             ["build", "full"],
             ["build", "merged-r4"],
@@ -247,6 +247,31 @@ class TestDryRun:
         ]
         assert all(line.endswith("  new") for line in lines[2:-1])
         assert lines[-1].startswith("writes ")
+
+    def test_counts_all_that_a_build_writes(self, sources: Path, tmp_path: Path) -> None:
+        flags = ("--rank", 64, "--mode", "separate", "--verify", "none")
+        lines = self.run(sources, tmp_path / "dry", "--base", sources / "base", *flags)
+        assert lines[1].startswith("  make ")
+        build(
+            tmp_path / "real", modes=("separate",), ranks=(64,), base=str(sources / "base"),
+            verify=False,
+        )  # fmt: skip
+        files = [path for path in (tmp_path / "real").rglob("*") if path.is_file()]
+        written = sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
+        assert 0.95 < float(lines[-1].split()[1]) * 2**20 / written < 1.1
+
+    def test_memory_is_that_of_the_largest_work(self, sources: Path, tmp_path: Path) -> None:
+        def memory(*flags: object) -> str:
+            flags = (*flags, "--verify", "none", "--rank", RANK, "--mode", "merged")
+            line = self.run(sources, tmp_path, *flags)[-2]
+            return line.split("memory")[1].strip().split("  ")[0]
+
+        linked = ("--base", sources / "base")
+        assert memory(*linked) == "450 MiB"  # the trace; what is linked or merged goes by in pieces
+        largest = 6 * I2V.width * I2V.width  # time_proj
+        assert memory(*linked, "--dtype", "bf16") == f"{450 + 2 * 2 * largest / 2**20:.3g} MiB"
+        build(tmp_path, modes=("merged",), ranks=(RANK,), base=str(sources / "base"), verify=False)
+        assert memory(*linked) == "0 B"
 
     def test_says_why_each_engine_is_or_isnt_reused(self, sources: Path, tmp_path: Path) -> None:
         base = ("--base", sources / "base", "--verify", "none")

@@ -29,7 +29,7 @@ from wanexport.lora import touched_parameters
 from wanexport.manifesting import make_manifest
 from wanexport.materials import AdapterSet, Materials, gather
 from wanexport.passes import to_inputs
-from wanexport.plan import EnginePlan, check_plans, plan_engines
+from wanexport.plan import EnginePlan, appeared_meanwhile, check_plans, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
 from wanexport.request import BuildRequest
@@ -90,8 +90,10 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
             builder = _Builder(request, materials, reporter, pool, comparer)
             return [_build(builder, plan) for plan in plans]
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise BuildError(f"{where}{error.strerror or error}", "the build stopped there") from error
+        where = error.filename or request.out  # a write that fails doesn't say to what
+        raise BuildError(
+            f"{where}: {error.strerror or error}", "the build stopped there"
+        ) from error
 
 
 def resolve_request(request: BuildRequest) -> BuildRequest:
@@ -106,14 +108,17 @@ def resolve_request(request: BuildRequest) -> BuildRequest:
 
 
 def _build(builder: _Builder, plan: EnginePlan) -> Built:
-    target = builder.request.out / plan.name
-    if plan.action == "reuse":
+    request = builder.request
+    target = request.out / plan.name
+    if plan.action == "reuse" or appeared_meanwhile(request, plan):
         builder.reporter.log(f"{plan.name}: there already, made from the same")
         return Built(target, plan, None)
-    with draft_folder(builder.request.out, plan.name) as draft:
+    with draft_folder(request.out, plan.name) as draft:
         verification = _fill(builder, plan, draft)
         if not publish(draft, target, replace=plan.action == "replace"):
-            raise BuildError(f"{target} appeared while its engine was built", "run again")
+            if not appeared_meanwhile(request, plan):
+                raise BuildError(f"{target} appeared while its engine was built", "run again")
+            return Built(target, plan, None)
     return Built(target, plan, verification)
 
 

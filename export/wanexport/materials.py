@@ -102,6 +102,8 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
     sets = []
     for rank in request.ranks:
         path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
+        if not path.exists():
+            to_make += _seeded_bytes(request, rank)
         sets.append(_seeded_set(path, request, rank, dry_run=dry_run))
     if request.loras:
         sets.append(_file_set(request))
@@ -128,6 +130,13 @@ def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) 
             if not path.exists():  # another build may have made it since, and be reading it
                 seeded_adapter(path, shapes, targets, rank, SEED)
     return _resolve([(path, 1.0)], request, "")
+
+
+def _seeded_bytes(request: BuildRequest, rank: int) -> int:
+    """Return the bytes of a seeded adapter's tensors, which are bf16."""
+    arch = request.config.architecture
+    shapes = module_shapes(arch)
+    return sum(2 * rank * sum(shapes[f"{m}.weight"]) for m in cross_attention_targets(arch))
 
 
 def _file_set(request: BuildRequest) -> AdapterSet:

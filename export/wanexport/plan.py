@@ -27,7 +27,7 @@ from wanrt.engine import check_times
 from wanrt.errors import WanrtError
 from wanrt.manifest import Manifest, read_manifest
 
-__all__ = ["EnginePlan", "check_plans", "plan_engines"]
+__all__ = ["EnginePlan", "appeared_meanwhile", "check_plans", "plan_engines"]
 
 Action = Literal["build", "reuse", "replace", "conflict"]
 
@@ -38,7 +38,8 @@ SHAPING = (
     "lora.py", "names.py", "passes.py", "reference.py", "resolution.py", "scales.py", "tensors.py",
     "trace.py", "weights.py",
 )  # fmt: skip
-TRACE_BYTES = 700 << 20  # peak of the trace, whatever the model's size
+TRACE_BYTES = 450 << 20  # peak of the trace, whatever the model's size
+SAME = "made from the same"
 PLAN_BYTES = 4 << 20  # of a layer in a TensorRT plan, weights apart
 
 
@@ -55,7 +56,7 @@ class EnginePlan:
         inputs: all that decides whether an existing engine is this one.
         action: what a build does with the folder, and why.
         write_bytes: about what a build writes.
-        memory_bytes: about the build's peak of anonymous memory, verification apart.
+        memory_bytes: about the build's peak of anonymous memory, with its verification.
         control: `full` built once more, its TensorRT plan without the timing cache.
     """
 
@@ -124,6 +125,13 @@ def check_plans(out: Path, plans: Sequence[EnginePlan], also_bytes: int = 0) -> 
     check_disk(out, also_bytes + sum(plan.write_bytes for plan in plans))
 
 
+def appeared_meanwhile(request: BuildRequest, plan: EnginePlan) -> bool:
+    """Whether another build has made, since it was planned, exactly the engine that is to be."""
+    if plan.action != "build":
+        return False
+    return _decide(request, request.out / plan.name, plan.inputs)[1] == SAME
+
+
 def _plan(
     request: BuildRequest,
     materials: Materials,
@@ -161,10 +169,10 @@ def _plan(
             inputs["swap rank"] = str(request.swap_rank(adapters[0].rank))
         inputs["backend"] = json.dumps(request.plans.shaping | {"control": control}, sort_keys=True)
     action, reason = _decide(request, request.out / name, inputs)
-    written = 0
+    written = memory = 0
     if action in ("build", "replace"):
+        memory = _memory(request, materials, mode, adapters)
         written = _written(request, materials, mode, adapters, ranks, pooled)
-    largest = max(map(math.prod, module_shapes(request.config.architecture).values()))
     return EnginePlan(
         name,
         mode,
@@ -175,7 +183,7 @@ def _plan(
         action,
         reason,
         written,
-        TRACE_BYTES + 16 * largest,
+        memory,
         control,
     )
 
@@ -229,7 +237,7 @@ def _decide(request: BuildRequest, folder: Path, inputs: Mapping[str, str]) -> t
     if not reason:
         if request.force:
             return "replace", "--force"
-        return "reuse", "made from the same"
+        return "reuse", SAME
     return ("replace" if request.force else "conflict"), reason
 
 
@@ -281,6 +289,29 @@ def _written(
             free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
             written += sum(n for name, n in nbytes.items() if name not in free) * 5 // 4
     return written
+
+
+def _memory(
+    request: BuildRequest, materials: Materials, mode: Mode, adapters: Sequence[AdapterSet]
+) -> int:
+    """Estimate the peak of anonymous memory: tracing's, and that of the largest work after it."""
+    sizes = {k: math.prod(shape) for k, shape in module_shapes(request.config.architecture).items()}
+    dtype = SAFETENSORS_DTYPE[request.config.dtype]
+    finetuned = mode == "full" and materials.finetuned is not None
+    checkpoint = materials.finetuned if finetuned else materials.base
+    cast = checkpoint is None or any(
+        ref.dtype != dtype and not computes_in_fp32(name)
+        for name, ref in checkpoint.tensors.items()
+    )
+    # one tensor is made while another is written; what is linked isn't read
+    work = 2 * ITEMSIZE[dtype] * max(sizes.values()) if cast or request.copy else 0
+    for delta in (d for s in adapters for part in s.adapters for d in part.deltas):
+        if not delta.is_low_rank:
+            work = max(work, 20 * sizes[delta.parameter])  # DoRA: five times in fp32
+    if request.verify:  # a block of diffusers' model beside the engine's, in fp32
+        block = sum(size for name, size in sizes.items() if name.startswith("blocks.0."))
+        work = max(work, 8 * block)
+    return TRACE_BYTES + work
 
 
 def _rewritten(mode: Mode, adapters: Sequence[AdapterSet]) -> set[str]:

@@ -135,9 +135,7 @@ def parse_lora(argument: str) -> LoraArgument:
     try:
         value = float(strength)
     except ValueError:
-        raise ConfigError(
-            f"--lora {argument}: {strength!r} is not a strength", "write FILE:0.8"
-        ) from None
+        raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
     if not math.isfinite(value):
-        raise ConfigError(f"--lora {argument}: the strength must be finite")
+        raise ConfigError(f"{argument}: the strength must be finite")
     return LoraArgument(path, value)

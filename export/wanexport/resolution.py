@@ -158,7 +158,10 @@ class _Builder:
             name = next(iter(tensors.values())).name
             raise ValueError(f"{name} would change {parameter}, which the model doesn't have")
         delta = Delta(target, parameter, shapes[parameter], kind, tensors, scale, self._strength)
-        odd = next((ref for ref in tensors.values() if ref.dtype[0] not in "FB"), None)
+        odd = next(
+            (ref for ref in tensors.values() if ref.dtype[0] not in "FB" or ref.dtype == "BOOL"),
+            None,
+        )
         if odd is not None:
             raise ValueError(f"{odd.name} is {odd.dtype}, which holds no weights")
         misfit = delta.find_misfit()
