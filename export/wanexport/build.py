@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -236,9 +236,7 @@ def _merged(reference: Reference, names: list[str]) -> Iterator[Tensor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
     try:
-        for name, following in zip_longest(names, names[1:]):
-            if following is not None:
-                reference.refs[following].prefetch()  # the disk works while this one is merged
+        for name in names:
             yield from reference.stored(name)
     finally:
         torch.set_num_threads(threads)

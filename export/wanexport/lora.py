@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 RANDOM_KEYS = ("wanexport.random", "random_weights")
-BLOCK = 1 << 20  # weights merged at a time; 4 MiB in fp32 stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -121,43 +120,36 @@ def merge_parameter(
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Return a parameter with all adapters merged; `merge_blocks` says how and what it raises."""
-    return join_blocks(merge_blocks(name, weight, adapters, dtype))
-
-
-def join_blocks(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the tensor that comes in blocks of rows."""
-    import torch
-
-    first, *others = blocks
-    return torch.cat([first, *others]) if others else first
+    (merged,) = merge_blocks(name, [weight], adapters, dtype or weight.dtype)
+    return merged
 
 
 def merge_blocks(
     name: str,
-    weight: torch.Tensor,
+    weight: Iterable[torch.Tensor],
     adapters: Sequence[Adapter],
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype,
 ) -> Iterator[torch.Tensor]:
     """Yield a parameter with all adapters merged: in fp32, from pristine values, rounded once.
 
-    It comes in blocks of rows, so that no second copy of the weight is ever in memory and what is
-    worked on stays in a core's cache.
+    It comes in as many blocks as the weight does, or, if a change of it is no low-rank product, in
+    one.
 
     Args:
         name: diffusers' name of the parameter.
-        weight: its pristine values; they aren't changed.
+        weight: its pristine values in blocks of rows, each of which may be overwritten once the
+            next is asked for; they aren't changed.
         adapters: what to merge.
-        dtype: of the result; the weight's own by default.
+        dtype: of the result.
 
     Raises:
         AdapterError: an adapter's tensor isn't finite, or the result overflows the dtype.
     """
     import torch
 
-    dtype = dtype or weight.dtype
     deltas = [delta for adapter in adapters for delta in adapter.by_parameter.get(name, ())]
     if not deltas:
-        yield weight.to(dtype)
+        yield from (block.to(dtype) for block in weight)
         return
     products = [delta for delta in deltas if delta.is_low_rank]
     merge = _merge_products if len(products) == len(deltas) else _merge_whole
@@ -168,24 +160,25 @@ def merge_blocks(
         yield merged
 
 
-def _merge_whole(weight: torch.Tensor, deltas: Sequence[Delta]) -> Iterator[torch.Tensor]:
+def _merge_whole(blocks: Iterable[torch.Tensor], deltas: Sequence[Delta]) -> Iterator[torch.Tensor]:
     import torch
 
+    weight = torch.cat([block.clone() for block in blocks])
     total = weight.to(torch.float32, copy=True)
     for delta in deltas:
         total += delta.change(weight)
     yield total
 
 
-def _merge_products(weight: torch.Tensor, deltas: Sequence[Delta]) -> Iterator[torch.Tensor]:
+def _merge_products(
+    blocks: Iterable[torch.Tensor], deltas: Sequence[Delta]
+) -> Iterator[torch.Tensor]:
     import torch
 
     a, b = stack_low_rank(deltas)
-    rows = max(1, BLOCK // weight.shape[1])
-    room = torch.empty(min(rows, weight.shape[0]), weight.shape[1])  # pages are faulted in once
-    for start in range(0, weight.shape[0], rows):
-        block = weight[start : start + rows]
-        yield room[: len(block)].copy_(block).addmm_(b[start : start + rows], a)
+    for block in blocks:
+        rows, b = b[: len(block)], b[len(block) :]
+        yield block.to(torch.float32, copy=True).addmm_(rows, a)
 
 
 def stack_low_rank(deltas: Iterable[Delta]) -> tuple[torch.Tensor, torch.Tensor]:

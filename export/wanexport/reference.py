@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from wanexport.lora import Adapter, join_blocks, merge_blocks, stack_low_rank
+from wanexport.lora import Adapter, merge_blocks, merge_parameter, stack_low_rank
 from wanexport.tensors import TensorRef, TensorSpec
 from wanexport.weights import TORCH_DTYPES, cast_tensor
 
@@ -36,16 +36,18 @@ class Reference:
     def stored(self, name: str) -> Iterator[Tensor]:
         """Yield a parameter as the engine stores it, merged in fp32, in blocks of rows."""
         dtype = self.dtypes[name]
-        weight = self.refs[name].read()
-        blocks: Iterable[Tensor] = [weight]
+        blocks = self.refs[name].read_blocks()
         if self.merged:
-            blocks = merge_blocks(name, weight, self.merged, TORCH_DTYPES[dtype])
+            blocks = merge_blocks(name, blocks, self.merged, TORCH_DTYPES[dtype])
         for block in blocks:
             yield cast_tensor(block, dtype, self._place(name))
 
     def effective(self, name: str) -> Tensor:
         """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
-        weight = join_blocks(self.stored(name)).float()
+        weight, dtype = self.refs[name].read(), self.dtypes[name]
+        if self.merged:
+            weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
+        weight = cast_tensor(weight, dtype, self._place(name)).float()
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and self.carried:
             branch = self.branch(module)

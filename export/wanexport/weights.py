@@ -70,8 +70,9 @@ class Pool:
         with self._alone():
             if not self._holds(path, list(specs.values())):
                 tensors = (
-                    cast_tensor(ref.read(), specs[name].dtype, f"{source}: {ref.name}")
+                    cast_tensor(block, specs[name].dtype, f"{source}: {ref.name}")
                     for name, ref in refs.items()
+                    for block in ref.read_blocks()
                 )
                 digest = write_safetensors(path, list(specs.values()), tensors, on_bytes=on_bytes)
                 remember_sha256(path, digest)
@@ -199,8 +200,9 @@ class WeightStore:
     ) -> None:
         specs = [TensorSpec(name, dtypes[name], ref.shape) for name, ref in refs.items()]
         tensors = (
-            cast_tensor(ref.read(), dtypes[name], f"{ref.path}: {name}")
+            cast_tensor(block, dtypes[name], f"{ref.path}: {name}")
             for name, ref in refs.items()
+            for block in ref.read_blocks()
         )
         self.write(origin, specs, tensors)
 
