@@ -65,7 +65,7 @@ class AdapterSet:
 class Materials:
     """Everything that is read to make the engines of one request."""
 
-    base: Checkpoint | None  # None: to be made, in a dry run
+    base: Checkpoint | None  # None: to be made, in a dry run, or not needed
     base_sources: tuple[tuple[str, str], ...]
     finetuned: Checkpoint | None
     finetuned_sources: tuple[tuple[str, str], ...]
@@ -83,7 +83,9 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
     made = request.out / ".made"
     to_make = 0
     base: Checkpoint | None = None
-    if request.base == RANDOM:
+    if not request.needs_base:
+        pass
+    elif request.base == RANDOM:
         folder = made / f"{config.name}-{config.dtype}-seed{SEED}"
         specs = checkpoint_specs(arch, config.dtype)
         total = sum(spec.nbytes for spec in specs)
