@@ -98,9 +98,7 @@ class BuildRequest:
     def __post_init__(self) -> None:
         adapted = [mode for mode in self.modes if mode != "full"]
         if adapted and not self.ranks and not self.loras:
-            raise UsageError(
-                f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE"
-            )
+            raise UsageError(f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE")
         if self.ranks and self.loras:
             raise UsageError(
                 "--rank is the rank of a made adapter; a --lora file brings its own",

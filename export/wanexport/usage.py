@@ -10,6 +10,7 @@ from wanexport.request import RANDOM, BuildRequest, Mode
 __all__ = ["check_usage"]
 
 ADAPTED: tuple[Mode, ...] = ("merged", "separate", "swappable")
+FULL: tuple[Mode, ...] = ("full",)
 UNMERGED: tuple[Mode, ...] = ("separate", "swappable")
 
 
@@ -24,7 +25,7 @@ def check_usage(request: BuildRequest) -> None:
     if request.loras:
         _need_mode(request, "--lora", ADAPTED)
     if request.finetuned is not None:
-        _need_mode(request, "--finetuned", ("full",))
+        _need_mode(request, "--finetuned", FULL)
     if request.base != RANDOM and not request.needs_base:
         raise UsageError(
             "--base has no effect: the only engine is made of --finetuned",
@@ -45,7 +46,7 @@ def check_usage(request: BuildRequest) -> None:
                 "kernels when it builds",
                 "drop it",
             )
-        _need_mode(request, "--no-build-control", ("full",))
+        _need_mode(request, "--no-build-control", FULL)
 
 
 def _need_mode(request: BuildRequest, flag: str, users: Collection[Mode]) -> None:
