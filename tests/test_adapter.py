@@ -1,4 +1,4 @@
-"""Adapter files that are written here, and what `inspect` says of files."""
+"""Adapter files that are written here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import pytest
 import torch
 from lorafiles import ARCH, CROSS, IMAGE, SHAPES, T2V_ARCH, TEXT_CROSS, LoraFile, make_lora, noise
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from wanexport.adapter import cross_attention_targets, seeded_adapter, write_adapter
 from wanexport.config import Config, Dtype, Size, load_config
-from wanexport.errors import AdapterError, WanExportError
-from wanexport.inspection import describe_file, format_description
+from wanexport.errors import AdapterError
 from wanexport.lora import Adapter, resolve_adapter
-from wanexport.names import module_shapes
 
 Q = "blocks.0.attn2.to_q"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -167,66 +165,3 @@ def test_seeded_tensors_depend_on_seed_and_name_alone(tmp_path: Path) -> None:
     assert all(tensor.equal(whole[name]) for name, tensor in part.items())
     assert not any(tensor.equal(whole[name]) for name, tensor in other.items())
     assert len({tuple(tensor.flatten()[:4].tolist()) for tensor in whole.values()}) == len(whole)
-
-
-# inspect
-
-
-def test_describes_a_lora(tmp_path: Path) -> None:
-    made = make_lora("D-musubi", CROSS, rank=4, alpha=2.0)
-    made.tensors["lora_unet_blocks_0_norm3.diff"] = torch.ones(128)
-    made.tensors["lora_unet_blocks_7_ffn_0.lora_down.weight"] = torch.ones(4, 128)
-    found = describe_file(made.save(tmp_path / "lora.safetensors"), TINY)
-    assert (found.what, found.dialect) == ("LoRA", "kohya/musubi (lora_unet_) + alpha + diff")
-    assert (found.tensors, found.dtypes) == (38, {"F32": 38})
-    assert found.targets is not None
-    assert found.targets["attn2.to_q"] == 2
-    assert (found.ranks, found.alphas, found.scales) == ((4, 4), (2.0, 2.0), (0.5, 0.5))
-    assert (len(found.low_rank), found.rest) == (12, ("diff of blocks.0.norm2.weight",))
-    assert (found.fits, found.config) == ((), "tiny")
-    assert [problem.keys for problem in found.problems] == [
-        ("lora_unet_blocks_7_ffn_0.lora_down.weight",)
-    ]
-    text = format_description(found)
-    for part in ("attn2.add_k_proj x2", "scale       0.5", "of 2 blocks", "no configuration"):
-        assert part in text
-
-
-def test_describes_what_a_lora_fits(tmp_path: Path) -> None:
-    shapes = module_shapes(load_config("wan2.1-t2v-1.3b-480p").architecture)
-    path = tmp_path / "lora.safetensors"
-    seeded_adapter(path, shapes, ["blocks.29.attn2.to_q"], 4, seed=1)
-    found = describe_file(path)
-    assert found.fits == ("wan2.1-fun-1.3b-inp-480p", "wan2.1-t2v-1.3b-480p")
-    assert found.random_weights
-    assert not found.problems
-    wrong = describe_file(path, load_config("wan2.1-t2v-14b-480p"))
-    assert wrong.fits == ()
-    assert "[4, 5120]" in wrong.problems[0].message
-
-
-def test_describes_a_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file({name: torch.zeros(shape) for name, shape in SHAPES.items()}, path)
-    found = describe_file(path, TINY)
-    assert (found.what, found.dialect) == ("checkpoint", "diffusers names")
-    assert found.fits == ("tiny",)
-    assert found.tensors == len(SHAPES)
-    other = describe_file(path, load_config("wan2.1-t2v-1.3b-480p"))
-    assert other.fits == ()
-    assert other.problems
-    assert "checkpoint  " in format_description(other)
-
-
-def test_describes_half_a_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "part.safetensors"
-    save_file({"proj_out.weight": torch.zeros(64, 128)}, path)
-    found = describe_file(path)
-    assert (found.what, found.dialect) == ("checkpoint", "not a whole Wan2.1 DiT")
-    assert "has no tensor patch_embedding.weight" in found.problems[0].message
-
-
-def test_refuses_what_it_cannot_read(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(WanExportError, match="not a whole safetensors file"):
-        describe_file(tmp_path / "x.safetensors")

@@ -182,15 +182,18 @@ EXPORT: dict[str, Case] = {
         lambda w: w.full(base="Wan-AI/Wan2.1-I2V-14B-480P"), "nor in the local Hugging Face cache"
     ),
     "finetuned missing": Case(
-        lambda w: [*w.full(), "--finetuned", w.tmp / "none"], "none doesn't exist"
+        lambda w: [*w.merged(w.lora), "--mode", "full", "--finetuned", w.tmp / "none"],
+        "none doesn't exist",
     ),
     "finetuned of another model": Case(
-        lambda w: [*w.full(), "--finetuned", w.root / "t2v"],
+        lambda w: [*w.merged(w.lora), "--mode", "full", "--finetuned", w.root / "t2v"],
         r"t2v: .* the configuration wants \[1, 2, 256\]",
     ),
     "a LoRA as base": Case(lambda w: w.full(base=w.lora), r"style\.safetensors is a LoRA"),
     "no base for a shipped model": Case(
-        lambda _: ["build", "--rank", 4, "--config", "wan2.1-t2v-14b-480p"], "needs its checkpoint"
+        lambda _: ["build", "--rank", 4, "--config", "wan2.1-t2v-14b-480p"],
+        "needs its checkpoint",
+        code=2,
     ),
     # configurations
     "no such configuration": Case(
@@ -224,16 +227,16 @@ EXPORT: dict[str, Case] = {
         lambda w: w.full(config=w.toml('name = "tiny"', 'name = "../tiny"')), "name: is '../tiny'"
     ),
     "width no multiple": Case(
-        lambda w: [*w.full(), "--width", 100], "size.width: 100 isn't a multiple of 16"
+        lambda w: [*w.full(), "--width", 100], "--width: 100 isn't a multiple of 16"
     ),
     "height no multiple": Case(
         lambda w: [*w.full(), "--height", 719], "719 isn't a multiple of 16; the nearest is 720"
     ),
     "frames": Case(lambda w: [*w.full(), "--frames", 80], "80 isn't 4k . 1; the nearest is 81"),
-    "no width": Case(lambda w: [*w.full(), "--width", 0], "size.width: is 0"),
-    "negative height": Case(lambda w: [*w.full(), "--height", -16], "size.height: is -16"),
-    "no frames": Case(lambda w: [*w.full(), "--frames", 0], "size.frames: is 0"),
-    "no batch": Case(lambda w: [*w.full(), "--batch", 0], "size.batch: is 0"),
+    "no width": Case(lambda w: [*w.full(), "--width", 0], "--width: is 0"),
+    "negative height": Case(lambda w: [*w.full(), "--height", -16], "--height: is -16"),
+    "no frames": Case(lambda w: [*w.full(), "--frames", 0], "--frames: is 0"),
+    "no batch": Case(lambda w: [*w.full(), "--batch", 0], "--batch: is 0"),
     "beyond the rotary table": Case(
         lambda w: [*w.full(), "--width", 16 * 1025], "rotary table"
     ),
@@ -252,8 +255,12 @@ EXPORT: dict[str, Case] = {
         lambda w: w.build("--mode", "swappable", "--lora", w.lora, "--max-rank", 2),
         "--max-rank 2 is below the adapter's rank, 4",
     ),
-    "rank and LoRA": Case(lambda w: w.build("--rank", 4, "--lora", w.lora), "drop one of the two"),
-    "no adapter": Case(lambda w: w.build("--mode", "merged"), "mode merged needs an adapter"),
+    "rank and LoRA": Case(
+        lambda w: w.build("--rank", 4, "--lora", w.lora), "drop one of the two", code=2
+    ),
+    "no adapter": Case(
+        lambda w: w.build("--mode", "merged"), "mode merged needs an adapter", code=2
+    ),
     "strength no number": Case(
         lambda w: w.merged(f"{w.lora}:strong"), "'strong' is not a strength"
     ),
@@ -335,6 +342,10 @@ EXPORT: dict[str, Case] = {
         rf"mode separate can't carry diff of {Q}\.bias",
     ),
     # where engines go
+    "out in /proc": Case(lambda w: w.full(out="/proc/x"), "error: /proc/x can't be written"),
+    "out in /proc, dry run": Case(
+        lambda w: [*w.full(out="/proc/x"), "--dry-run"], "error: /proc/x can't be written"
+    ),
     "out is a file": Case(lambda w: w.full(out=w.file("o", "")), "/o is not a folder"),
     "out below a file": Case(
         lambda w: w.full(out=w.file("o", "") / "engines"), "/o is not a folder"

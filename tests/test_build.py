@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import folders
+import hubcache
 import numpy as np
 import onnx
 import pytest
 import torch
 from commands import wanexport, wanrt, write_config
 from folders import MODES, RANK, Q, engines, sample, sha256, snapshot, write_lora
+from hubcache import add_files
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from studies import I2V, OTHER_SIZES, SIZE, build, config
@@ -21,9 +23,11 @@ from wanexport.adapter import write_adapter
 from wanexport.config import Config
 from wanexport.errors import BuildError, VerificationError
 from wanexport.request import LoraArgument
+from wanrt.engine import load_engine
+from wanrt.inputs import make_inputs
 from wanrt.manifest import read_manifest
 
-sources, study = folders.sources, folders.study  # fixtures
+sources, study, hub = folders.sources, folders.study, hubcache.hub  # fixtures
 
 
 class TestVerification:
@@ -153,6 +157,17 @@ class TestConflict:
         (built,) = self.again(loras=(LoraArgument(str(self.lora), 0.5),))
         assert built.path.name.endswith("-style-x0.5")
 
+    def test_another_maximum_rank_is_another_engine(self, out: Path) -> None:
+        for max_rank, named in ((None, RANK), (12, 12), (RANK, RANK)):
+            (built,) = self.again(modes=("swappable",), max_rank=max_rank)
+            assert built.path.name.endswith(f"-swappable-r{named}-style")
+            manifest = read_manifest(built.path)
+            assert manifest.max_rank == named
+            (adapter,) = manifest.adapters
+            assert (adapter.file, adapter.rank) == (f"adapters/r{RANK}-style.safetensors", RANK)
+        assert built.plan.action == "reuse"
+        assert len(list(out.glob("*swappable-r*"))) == 2
+
     @pytest.mark.usefixtures("out")
     def test_another_strength_of_the_same_digits(self) -> None:
         self.again(loras=(LoraArgument(str(self.lora), 0.5),))
@@ -244,6 +259,27 @@ class TestFinetuned:
         assert not manifest.full_finetune
         assert {w.origin for w in manifest.weights} == {"base", "constants"}
 
+    def test_alone_it_needs_no_base(self, sources: Path, hub: Path, tmp_path: Path) -> None:
+        """A repository of the hub's cache is named as one; nothing else is opened or made."""
+        (file,) = (sources / "finetuned").glob("*.safetensors")
+        add_files(hub, "org/tuned", {f"transformer/{file.name}": file})
+        flags = ("--config", write_config(tmp_path / "tiny.toml", config()), "--verify", "none")
+        out = tmp_path / "engines"
+        done = wanexport(
+            "build", *flags, "--mode", "full", "--finetuned", "org/tuned", "--out", out
+        )
+        assert (done.code, done.err.count("random")) == (0, 0), done.err
+        assert not (out / ".made").exists()
+        manifest = read_manifest(engines(out)["full"])
+        assert manifest.full_finetune
+        assert [source.sha256 for source in manifest.sources] == [sha256(file)]
+        build(
+            tmp_path / "local", modes=("full",), finetuned=str(sources / "finetuned"), verify=False
+        )
+        assert np.array_equal(
+            sample(engines(out)["full"]), sample(engines(tmp_path / "local")["full"])
+        )
+
     def test_full_and_merged_share_one_graph(self, study: Path) -> None:
         graphs = []
         for mode in ("full", "merged"):
@@ -328,3 +364,25 @@ class TestManifest:
         assert set(manifest.workloads) == {size.name for size in (SIZE, *OTHER_SIZES)}
         assert manifest.forward.inputs[0].shape == ("batch", 36, "frames", "height", "width")
         assert "dynamic" in built.path.name
+
+    def test_a_batch_holds_for_every_size_of_a_dynamic_engine(self, tmp_path: Path) -> None:
+        made = config().model_copy(update={"dynamic_sizes": OTHER_SIZES})
+        flags = ("--config", write_config(tmp_path / "tiny.toml", made), "--base", "random")
+        modes = ("--mode", "full", "--mode", "swappable", "--rank", RANK)
+        out = tmp_path / "engines"
+        sized = ("--dynamic", "--batch", 2)
+        assert wanexport("build", *flags, *modes, *sized, "--out", out).code == 0
+        sizes = {size.model_copy(update={"batch": 2}).name for size in (SIZE, *OTHER_SIZES)}
+        for folder in engines(out).values():
+            manifest = read_manifest(folder)
+            assert set(manifest.workloads) == sizes
+            assert manifest.verification.method == "blocks"
+            for size, workload in manifest.workloads.items():
+                with load_engine(folder, workload=size) as engine:
+                    inputs = make_inputs(manifest, workload, seed=0)
+                    found = engine.forward(**inputs)["sample"]
+                    assert len(found) == 2
+                    for name, value in inputs.items():
+                        inputs[name] = np.ascontiguousarray(value[::-1])
+                    turned = engine.forward(**inputs)["sample"]
+                    np.testing.assert_allclose(turned[::-1], found, rtol=1e-4, atol=1e-5)

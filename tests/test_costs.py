@@ -184,9 +184,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "plan --rank 8 --device H1000": (
         "error: there is no device 'H1000'", "hint: did you mean 'H100' or 'H200'?",
     ),
-    "plan --mode full --mode separate": (
-        "error: all modes but full need a rank", "hint: add --rank 32",
-    ),
     "plan --rank 1024": (
         "error: rank 1024 exceeds the model's width, 512", "hint: use a smaller --rank",
     ),

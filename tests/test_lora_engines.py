@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hubcache
 import numpy as np
 import pytest
 import torch
-from commands import wanexport
+from commands import wanexport, wanrt
 from diffusers import WanTransformer3DModel
+from hubcache import add_files
 from safetensors.torch import load_file, save_file
 from studies import I2V, SIZE, build
 
 from wanexport.build import Built
 from wanexport.errors import AdapterError
 from wanexport.names import module_shapes, to_original
-from wanexport.request import LoraArgument
+from wanexport.request import LoraArgument, parse_lora
 from wanexport.synthetic import write_checkpoint
 from wanrt.engine import load_engine
 from wanrt.inputs import make_inputs
 from wanrt.manifest import read_manifest
+
+hub = hubcache.hub  # fixture
 
 SHAPES = module_shapes(I2V)
 RANK = 4
@@ -353,18 +358,40 @@ def test_files_compose_into_one_adapter(bench: Bench, tmp_path: Path) -> None:
     assert distance(sample, expected) < TOLERANCE
 
 
-def test_a_file_of_the_hub_s_cache(
+def test_loras_of_the_hub_are_called_by_their_repositories(
+    bench: Bench, hub: Path, tmp_path: Path
+) -> None:
+    """Nearly all of them are files of the same name; they may become engines side by side."""
+    usual = "pytorch_lora_weights.safetensors"
+    add_files(hub, "org/style", {usual: bench.file("musubi")})
+    add_files(hub, "other/style", {usual: bench.file("diffsynth")})
+    add_files(hub, "org/peft", {"run-2/adapter_model.safetensors": bench.file("rslora")})
+    add_files(hub, "org/named", {"sketch.safetensors": bench.file("musubi")})
+    asked = {
+        "org/style:0.5": ("org--style-x0.5", "musubi"),
+        "other/style:0.5": ("other--style-x0.5", "diffsynth"),
+        "org/peft/run-2": ("org--peft--run-2", "rslora"),
+        "org/named:0.5": ("sketch-x0.5", "musubi"),
+    }
+    for argument, (name, file) in asked.items():
+        lora = parse_lora(argument)
+        (built,) = build(
+            tmp_path / "out", I2V, modes=("separate",), base=str(bench.root / "base"),
+            verify=False, loras=(lora,),
+        )  # fmt: skip
+        assert built.path.name == f"tiny-{SIZE.name}-fp32-separate-r{RANK}-{name}"
+        check(bench, {"separate": built}, {file: lora.strength})
+    assert wanrt("verify", tmp_path / "out").code == 0
+
+
+def test_a_file_called_as_all_are_goes_by_its_folder(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repo = tmp_path / "hub" / "models--org--style"
-    snapshot = repo / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("0" * 40)
-    (snapshot / "musubi.safetensors").symlink_to(bench.file("musubi"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    made = build(
+    (tmp_path / "style").mkdir()
+    shutil.copy(bench.file("musubi"), tmp_path / "style" / "adapter_model.safetensors")
+    monkeypatch.chdir(tmp_path / "style")
+    (built,) = build(
         tmp_path / "out", I2V, modes=("separate",), base=str(bench.root / "base"), verify=False,
-        loras=(LoraArgument("org/style", 0.5),),
+        loras=(LoraArgument("adapter_model.safetensors"),),
     )  # fmt: skip
-    check(bench, {"separate": made[0]}, {"musubi": 0.5})
+    assert built.path.name.endswith(f"-separate-r{RANK}-style")

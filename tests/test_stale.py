@@ -28,7 +28,7 @@ sources = folders.sources  # fixture
 
 
 PLANS = (
-    PlanSettings("tensorrt-rtx", refit="baked", capabilities=("8.9", "12.0"), control=False),
+    PlanSettings("tensorrt-rtx", refit="baked", capabilities=("8.9", "12.0")),
     PlanSettings("tensorrt", refit="targets", optimization_level=0, workspace=4 << 30),
     PlanSettings(
         "tensorrt", refit="all", aux_streams=2, hardware_compatibility="ampere+",
@@ -98,7 +98,7 @@ class TestRebuild:
 
     CASES: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {"modes": ("full",)},
-        "full of a fine-tune": {"modes": ("full",), "finetuned": "{s}/finetuned"},
+        "full of a fine-tune alone": {"modes": ("full",), "finetuned": "{s}/finetuned"},
         "made base, ranks, max_rank": {"modes": ("swappable",), "ranks": (2, 4), "max_rank": 8},
         "merged, from a file": {"modes": ("merged",), "loras": ("{s}/style.safetensors", 0.3)},
         "separate, a folder of shards": {"modes": ("separate",), "ranks": (RANK,),

@@ -87,7 +87,10 @@ REQUESTS: dict[str, tuple[str, BuildRequest]] = {
     ),
     "dynamic": ("--rank 32 --dynamic", replace(PLAIN, dynamic=True)),
     "max rank": ("--rank 32 --max-rank 64", replace(PLAIN, max_rank=64)),
-    "merge rest": ("--rank 32 --merge-rest", replace(PLAIN, merge_rest=True)),
+    "merge rest": (
+        "--lora l.safetensors --merge-rest",
+        replace(PLAIN, ranks=(), loras=(LoraArgument("l.safetensors"),), merge_rest=True),
+    ),
     "copied weights": ("--rank 32 --weights copy", replace(PLAIN, copy=True)),
     "linked weights": ("--rank 32 --weights link", PLAIN),
     "unverified": ("--rank 32 --verify none", replace(PLAIN, verify=False)),
@@ -97,6 +100,27 @@ REQUESTS: dict[str, tuple[str, BuildRequest]] = {
     "base": ("--rank 32 --base some/where", replace(PLAIN, base="some/where")),
     "random base": ("--rank 32 --base random", PLAIN),
     "finetuned": ("--rank 32 --finetuned ft", replace(PLAIN, finetuned="ft")),
+    "finetuned alone": (
+        "--mode full --finetuned ft",
+        replace(PLAIN, modes=("full",), ranks=(), finetuned="ft"),
+    ),
+    "finetuned alone, of a shipped model": (
+        "--config wan2.1-t2v-1.3b-480p --mode full --finetuned ft",
+        BuildRequest(load_config("wan2.1-t2v-1.3b-480p"), modes=("full",), finetuned="ft"),
+    ),
+    "flags that one of several modes uses": (
+        "--mode full --mode swappable --lora l --max-rank 8 --merge-rest --finetuned ft --base b",
+        replace(
+            PLAIN,
+            modes=("full", "swappable"),
+            ranks=(),
+            loras=(LoraArgument("l"),),
+            max_rank=8,
+            merge_rest=True,
+            finetuned="ft",
+            base="b",
+        ),
+    ),
     "config": (
         "--config wan2.1-t2v-1.3b-480p --base random --rank 32",
         replace(PLAIN, config=load_config("wan2.1-t2v-1.3b-480p")),
@@ -223,7 +247,7 @@ def test_help_explains_every_flag(command: str) -> None:
 )  # fmt: skip
 def test_trtexec_spells_flags_in_another_way(flags: tuple[str, ...]) -> None:
     outcome = wanexport("build", "--mode", "full", *flags)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "is TensorRT's" in outcome.err  # understood, and of no use to ONNX Runtime
 
 
@@ -251,6 +275,8 @@ USAGE: dict[str, str] = {
     "verify": "build --rank 4 --verify maybe",
     "max rank 0": "build --rank 4 --max-rank 0",
     "width as text": "build --rank 4 --width wide",
+    "no adapter": "build --mode merged",
+    "no rank to price": "plan --mode full --mode separate",
     "a stray argument": "build 32",
     "plan for rank 0": "plan --rank 0",
     "plan for a device without name": "plan --device",
@@ -270,6 +296,52 @@ def test_wrong_usage_exits_with_2(case: str, asked: list[BuildRequest]) -> None:
     assert not out
     assert "Traceback" not in err
     assert not asked
+
+
+UNUSED: dict[str, tuple[str, str, str]] = {
+    "rank, full": ("build --mode full --rank 4", "--rank", "--mode merged or --mode separate or"),
+    "rank of a plan, full": ("plan --mode full --rank 4", "--rank", "--mode merged or"),
+    "LoRA, full": ("build --mode full --lora l", "--lora", "--mode merged or"),
+    "max rank, full": ("build --mode full --max-rank 8", "--max-rank", "--mode swappable"),
+    "max rank, merged": (
+        "build --mode merged --rank 4 --max-rank 8", "--max-rank", "--mode swappable",
+    ),
+    "max rank, merged for good by TensorRT": (
+        "build --mode merged --rank 4 --max-rank 8 --backend tensorrt --refit none", "--max-rank",
+        "--mode swappable",
+    ),
+    "finetuned, no full": ("build --mode merged --rank 4 --finetuned f", "--finetuned", "full"),
+    "base, all of the fine-tune": (
+        "build --mode full --finetuned f --base b", "--base", "add a --mode that has the base",
+    ),
+    "merge rest, made adapters": ("build --rank 4 --merge-rest", "--merge-rest", "--lora FILE"),
+    "merge rest, merged": (
+        "build --mode merged --lora l --merge-rest", "--merge-rest", "--mode separate or",
+    ),
+    "refit, no TensorRT": ("build --rank 4 --refit all", "--refit", "--backend tensorrt"),
+    "bake, no TensorRT": ("build --rank 4 --bake", "--bake", "--backend tensorrt"),
+    "capability, no TensorRT": (
+        "build --rank 4 --compute-capability 89", "--compute-capability", "--backend tensorrt",
+    ),
+    "no control, not timed": (
+        "build --rank 4 --backend tensorrt-rtx --no-build-control", "--no-build-control", "drop it",
+    ),
+    "no control, no full": (
+        "build --mode merged --rank 4 --backend tensorrt --no-build-control", "--no-build-control",
+        "--mode full",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_a_flag_without_effect_is_wrong_usage(case: str, asked: list[BuildRequest]) -> None:
+    argv, flag, needs = UNUSED[case]
+    code, out, err = wanexport(*argv.split())
+    assert (code, out, asked) == (2, "", [])
+    error, hint = err.splitlines()[-2:]
+    assert error.startswith(f"error: {flag} ")
+    assert hint.startswith("hint: ")
+    assert needs in hint
 
 
 def test_without_a_command_help_is_shown() -> None:
@@ -319,7 +391,7 @@ def test_a_missing_package_names_its_extra(
 
 
 def built(**figures: float | str) -> Built:
-    adapters = AdapterSet("r4", {"m": 4}, (), (), (), (), True)
+    adapters = AdapterSet("", {"m": 4}, (), (), (), (), True)
     plan = EnginePlan("e", "separate", (adapters,), {"m": 4}, None, {}, "build", "new", 1, 1)
     return Built(Path("engines/e"), plan, Verification(method="blocks", **figures))  # type: ignore[arg-type]
 

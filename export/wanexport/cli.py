@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from wanexport import trt_options
-from wanexport.errors import WanExportError
+from wanexport.config import DEMO
+from wanexport.errors import UsageError, WanExportError
 from wanrt.errors import WanrtError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         app(None if argv is None else list(argv), prog_name="wanexport", standalone_mode=True)
     except (WanExportError, WanrtError) as error:
-        _fail(str(error), error.hint)
+        _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
     except SystemExit as stop:  # typer turns an interrupt into this code
         if stop.code == INTERRUPTED:
             print("interrupted; nothing half-made is left", file=sys.stderr)
@@ -117,7 +118,7 @@ def build(
     mode: Annotated[
         list[ModeName] | None, typer.Option("--mode", help="Engines to make; all by default.")
     ] = None,
-    config: ConfigOption = "wan2.1-i2v-demo",
+    config: ConfigOption = DEMO,
     base: Annotated[
         str | None,
         typer.Option(metavar="DIR|FILE|ID|random", help="The base checkpoint."),
@@ -169,6 +170,7 @@ def build(
 ) -> None:
     """Build one engine per mode and rank; what is there already is kept."""
     from wanexport.request import MODES, RANDOM, BuildRequest, parse_lora
+    from wanexport.usage import check_usage
 
     plans = trt_options.make_settings(
         backend.value,
@@ -193,8 +195,6 @@ def build(
     if plans and resolved.dtype == "fp32" and dtype is None:
         print("TensorRT fuses no fp32 attention: building in bf16 (see --dtype)", file=sys.stderr)
         resolved = resolved.model_copy(update={"dtype": "bf16"})
-    if base is None and config != "wan2.1-i2v-demo":
-        _fail(f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed")
     request = BuildRequest(
         config=resolved,
         modes=_modes(mode) or MODES,
@@ -211,6 +211,11 @@ def build(
         force=force,
         plans=plans,
     )
+    check_usage(request)
+    if base is None and config != DEMO and request.needs_base:
+        raise UsageError(
+            f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed"
+        )
     if dry_run:
         _print_plans(request)
     else:
@@ -219,7 +224,7 @@ def build(
 
 @app.command()
 def plan(
-    config: ConfigOption = "wan2.1-i2v-demo",
+    config: ConfigOption = DEMO,
     rank: Annotated[
         list[int] | None, typer.Option("--rank", min=1, help="Rank of an adapter; repeat.")
     ] = None,
@@ -244,17 +249,19 @@ def plan(
     """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
     from wanexport.costs import choose_devices, predict_engines
     from wanexport.request import MODES, BuildRequest
+    from wanexport.usage import check_usage
 
     resolved = _config(
         config, dtype, {"width": width, "height": height, "frames": frames, "batch": batch}
     )
     if rank is None and set(_modes(mode)) - {"full"}:
-        _fail("all modes but full need a rank", "add --rank 32")
+        raise UsageError("all modes but full need a rank", "add --rank 32")
     request = BuildRequest(
         config=resolved,
         modes=_modes(mode) or (MODES if rank else ("full",)),
         ranks=tuple(dict.fromkeys(rank or ())),
     )
+    check_usage(request)
     devices = choose_devices(device or (), resolved.dtype)
     _print_costs(request, [predict_engines(request, device) for device in devices], json)
 
@@ -345,8 +352,8 @@ def _print_costs(request: BuildRequest, outlooks: Sequence[Outlook], json: Path 
         print(f"saved {json}", file=sys.stderr)
 
 
-def _fail(message: str, hint: str) -> NoReturn:
+def _fail(message: str, hint: str, code: int = 1) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(code)

@@ -197,14 +197,23 @@ def load_config(name_or_file: str) -> Config:
     return parse_config(raw, str(path))
 
 
-def parse_config(raw: dict[str, object], where: str) -> Config:
-    """Check a configuration's values; `where` names their file in errors."""
+def parse_config(
+    raw: dict[str, object], where: str, flags: Mapping[str, str] | None = None
+) -> Config:
+    """Check a configuration's values.
+
+    Args:
+        raw: the values.
+        where: names their file in errors.
+        flags: key -> the flag that its value came from; errors name that instead.
+    """
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         # a misspelt key is also a missing one; the misspelling says more
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        place = ": ".join([where, ".".join(str(part) for part in first["loc"])]).removesuffix(": ")
+        key = ".".join(str(part) for part in first["loc"])
+        place = (flags or {}).get(key) or f"{where}: {key}".removesuffix(": ")
         message, hint = _explain(first)
         raise ConfigError(f"{place}: {message}", hint) from None
 
@@ -276,4 +285,5 @@ def override(config: Config, dtype: str | None, size: Mapping[str, int | None]) 
     raw["dynamic_sizes"] = [other for other in raw["dynamic_sizes"] if other != raw["size"]]
     if dtype is not None:
         raw["dtype"] = dtype
-    return parse_config(raw, "command line")
+    flags = {f"size.{key}": f"--{key}" for key, value in size.items() if value is not None}
+    return parse_config(raw, ", ".join(flags.values()), flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,11 +15,14 @@ def check_out(out: Path) -> None:
     """Refuse a place where no folder can be.
 
     Raises:
-        BuildError: it, or something above it, is a file.
+        BuildError: it, or something above it, is a file, or nothing can be written there.
     """
     nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
     if not nearest.is_dir():
         raise BuildError(f"{nearest} is not a folder", "choose another --out")
+    stores = shutil.disk_usage(nearest).total > 0  # /proc and the like have no room at all
+    if not stores or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BuildError(f"{out} can't be written", "choose another --out")
 
 
 def check_disk(out: Path, needed: int) -> None:

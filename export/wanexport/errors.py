@@ -22,6 +22,10 @@ class ConfigError(WanExportError):
     """A configuration file or flag can't be used as it is."""
 
 
+class UsageError(ConfigError):
+    """Flags that have no effect together, or contradict one another; the CLI exits with 2."""
+
+
 class CheckpointError(WanExportError):
     """A checkpoint can't be read, or isn't of the architecture that the configuration names."""
 

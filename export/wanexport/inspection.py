@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from wanexport.checkpoint import open_checkpoint
 from wanexport.config import Architecture, Config, list_configs, load_config
-from wanexport.dialects import find_unsupported, split_key
+from wanexport.dialects import ModuleIndex, find_unsupported, split_key
 from wanexport.errors import CheckpointError
+from wanexport.hub import hub_file
 from wanexport.location import locate_checkpoint
 from wanexport.lora import RANDOM_KEYS
 from wanexport.names import module_shapes
@@ -24,6 +25,8 @@ __all__ = ["Description", "describe_file", "format_description"]
 
 Range = tuple[float, float]
 LISTED = 10
+LISTED_PROBLEMS = 3
+SIDES = {"A": 1, "B": 0}  # which axis of a low-rank matrix is its module's, by role
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,12 @@ class Description:
         random_weights: whether its writer says that the values are random.
         fits: the configurations it fits in full.
         config: the configuration that the following is about.
+        nearest: whether that fits it only better than others do.
+        architecture: a checkpoint's.
+        differences: field of the architecture -> its value, and the configuration's.
         targets: the modules it changes, without their block's number -> how many.
         ranks: smallest and largest rank of a module.
-        alphas: smallest and largest alpha tensor.
+        alphas: smallest and largest alpha, from metadata or alpha tensors.
         scales: smallest and largest factor on a product of two matrices.
         low_rank: what a separate or swappable engine can carry.
         rest: what can only be merged.
@@ -58,6 +64,9 @@ class Description:
     random_weights: bool
     fits: tuple[str, ...]
     config: str = ""
+    nearest: bool = False
+    architecture: Architecture | None = None
+    differences: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     targets: dict[str, int] | None = None
     ranks: tuple[int, int] | None = None
     alphas: Range | None = None
@@ -77,11 +86,12 @@ def describe_file(path: Path, config: Config | None = None) -> Description:
     Raises:
         WanExportError: it can't be read.
     """
-    files = [open_safetensors(file) for file in locate_checkpoint(str(path)).files]
+    location = locate_checkpoint(str(path))
+    files = [open_safetensors(file) for file in location.files]
     names = [name for file in files for name in file.tensors]
     if any(split_key(name) or find_unsupported(name) for name in names):
         return _describe_lora(files[0], config)
-    return _describe_checkpoint(path, files, config)
+    return _describe_checkpoint(location.path, files, config)
 
 
 def format_description(description: Description) -> str:
@@ -92,19 +102,28 @@ def format_description(description: Description) -> str:
         held.what: held.dialect,
         "tensors": f"{held.tensors:,} ({dtypes}), {held.parameters:,} parameters",
         "weights": "random" if held.random_weights else "",
-        "fits": ", ".join(held.fits) or "no configuration",
+        "model": _sizes(held.architecture),
+        "fits": ", ".join(held.fits) or _nothing(held),
+        "differs": "; ".join(
+            f"{key}: {here or 'none'}, not {there or 'none'}"
+            for key, (here, there) in held.differences.items()
+        ),
         "targets": ", ".join(f"{name} x{n}" for name, n in (held.targets or {}).items()),
         "rank": _span(held.ranks),
         "alpha": _span(held.alphas),
         "scale": _span(held.scales),
-        "low-rank": f"{len(held.low_rank)} changes" if held.low_rank else "",
+        "low-rank": _count(held.low_rank, "change") if held.low_rank else "",
         "merge only": _list(held.rest),
     }
-    lines = [str(held.path), *(f"  {key:<10}  {value}" for key, value in values.items() if value)]
-    for problem in held.problems:
-        about = f" ({held.config})" if held.config else ""
+    cached = hub_file(held.path)
+    title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
+    lines = [title, *(f"  {key:<10}  {value}" for key, value in values.items() if value)]
+    about = f" ({held.config})" if held.config else ""
+    for problem in held.problems[:LISTED_PROBLEMS]:
         lines.append(f"  not applied{about}: {problem.message}")
         lines += [f"    hint: {problem.hint}"] if problem.hint else []
+    if others := held.problems[LISTED_PROBLEMS:]:
+        lines.append(f"  and {_count(others, 'more problem')}")
     return "\n".join(lines)
 
 
@@ -115,7 +134,8 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
         arch = candidate.architecture
         if arch not in results:
             results[arch] = resolve_file(file, module_shapes(arch))
-    best = min(configs, key=lambda c: _unapplied(results[c.architecture]))
+    missed = {arch: (_unapplied(result), _misfit(file, arch)) for arch, result in results.items()}
+    best = min(configs, key=lambda c: missed[c.architecture])
     result = results[best.architecture]
     products = [delta for delta in result.deltas if delta.kind != "diff"]
     low_rank = [delta for delta in result.deltas if delta.is_low_rank]
@@ -132,6 +152,7 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
         random_weights=_is_random([file]),
         fits=tuple(c.name for c in configs if not results[c.architecture].problems),
         config=best.name,
+        nearest=config is None and bool(result.problems),
         targets=dict(suffixes),
         ranks=(min(ranks), max(ranks)) if ranks else None,
         alphas=_range(result.alphas),
@@ -145,17 +166,17 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
 def _describe_checkpoint(
     path: Path, files: Sequence[SafetensorsFile], config: Config | None
 ) -> Description:
+    dialect, architecture = "not a whole Wan2.1 DiT", None
     problems: tuple[Problem, ...] = ()
-    fits: tuple[str, ...] = ()
-    dialect = "not a whole Wan2.1 DiT"
+    configs = [config] if config else [load_config(name) for name in list_configs()]
     try:
-        found = open_checkpoint(str(path), config.architecture if config else None)
+        found = open_checkpoint(str(path))
     except CheckpointError as error:
         problems = (Problem((), str(error), error.hint),)
     else:
-        dialect = f"{found.layout} names"
-        configs = [config] if config else [load_config(name) for name in list_configs()]
-        fits = tuple(c.name for c in configs if c.architecture == found.architecture)
+        dialect, architecture = f"{found.layout} names", found.architecture
+    differing = {c.name: _differences(architecture, c.architecture) for c in configs}
+    nearest = min(differing, key=lambda name: _distance(differing[name])) if architecture else ""
     return Description(
         path=path,
         what="checkpoint",
@@ -164,10 +185,47 @@ def _describe_checkpoint(
         parameters=_count_parameters(files),
         dtypes=_count_dtypes(files),
         random_weights=_is_random(files),
-        fits=fits,
-        config=config.name if config else "",
+        fits=tuple(c.name for c in configs if architecture and not differing[c.name]),
+        config=nearest,
+        nearest=config is None,
+        architecture=architecture,
+        differences=differing.get(nearest, {}),
         problems=problems,
     )
+
+
+def _differences(
+    found: Architecture | None, wanted: Architecture
+) -> dict[str, tuple[object, object]]:
+    """Return the fields that differ; added_kv_proj_dim follows from others."""
+    if found is None:
+        return {}
+    here, there = (arch.model_dump(exclude={"added_kv_proj_dim"}) for arch in (found, wanted))
+    return {key: (here[key], there[key]) for key in here if here[key] != there[key]}
+
+
+def _distance(differences: Mapping[str, tuple[object, object]]) -> tuple[int, float]:
+    """Return how many fields differ, and by how many factors of two."""
+    factors = 0.0
+    for pair in differences.values():
+        numbers = [float(value) for value in pair if isinstance(value, int | float)]
+        factors += abs(math.log2(numbers[0] / numbers[1])) if len(numbers) == 2 else 1.0
+    return len(differences), factors
+
+
+def _misfit(file: SafetensorsFile, arch: Architecture) -> float:
+    """Return how many factors of two lie between a LoRA's matrices and a model's, in all."""
+    index = ModuleIndex(module_shapes(arch))
+    factors = 0.0
+    for name, ref in file.tensors.items():
+        key = split_key(name)
+        if key is None or key.role not in SIDES or len(ref.shape) < 2:
+            continue
+        wanted = index.shapes.get(f"{index.find(key)}.weight", ())
+        here = ref.shape[SIDES[key.role]]
+        there = wanted[SIDES[key.role]] if len(wanted) > 1 else 0
+        factors += abs(math.log2(here / there)) if here and there else 1.0
+    return factors
 
 
 def _unapplied(result: Resolution) -> int:
@@ -184,6 +242,31 @@ def _count_dtypes(files: Iterable[SafetensorsFile]) -> dict[str, int]:
 
 def _is_random(files: Iterable[SafetensorsFile]) -> bool:
     return any(file.metadata.get(key) == "true" for file in files for key in RANDOM_KEYS)
+
+
+def _sizes(arch: Architecture | None) -> str:
+    if arch is None:
+        return ""
+    image = (
+        f"{arch.image_tokens} image tokens of {arch.image_dim}" if arch.image_dim else "no image"
+    )
+    return (
+        f"{_count(range(arch.num_layers), 'layer')}, width {arch.width} in "
+        f"{_count(range(arch.num_attention_heads), 'head')}, ffn {arch.ffn_dim}, channels "
+        f"{arch.in_channels} to {arch.out_channels}, text {arch.text_dim}, {image}"
+    )
+
+
+def _nothing(held: Description) -> str:
+    if not held.config:
+        return "no configuration"
+    return (
+        f"no configuration; the nearest is {held.config}" if held.nearest else f"not {held.config}"
+    )
+
+
+def _count(things: Sequence[object], what: str) -> str:
+    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
 
 
 def _range(values: Iterable[float]) -> Range | None:

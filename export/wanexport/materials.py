@@ -11,7 +11,7 @@ from wanexport.checkpoint import Checkpoint, open_checkpoint
 from wanexport.disk import check_disk, format_bytes
 from wanexport.errors import AdapterError
 from wanexport.hashing import sha256_file
-from wanexport.hub import cached_snapshot
+from wanexport.hub import cached_snapshot, hub_file
 from wanexport.locks import locked
 from wanexport.lora import Adapter, resolve_adapter, split_rest, stacked_ranks
 from wanexport.names import module_shapes
@@ -22,6 +22,7 @@ from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
 __all__ = ["AdapterSet", "Materials", "find_lora", "gather"]
 
 NOT_MADE = "not made yet"
+USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AdapterSet:
     """Adapters applied together, as one.
 
     Args:
-        label: what engine names call it: r32, or r32-NAME for a file.
+        name: of its files; empty for a made one.
         ranks: module -> rank of the low-rank branch that carries it unmerged.
         adapters: the resolved files; empty if they aren't made yet.
         carried: the parts of them that a branch can carry.
@@ -37,13 +38,18 @@ class AdapterSet:
         sources: (path, sha256, strength) of each file.
     """
 
-    label: str
+    name: str
     ranks: Mapping[str, int]
     adapters: tuple[Adapter, ...]
     carried: tuple[Adapter, ...]
     rest: tuple[Adapter, ...]
     sources: tuple[tuple[str, str, float], ...]
     random_weights: bool
+
+    @property
+    def label(self) -> str:
+        """What engine names call it: r32, or r32-NAME for files."""
+        return "-".join(filter(None, (f"r{self.rank}" if self.rank else "", self.name)))
 
     @property
     def file(self) -> str:
@@ -65,7 +71,7 @@ class AdapterSet:
 class Materials:
     """Everything that is read to make the engines of one request."""
 
-    base: Checkpoint | None  # None: to be made, in a dry run
+    base: Checkpoint | None  # None: to be made, in a dry run, or not needed
     base_sources: tuple[tuple[str, str], ...]
     finetuned: Checkpoint | None
     finetuned_sources: tuple[tuple[str, str], ...]
@@ -83,7 +89,9 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
     made = request.out / ".made"
     to_make = 0
     base: Checkpoint | None = None
-    if request.base == RANDOM:
+    if not request.needs_base:
+        pass
+    elif request.base == RANDOM:
         folder = made / f"{config.name}-{config.dtype}-seed{SEED}"
         specs = checkpoint_specs(arch, config.dtype)
         total = sum(spec.nbytes for spec in specs)
@@ -123,7 +131,7 @@ def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) 
     targets = cross_attention_targets(arch)
     if not path.exists() and dry_run:
         ranks = dict.fromkeys(targets, rank)
-        return AdapterSet(f"r{rank}", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
+        return AdapterSet("", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent / ".making.lock"):
@@ -141,8 +149,17 @@ def _seeded_bytes(request: BuildRequest, rank: int) -> int:
 
 def _file_set(request: BuildRequest) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
-    names = [path.stem if s == 1.0 else f"{path.stem}-x{s:g}" for path, s in paths]
+    names = [_name(path) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
     return _resolve(paths, request, "-".join(names))
+
+
+def _name(path: Path) -> str:
+    """Return what engine names call a LoRA: its file, or whose it is if all are called like it."""
+    if path.stem not in USUAL_NAMES:
+        return path.stem
+    cached = hub_file(path)
+    folder = Path(cached.id).parent if cached else path.resolve().parent
+    return folder.as_posix().replace("/", "--") if cached else folder.name
 
 
 def find_lora(name: str) -> Path:
@@ -175,11 +192,9 @@ def _resolve(paths: list[tuple[Path, float]], request: BuildRequest, name: str) 
             f"{paths[0][0]} has no low-rank part that mode {unmerged[0]} could carry",
             "use --mode merged",
         )
-    ranks = stacked_ranks(carried)
-    rank = [f"r{max(ranks.values())}"] if ranks else []
     return AdapterSet(
-        "-".join([*rank, *([name] if name else [])]),
-        ranks,
+        name,
+        stacked_ranks(carried),
         adapters,
         tuple(carried),
         tuple(rest),

@@ -158,7 +158,7 @@ def _plan(
     size = "dynamic" if request.dynamic else request.config.size.name
     label = ""
     if mode == "swappable":
-        label = f"-{adapters[0].label}" if request.loras else f"-r{max_rank}"
+        label = "-".join(filter(None, (f"-r{max_rank}", adapters[0].name)))
     elif mode != "full":
         label = f"-{adapters[0].label}"
     name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"

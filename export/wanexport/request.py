@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from wanexport.config import Config, Size
-from wanexport.errors import ConfigError
+from wanexport.errors import ConfigError, UsageError
 from wanexport.trt_settings import PlanSettings
 from wanrt.manifest import Backend
 
@@ -75,6 +75,11 @@ class BuildRequest:
         dynamic = self.config.dynamic_sizes if self.dynamic else ()
         return (self.config.size, *dynamic)
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether any engine has the base's weights in it; a full fine-tune brings all of its."""
+        return self.finetuned is None or set(self.modes) != {"full"}
+
     def swaps_in_place(self, mode: Mode) -> bool:
         """Tell whether engines of a mode exchange what is merged into their weights."""
         refit = self.plans.refit if self.plans else None
@@ -93,11 +98,9 @@ class BuildRequest:
     def __post_init__(self) -> None:
         adapted = [mode for mode in self.modes if mode != "full"]
         if adapted and not self.ranks and not self.loras:
-            raise ConfigError(
-                f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE"
-            )
+            raise UsageError(f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE")
         if self.ranks and self.loras:
-            raise ConfigError(
+            raise UsageError(
                 "--rank is the rank of a made adapter; a --lora file brings its own",
                 "drop one of the two",
             )

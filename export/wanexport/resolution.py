@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from wanexport.deltas import Delta, Kind
 from wanexport.dialects import Key, ModuleIndex, find_unsupported, name_dialect, split_key
 from wanexport.names import to_original
-from wanexport.scales import PeftSettings, find_scale, read_settings
+from wanexport.scales import PeftSettings, find_alpha, find_scale, read_settings
 from wanexport.tensors import SafetensorsFile, TensorRef
 
 __all__ = ["Problem", "Resolution", "resolve_file"]
@@ -50,7 +50,7 @@ class Resolution:
         dialect: for people.
         settings: PEFT's, from the file's metadata or beside it.
         deltas: the changes of the model's parameters.
-        alphas: the values of its alpha tensors.
+        alphas: of its products, where metadata or an alpha tensor says it.
         problems: what couldn't be applied; every key is in a delta or here.
     """
 
@@ -103,6 +103,7 @@ class _Builder:
         self._index, self._settings, self._strength = index, settings, strength
         self.deltas: list[Delta] = []
         self.alphas: list[float] = []
+        self.has_alpha_tensors = False
 
     def build(self, target: str, roles: Roles) -> None:
         """Add a module's changes; raise ValueError, and add none, if its keys make none."""
@@ -132,13 +133,15 @@ class _Builder:
             raise ValueError(f"the metadata says DoRA, but {target} has no magnitude")
         delta = self._delta(target, ".weight", kind, tensors)
         alpha = _read_alpha(refs["alpha"]) if "alpha" in refs else None
+        self.has_alpha_tensors |= alpha is not None
         written = next(iter(roles.values()))[0].module
         names = (target, written, to_original(target) or target)
         try:
             scale = find_scale(self._settings, names, _rank(kind, refs), alpha)
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from None
-        self.alphas += [] if alpha is None else [alpha]
+        stated = find_alpha(self._settings, names, alpha)
+        self.alphas += [] if stated is None else [stated]
         made = [replace(delta, scale=scale)]
         if "B_bias" in refs:
             made.append(self._delta(target, ".bias", "diff", {"diff": refs["B_bias"]}, scale))
@@ -203,7 +206,7 @@ def _extras(builder: _Builder, settings: PeftSettings | None) -> list[str]:
     dora = any("magnitude" in delta.tensors for delta in builder.deltas)
     found = {
         "metadata": settings is not None,
-        "alpha": bool(builder.alphas),
+        "alpha": builder.has_alpha_tensors,
         "rsLoRA": settings is not None and settings.use_rslora,
         "DoRA": dora,
         "LoHa": "loha" in kinds,

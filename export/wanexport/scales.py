@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wanexport.errors import AdapterError
 from wanexport.tensors import SafetensorsFile
 
-__all__ = ["PeftSettings", "find_scale", "read_settings"]
+__all__ = ["PeftSettings", "find_alpha", "find_scale", "read_settings"]
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 DIFFUSERS_PREFIX = "transformer."
@@ -57,6 +57,14 @@ class PeftSettings(BaseModel):
         if found is not None:
             return found
         return self.lora_alpha if self.lora_alpha is not None else self.alpha
+
+
+def find_alpha(
+    settings: PeftSettings | None, names: Sequence[str], tensor: float | None
+) -> float | None:
+    """Return a module's alpha: the metadata's, else the file's alpha tensor's, if it has one."""
+    stated = settings.find_alpha(names) if settings else None
+    return tensor if stated is None else stated
 
 
 def find_scale(

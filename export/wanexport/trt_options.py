@@ -9,7 +9,7 @@ from typing import Annotated, TypedDict
 import typer
 from pydantic import ByteSize, TypeAdapter
 
-from wanexport.errors import ConfigError
+from wanexport.errors import ConfigError, UsageError
 from wanexport.trt_job import TensorRt
 from wanexport.trt_settings import PlanSettings
 
@@ -106,19 +106,20 @@ def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
     """Return the settings of the plans asked for; None for engines that have none.
 
     Raises:
-        ConfigError: flags contradict one another, or a value can't be read.
+        UsageError: flags contradict one another, or need a TensorRT backend.
+        ConfigError: a value can't be read.
     """
     if backend == "onnxruntime":
         given = next((name for name, value in flags.items() if _is_given(value)), None)
         if given:
-            raise ConfigError(
+            raise UsageError(
                 f"--{given.replace('_', '-')} is TensorRT's",
                 "add --backend tensorrt or --backend tensorrt-rtx",
             )
         return None
     refit = flags["refit"]
     if flags["bake"] and refit is not None:
-        raise ConfigError(
+        raise UsageError(
             f"--bake puts the weights into the plan, --refit {refit} leaves them out",
             "drop one of the two",
         )

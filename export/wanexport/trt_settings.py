@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from wanexport.errors import BuildError, ConfigError
+from wanexport.errors import BuildError, ConfigError, UsageError
 from wanexport.trt_build import find_toolchain
 from wanexport.trt_job import TensorRt, Toolchain
 from wanrt.plan_file import HardwareCompatibility, Refit
@@ -96,6 +96,7 @@ def resolve_settings(settings: PlanSettings) -> PlanSettings:
 
     Raises:
         BuildError: the library isn't installed, or `tensorrt` finds no GPU.
+        UsageError: a flag is the other library's.
         ConfigError: what is asked can't be had of this library.
     """
     toolchain = find_toolchain(settings.backend)
@@ -113,12 +114,12 @@ def resolve_settings(settings: PlanSettings) -> PlanSettings:
 
 def _check_capabilities(settings: PlanSettings, toolchain: Toolchain) -> None:
     if settings.capabilities and settings.backend == "tensorrt":
-        raise ConfigError(
+        raise UsageError(
             "TensorRT builds for the GPU that is here, not for --compute-capability",
             "for other GPUs: --hardware-compatibility-level ampere+, or --backend tensorrt-rtx",
         )
     if settings.hardware_compatibility != "none" and settings.backend == "tensorrt-rtx":
-        raise ConfigError(
+        raise UsageError(
             "TensorRT-RTX has no --hardware-compatibility-level",
             "name the GPUs it is to run on: --compute-capability 89,120",
         )
@@ -135,7 +136,7 @@ def _check_capabilities(settings: PlanSettings, toolchain: Toolchain) -> None:
 def _check_refit(settings: PlanSettings, toolchain: Toolchain) -> None:
     refit = settings.refit
     if settings.version_compatible and settings.backend == "tensorrt-rtx":
-        raise ConfigError(
+        raise UsageError(
             "TensorRT-RTX builds no version-compatible plans", "drop --version-compatible"
         )
     if refit == "baked":

@@ -102,9 +102,7 @@ def _sources(manifest: Manifest) -> list[str]:
     checkpoint = [Path(s.path) for s in manifest.sources if s.strength is None]
     adapters = [s for s in manifest.sources if s.strength is not None]
     base = _checkpoint(checkpoint)
-    argv = ["--base", base]
-    if manifest.full_finetune:  # its base left no trace in the engine; any will do
-        argv += ["--finetuned", base]
+    argv = ["--finetuned" if manifest.full_finetune else "--base", base]
     if adapters and all(Path(s.path).parent.name == MADE for s in adapters):
         ranks = [manifest.rank, *(file.rank for file in manifest.adapters)]
         return argv + [part for rank in ranks if rank for part in ("--rank", str(rank))]
@@ -125,7 +123,9 @@ def _plan_flags(manifest: Manifest) -> list[str]:
         if made.get(key) not in (None, "none"):
             argv += [flag, f"{made[key]}{'B' if key == 'workspace' else ''}"]
     argv += [flag for flag, key in SWITCHES.items() if made.get(key) is True]
-    return argv if made.get("control") else [*argv, "--no-build-control"]
+    if manifest.backend == "tensorrt" and manifest.mode == "full" and not made.get("control"):
+        argv.append("--no-build-control")
+    return argv
 
 
 def _checkpoint(files: Sequence[Path]) -> str:
