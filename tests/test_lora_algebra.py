@@ -29,6 +29,7 @@ from torch import nn
 from wanexport.errors import AdapterError
 from wanexport.lora import (
     Adapter,
+    merge_blocks,
     merge_parameter,
     resolve_adapter,
     split_rest,
@@ -251,13 +252,14 @@ def test_leaves_the_weights_alone(folder: Path) -> None:
     assert merge_parameter("proj_out.weight", weight, [adapter_of(folder, "8")]) is weight
 
 
-def test_merges_more_rows_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanexport.lora.BLOCK", 128 * 5)
-    made = make_lora("A-diffusers", [Q])
-    adapter = resolve_adapter(made.save(tmp_path / "x.safetensors"), SHAPES)
-    weight = noise(128, 128, seed="W")
-    merged = merge_parameter(f"{Q}.weight", weight, [adapter])
-    torch.testing.assert_close(merged, weight + made.gains[f"{Q}.weight"])
+@pytest.mark.parametrize("adapter", ["8", "mixed"])
+def test_merges_blocks_that_are_overwritten(adapter: str, folder: Path) -> None:
+    name, weight = f"{Q}.weight", noise(128, 128, seed="W")
+    room = torch.empty(5, 128)
+    blocks = (room[: len(part)].copy_(part) for part in weight.split(5))
+    adapters = [adapter_of(folder, adapter)]
+    merged = torch.cat(list(merge_blocks(name, blocks, adapters, torch.float32)))
+    torch.testing.assert_close(merged, merge_parameter(name, weight, adapters))
 
 
 def test_refuses_overflow(tmp_path: Path) -> None:
