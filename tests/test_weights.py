@@ -189,7 +189,7 @@ class TestCopy:
 class TestDisk:
     def free(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         monkeypatch.setattr(
-            "wanexport.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=count)
+            "wanexport.disk.shutil.disk_usage", lambda _: SimpleNamespace(total=1 << 40, free=count)
         )
 
     def test_too_small_a_disk_is_refused_before_anything(
