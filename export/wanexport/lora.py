@@ -176,9 +176,10 @@ def _merge_products(
     import torch
 
     a, b = stack_low_rank(deltas)
+    room = torch.empty(0)  # its pages are faulted in once
     for block in blocks:
         rows, b = b[: len(block)], b[len(block) :]
-        yield block.to(torch.float32, copy=True).addmm_(rows, a)
+        yield room.resize_(block.shape).copy_(block).addmm_(rows, a)
 
 
 def stack_low_rank(deltas: Iterable[Delta]) -> tuple[torch.Tensor, torch.Tensor]:
