@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import wanrt
-from tinyengines import touch_ns
+from tinyengines import read_raw, touch_ns, write_manifest
 
 import wanrt as package
 
@@ -82,15 +82,26 @@ def test_verify_restores_times_of_right_bytes_only(family: Path) -> None:
         pass
 
 
+def add_weights(folder: Path) -> None:
+    """Add a second weight file, of another mtime than the recorded one."""
+    manifest = read_raw(folder)
+    first = manifest["weights"][0]
+    shutil.copyfile(folder / first["file"], folder / "weights" / "more.safetensors")
+    manifest["weights"].append(first | {"file": "weights/more.safetensors"})
+    write_manifest(folder, manifest)
+
+
 class TestAdvice:
     def test_of_copied_engines_is_given_once(self, family: Path, tmp_path: Path) -> None:
         copy = tmp_path / "a copy"
         shutil.copytree(family, copy)
         for file in copy.glob("*/weights/*"):
             touch_ns(file, 1)
+        add_weights(copy / "tiny-full")
         code, out, _ = wanrt("verify", copy)
         assert code == 1
-        assert out.count("weights/tiny.safetensors: its bytes are right, its mtime isn't\n") == 4
+        assert out.count("weights/tiny.safetensors: its bytes are right, its mtime isn't\n") == 3
+        assert out.count("      2 files: their bytes are right, their mtime isn't\n") == 1
         assert out.count("--restore-mtime") == 1
         assert out.splitlines()[-3:] == [
             "where only times differ, the engine was copied; set the recorded ones:",

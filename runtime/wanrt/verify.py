@@ -67,12 +67,17 @@ def verify_engine(
 
 def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
     """Return an engine's verdict, then what is wrong with which file."""
-    problems = [finding.problem for finding in findings if finding.problem]
+    wrong = [finding for finding in findings if finding.problem]
     count = _count(len(findings), "file")
-    if not problems:
+    if not wrong:
         return f"ok    {folder}: {count}"
-    lines = [f"WRONG {folder}: {len(problems)} of {count}"]
-    for problem in problems:
+    lines = [f"WRONG {folder}: {len(wrong)} of {count}"]
+    copied = [finding for finding in wrong if finding.copied]
+    several = len(copied) > 1
+    told = [one.problem for one in wrong if one.problem and not (several and one.copied)]
+    if several:
+        told.append(f"{len(copied)} files: their bytes are right, their mtime isn't")
+    for problem in told:
         lines += textwrap.wrap(
             problem,
             WIDTH,
