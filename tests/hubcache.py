@@ -17,8 +17,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def add_files(hub: Path, repo: str, files: dict[str, Path]) -> None:
-    """Put files into a repository, by their names in it; as there, they are links to blobs."""
+def add_files(hub: Path, repo: str, files: dict[str, Path]) -> Path:
+    """Put files into a repository, by their names in it, as links to blobs; return the snapshot."""
     folder = hub / f"models--{repo.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True, exist_ok=True)
     (folder / "refs" / "main").write_text(REVISION)
@@ -29,3 +29,4 @@ def add_files(hub: Path, repo: str, files: dict[str, Path]) -> None:
         path = folder / "snapshots" / REVISION / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(blob)
+    return folder / "snapshots" / REVISION

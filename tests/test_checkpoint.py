@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hubcache
 import numpy as np
 import pytest
 from checkpointfiles import (
@@ -23,6 +24,7 @@ from checkpointfiles import (
     truncate,
     write_hollow,
 )
+from hubcache import add_files
 from safetensors.numpy import load_file, save_file
 
 from wanexport.checkpoint import open_checkpoint
@@ -30,6 +32,8 @@ from wanexport.config import Architecture, load_config
 from wanexport.errors import CheckpointError
 from wanexport.names import module_shapes
 from wanexport.synthetic import write_checkpoint
+
+hub = hubcache.hub  # fixture
 
 
 @pytest.fixture(scope="module")
@@ -113,26 +117,15 @@ def test_config_json_says_what_shapes_cannot(copy: Callable[[str], Path]) -> Non
 
 class TestHubCache:
     @pytest.fixture(autouse=True)
-    def cache(self, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A cache as huggingface_hub lays it out: snapshots of links to blobs."""
-        repo = tmp_path / "hub" / "models--Wan-AI--Wan2.1"
-        snapshot = repo / "snapshots" / ("0" * 40)
-        (repo / "refs").mkdir(parents=True)
-        (repo / "refs" / "main").write_text("0" * 40)
-        (repo / "blobs").mkdir()
-        (snapshot / "transformer").mkdir(parents=True)
-        for number, file in enumerate(sorted((made / "i2v").iterdir())):
-            blob = repo / "blobs" / f"{number:064x}"
-            shutil.copyfile(file, blob)
-            (snapshot / "transformer" / file.name).symlink_to(blob)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        return snapshot
+    def cache(self, made: Path, hub: Path) -> Path:
+        files = {f"transformer/{file.name}": file for file in (made / "i2v").iterdir()}
+        return add_files(hub, "Wan-AI/Wan2.1", files)
 
     @pytest.mark.parametrize("name", ["Wan-AI/Wan2.1", "Wan-AI/Wan2.1/transformer"])
-    def test_opens(self, name: str) -> None:
+    def test_opens(self, cache: Path, name: str) -> None:
         checkpoint = open_checkpoint(name, I2V)
         paths = {ref.path for ref in checkpoint.tensors.values()}
-        assert all(path.parent.name == "blobs" and not path.is_symlink() for path in paths)
+        assert paths == set(cache.glob("transformer/*.safetensors"))
 
     def test_a_missing_subfolder(self) -> None:
         with pytest.raises(CheckpointError, match="in the local Hugging Face cache without vae"):

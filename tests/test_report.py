@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -275,5 +276,17 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     write_text(path, "two")
     assert path.read_text() == "two"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ResultsError, match="can't be written"):
+    with pytest.raises(ResultsError, match="nowhere is no folder"):
         write_text(tmp_path / "nowhere" / "out.json", "x")
+    with pytest.raises(ResultsError, match="it is a folder"):
+        write_text(tmp_path, "x")
+
+
+def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "all of it")
+    assert os.read(reader, 99) == b"all of it"
+    os.close(reader)
+    assert pipe.is_fifo()

@@ -77,8 +77,11 @@ def test_ratios_compare_equal_kinds_and_full_tells_what_a_kind_costs(tmp_path: P
 
 
 def test_a_kind_without_a_full_engine_has_no_ratio(tmp_path: Path) -> None:
-    rows = _rows(_bench(_make(tmp_path, "full-none", "merged-all")))
-    assert rows["merged-all"].ratio is None
+    result = _bench(_make(tmp_path, "full-none", "merged-all"))
+    assert _rows(result)["merged-all"].ratio is None
+    assert result.groups[0].notes == (
+        "no ratios for merged r2 fp32: no `full` engine of tensorrt, refit all",
+    )
 
 
 def test_backends_are_not_compared_with_each_other(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_running_imports_neither_torch_nor_wanexport(family: Path) -> None:
     assert out.stdout.strip() == "[]"
 
 
+SAVE = ("--save", "{tmp}/o.safetensors")
+
 USAGE: dict[str, list[str]] = {
     "no such command": ["measure"],
     "unknown flag": ["bench", "x", "--colour"],
@@ -68,10 +70,15 @@ USAGE: dict[str, list[str]] = {
     "negative warm-up": ["bench", "x", "--warmup", "-1"],
     "budget as text": ["bench", "x", "--time-budget", "long"],
     "weights of no unit": ["bench", "x", "--weight-streaming", "20"],
-    "weights of no number": ["run", "x", "--save", "y", "--weight-streaming", "manyGiB"],
-    "endless weights": ["run", "x", "--save", "y", "--weight-streaming", "infGiB"],
+    "weights of no number": ["run", "x", *SAVE, "--weight-streaming", "manyGiB"],
+    "endless weights": ["run", "x", *SAVE, "--weight-streaming", "infGiB"],
     "two results on stdout": ["bench", "x", "--json", "-", "--csv", "-"],
+    "two results in one file": ["bench", "x", "--json", "y", "--csv", "./y"],
     "run without --save": ["run", "x"],
+    "outputs of another kind": ["run", "x", "--save", "y.npz"],
+    "outputs of no kind": ["run", "x", "--save", "y"],
+    "outputs over the inputs": ["run", "x", *SAVE, "--inputs", SAVE[1]],
+    "outputs over the adapter": ["run", "x", *SAVE, "--adapter", SAVE[1]],
 }
 
 
@@ -93,20 +100,21 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "script that isn't": (["bench", "{e}", "--fake", "{e}/tiny-full/model.onnx"], "no script"),
     "info of nothing": (["info", "{tmp}"], "is not an engine folder"),
     "verify nothing": (["verify", "{tmp}/none"], "is no folder"),
-    "run without engine": (["run", "{tmp}", "--save", "{tmp}/o"], "is not an engine folder"),
-    "run on CUDA": (["run", "{e}/tiny-full", "--save", "{tmp}/o", "--device", "cuda"], "CUDA"),
-    "run to nowhere": (["run", "{e}/tiny-full", "--save", "{tmp}/no/o"], "can't be written"),
+    "run without engine": (["run", "{tmp}", *SAVE], "is not an engine folder"),
+    "run on CUDA": (["run", "{e}/tiny-full", *SAVE, "--device", "cuda"], "CUDA"),
+    "run to nowhere": (
+        ["run", "{e}/tiny-full", "--save", "{tmp}/no/o.safetensors"], "can't be written"),
     "run with no such inputs": (
-        ["run", "{e}/tiny-full", "--save", "{tmp}/o", "--inputs", "{tmp}/i"], "can't be read"),
+        ["run", "{e}/tiny-full", *SAVE, "--inputs", "{tmp}/i"], "can't be read"),
     "run with other inputs": (
-        ["run", "{e}/tiny-full", "--save", "{tmp}/o", "--inputs",
+        ["run", "{e}/tiny-full", *SAVE, "--inputs",
          "{e}/tiny-full/weights/tiny.safetensors"], "no input"),
     "adapter for a fixed engine": (
-        ["run", "{e}/tiny-full", "--save", "{tmp}/o", "--adapter", "{tmp}/a"], "is fixed"),
+        ["run", "{e}/tiny-full", *SAVE, "--adapter", "{tmp}/a"], "is fixed"),
     "no such adapter": (
-        ["run", "{e}/tiny-swappable", "--save", "{tmp}/o", "--adapter", "{tmp}/a"], "can't be"),
+        ["run", "{e}/tiny-swappable", *SAVE, "--adapter", "{tmp}/a"], "can't be"),
     "no such workload": (
-        ["run", "{e}/tiny-full", "--save", "{tmp}/o", "--workload", "x"], "no workload 'x'"),
+        ["run", "{e}/tiny-full", *SAVE, "--workload", "x"], "no workload 'x'"),
 }  # fmt: skip
 
 
@@ -179,15 +187,42 @@ def test_run_saves_the_outputs(family: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(load_file(saved)["y"], want, rtol=1e-4, atol=1e-4)
 
 
+class TestSave:
+    def test_into_no_folder_is_found_before_anything_is_loaded(
+        self, family: Path, tmp_path: Path
+    ) -> None:
+        (family / "tiny-full" / "model.onnx").write_text("this would be found next")
+        missing = tmp_path / "my outputs"
+        found = wanrt("run", family / "tiny-full", "--save", missing / "out.safetensors")
+        assert (found.code, found.out) == (1, "")
+        assert found.err.splitlines() == [
+            f"error: {missing}/out.safetensors can't be written: {missing} is no folder",
+            f"hint: mkdir -p '{missing}'",
+        ]
+
+    def test_over_a_folder(self, family: Path, tmp_path: Path) -> None:
+        (tmp_path / "out.safetensors").mkdir()
+        found = wanrt("run", family / "tiny-full", "--save", tmp_path / "out.safetensors")
+        assert found.code == 1
+        assert "out.safetensors can't be written: it is a folder" in found.err
+
+    def test_under_another_suffix_names_the_right_one(self, family: Path, tmp_path: Path) -> None:
+        found = wanrt("run", family / "tiny-full", "--save", tmp_path / "out.npz")
+        assert found.code == 2
+        assert "--save writes safetensors: name it out.safetensors" in " ".join(found.err.split())
+        assert not (tmp_path / "out.npz").exists()
+
+
 def test_run_with_a_seed_repeats(family: Path, tmp_path: Path) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        wanrt("run", family / "tiny-full", "--seed", seed, "--save", tmp_path / name)
-    a, b, c = (load_file(tmp_path / name)["y"] for name in "abc")
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for path, seed in zip(paths, (1, 1, 2), strict=True):
+        wanrt("run", family / "tiny-full", "--seed", seed, "--save", path)
+    a, b, c = (load_file(path)["y"] for path in paths)
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
 
 
 def test_run_of_one_workload(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "e", Tiny(workloads={"small": 6, "large": 10}))
-    _, out, _ = wanrt("run", folder, "--workload", "large", "--save", tmp_path / "o")
+    _, out, _ = wanrt("run", folder, "--workload", "large", "--save", tmp_path / "o.safetensors")
     assert out == "y float32 [10, 16]\n"

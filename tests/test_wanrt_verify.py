@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import wanrt
-from tinyengines import touch_ns
+from tinyengines import read_raw, touch_ns, write_manifest
 
 import wanrt as package
 
@@ -17,12 +19,12 @@ def test_a_copied_engine_is_told_from_one_written_over(family: Path, tmp_path: P
     copy = tmp_path / "copy"
     shutil.copytree(family / "tiny-full", copy, copy_function=shutil.copyfile)
     touch_ns(copy / "weights" / "tiny.safetensors", 1)
-    code, _, err = wanrt("run", copy, "--save", tmp_path / "o")
+    code, _, err = wanrt("run", copy, "--save", tmp_path / "o.safetensors")
     assert code == 1
     assert "the engine was copied or moved, or somebody wrote over these bytes" in err
     assert f"wanrt verify {copy} --restore-mtime; if they differ, rebuild" in err
     assert wanrt("verify", copy, "--restore-mtime")[0] == 0
-    assert wanrt("run", copy, "--save", tmp_path / "o")[0] == 0
+    assert wanrt("run", copy, "--save", tmp_path / "o.safetensors")[0] == 0
 
 
 def test_verify_right_engines(family: Path) -> None:
@@ -57,11 +59,11 @@ def test_verify_finds_what_is_wrong(family: Path, case: str) -> None:
     lines = out.splitlines()
     (wrong,) = [i for i, line in enumerate(lines) if line.startswith("WRONG")]
     assert lines[wrong].startswith(f"WRONG {family / 'tiny-swappable'}: 1 of ")
-    problem = " ".join(" ".join(lines[wrong + 1 : -1]).split())
+    told = [line for line in lines if line.startswith("      ")]
+    problem = " ".join(" ".join(told).split())
     assert file in problem
     assert message in problem
     assert lines[-1] == "1 of 4 engines wrong"
-    told = [line for line in lines if line.startswith(" ")]
     assert all(len(line) < 80 or len(line.split()) == 1 for line in told)
 
 
@@ -78,3 +80,56 @@ def test_verify_restores_times_of_right_bytes_only(family: Path) -> None:
     assert wanrt("info", family / "tiny-full")[0] == 0
     with package.load_engine(family / "tiny-full"):
         pass
+
+
+def add_weights(folder: Path) -> None:
+    """Add a second weight file, of another mtime than the recorded one."""
+    manifest = read_raw(folder)
+    first = manifest["weights"][0]
+    shutil.copyfile(folder / first["file"], folder / "weights" / "more.safetensors")
+    manifest["weights"].append(first | {"file": "weights/more.safetensors"})
+    write_manifest(folder, manifest)
+
+
+class TestAdvice:
+    def test_of_copied_engines_is_given_once(self, family: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "a copy"
+        shutil.copytree(family, copy)
+        for file in copy.glob("*/weights/*"):
+            touch_ns(file, 1)
+        add_weights(copy / "tiny-full")
+        code, out, _ = wanrt("verify", copy)
+        assert code == 1
+        assert out.count("weights/tiny.safetensors: its bytes are right, its mtime isn't\n") == 3
+        assert out.count("      2 files: their bytes are right, their mtime isn't\n") == 1
+        assert out.count("--restore-mtime") == 1
+        assert out.splitlines()[-3:] == [
+            "where only times differ, the engine was copied; set the recorded ones:",
+            f"  wanrt verify '{copy}' --restore-mtime",
+            "4 of 4 engines wrong",
+        ]
+        assert wanrt("verify", copy, "--restore-mtime").out.endswith("\n4 engines ok\n")
+
+    def test_of_damaged_engines_is_what_rebuilds_each(self, family: Path) -> None:
+        _flip(family / "tiny-full" / "model.onnx")
+        (family / "tiny-swappable" / "engine.json").write_text("{")
+        lines = wanrt("verify", family).out.splitlines()
+        at = lines.index("rebuild what isn't as recorded, or copy it again:")
+        command, unknown, last = lines[at + 1 :]
+        assert command.startswith(f"  wanexport build --config {family}/tiny-full/engine.json ")
+        assert unknown.startswith(f"  {family}/tiny-swappable: engine.json, which says how, can't")
+        assert last == "2 of 4 engines wrong"
+
+    def test_says_where_a_time_cannot_be_set(
+        self, family: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch_ns(family / "tiny-full" / "weights" / "tiny.safetensors", 1)
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")  # another user's file
+
+        monkeypatch.setattr(os, "utime", refuse)
+        code, out, err = wanrt("verify", family, "--restore-mtime")
+        assert (code, err) == (1, "")
+        told = " ".join(out.split())
+        assert "its mtime isn't, and can't be set: Operation not permitted" in told

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from wanexport.config import Architecture, list_configs, load_config
 from wanexport.errors import CheckpointError
-from wanexport.location import Location, locate_checkpoint, some
+from wanexport.location import Location, locate_checkpoint, own_path, some
 from wanexport.names import module_shapes, to_diffusers
 from wanexport.tensors import SafetensorsFile, TensorRef, open_safetensors
 
@@ -121,7 +121,7 @@ def open_checkpoint(path_or_id: str, arch: Architecture | None = None) -> Checkp
     return Checkpoint(
         path=location.path,
         files=files,
-        tensors={name: replace(ref, path=ref.path.resolve()) for name, ref in tensors.items()},
+        tensors={name: replace(ref, path=own_path(ref.path)) for name, ref in tensors.items()},
         layout=layout,
         architecture=arch or found,
         random_weights=any(file.metadata.get("wanexport.random") == "true" for file in files),

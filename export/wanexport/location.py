@@ -10,7 +10,7 @@ from pathlib import Path
 from wanexport.errors import CheckpointError
 from wanexport.hub import cached_snapshot
 
-__all__ = ["Location", "locate_checkpoint"]
+__all__ = ["Location", "locate_checkpoint", "own_path"]
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -47,6 +47,14 @@ def locate_checkpoint(path_or_id: str) -> Location:
     if SHARD.search(path.name):
         raise CheckpointError(f"{path} is one of several shards", f"give its folder: {path.parent}")
     return Location(path, (path,))
+
+
+def own_path(file: Path) -> Path:
+    """Return a file's absolute path with its folder's links followed, but not its own.
+
+    In the hub's cache that is a snapshot's file, which has a name; the blob it links to has a hash.
+    """
+    return file.parent.resolve() / file.name
 
 
 def _locate_in(folder: Path) -> Location:

@@ -18,6 +18,7 @@ from wanexport.errors import BuildError, ConfigError
 from wanexport.hashing import sha256_text
 from wanexport.islands import computes_in_fp32
 from wanexport.links import pool_path
+from wanexport.location import own_path
 from wanexport.lora import touched_parameters
 from wanexport.materials import AdapterSet, Materials
 from wanexport.names import module_shapes
@@ -335,7 +336,7 @@ def _pooled(
     device = next(path for path in (out, *out.resolve().parents) if path.exists()).stat().st_dev
     sizes: dict[Path, int] = {}
     for file in checkpoint.files:
-        path = file.path.resolve()
+        path = own_path(file.path)
         refs = [(n, ref) for n, ref in checkpoint.tensors.items() if ref.path == path]
         stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
         if any(ref.dtype != stored[name] for name, ref in refs):

@@ -168,7 +168,7 @@ class WeightStore:
         by_file: dict[Path, dict[str, TensorRef]] = {}
         for name, ref in refs.items():
             by_file.setdefault(ref.path, {})[name] = ref
-        for named in by_file.values():
+        for source, named in by_file.items():
             if changed and set(named) <= set(changed) and not self.keep_pristine:
                 continue
             casts = {dtypes[name] for name, ref in named.items() if ref.dtype != dtypes[name]}
@@ -176,7 +176,8 @@ class WeightStore:
                 specs = {n: TensorSpec(ref.name, dtypes[n], ref.shape) for n, ref in named.items()}
                 pooled = self.pool.cast(named, specs, dtype, self.on_bytes)
                 named = {name: pooled[ref.name] for name, ref in named.items()}
-            path = self._place(next(iter(named.values())).path, origin, pooled=bool(casts))
+            held = next(iter(named.values())).path
+            path = self._place(held, f"{origin}-{source.name}", origin, pooled=bool(casts))
             for name, ref in named.items():
                 home = self.pristine if name in changed else self.bound
                 home[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)
@@ -250,13 +251,13 @@ class WeightStore:
             base_dir=str(self.folder),
         )
 
-    def _place(self, source: Path, origin: Origin, *, pooled: bool) -> Path:
+    def _place(self, source: Path, name: str, origin: Origin, *, pooled: bool) -> Path:
         source = source.resolve(strict=True)
         if source in self._placed:
             return self._placed[source]
         folder = self.folder / "weights"
         folder.mkdir(exist_ok=True)
-        target = folder / f"{origin}-{source.name}"
+        target = folder / name
         origin_path = source
         storage: Literal["reflink", "hardlink", "pool", "copy"] | None
         storage = place_file(source, target, clone=not pooled)

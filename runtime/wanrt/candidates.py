@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wanrt.engine import Device, check_engine
-from wanrt.errors import ResultsError, UnsupportedError, WanrtError
+from wanrt.errors import ManifestError, ResultsError, UnsupportedError, WanrtError
 from wanrt.manifest import (
     MANIFEST_NAME,
     AdapterFile,
@@ -39,6 +39,7 @@ class Candidate:
         manifest: the folder's.
         adapter: which of a swappable engine's.
         skipped: why this machine can't run it.
+        failed: why nothing can: a file of it is missing, cut short or was written over.
         label: what tables call it.
         again: a second load of a baseline (A/A).
         rival: the rival's name.
@@ -48,6 +49,7 @@ class Candidate:
     manifest: Manifest
     adapter: AdapterFile | None = None
     skipped: str | None = None
+    failed: str | None = None
     label: str = ""
     again: bool = False
     rival: str | None = None
@@ -75,6 +77,11 @@ class Candidate:
         return self.folder, self.again, self.rival
 
     @property
+    def runs(self) -> bool:
+        """Whether it could be measured, as far as is known before anything is loaded."""
+        return self.skipped is None and self.failed is None
+
+    @property
     def serves_as_baseline(self) -> bool:
         """Whether ratios may be taken to it."""
         return self.manifest.mode == "full" and not self.control and self.rival is None
@@ -93,7 +100,10 @@ class Group:
 
 @dataclass
 class Plan:
-    """What a bench will measure, what it can't even read, and what isn't what it was made from."""
+    """What a bench will measure, what it can't place, and what isn't what it was made from.
+
+    `broken` holds folders whose manifest can't be read: nobody knows in which group they belong.
+    """
 
     groups: list[Group] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
@@ -146,9 +156,9 @@ def plan_bench(
     plan = Plan()
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for folder in find_engines(paths):
-        skipped = None
         stale = find_stale(folder)
         plan.stale += [stale] if stale else []
+        skipped = failed = None
         try:
             manifest = check(folder)
         except UnsupportedError as error:
@@ -156,12 +166,16 @@ def plan_bench(
             manifest = read_manifest(folder)
         except WanrtError as error:
             hint = "" if stale else error.hint  # the warning's says more
-            plan.broken[str(folder)] = f"{error} ({hint})" if hint else str(error)
-            continue
+            failed = f"{error} ({hint})" if hint else str(error)
+            try:
+                manifest = read_manifest_only(folder)
+            except ManifestError:
+                plan.broken[str(folder)] = failed
+                continue
         for name in manifest.workloads:
             if workload in (None, name):
                 candidates = groups.setdefault((manifest.model, name), [])
-                candidates += _candidates(folder, manifest, skipped)
+                candidates += _candidates(folder, manifest, skipped, failed)
     if not groups and not plan.broken:
         raise ResultsError(f"no engine has the workload {workload!r}")
     for (model, name), members in sorted(groups.items()):
@@ -180,7 +194,7 @@ def find_baseline(candidate: Candidate, candidates: Iterable[Candidate]) -> Cand
     `full` engines of other refit kinds are themselves compared with the one of `none`, which tells
     what their kind costs.
     """
-    full = [other for other in candidates if other.serves_as_baseline and not other.skipped]
+    full = [other for other in candidates if other.serves_as_baseline and other.runs]
     alike = [other for other in full if other.kind == candidate.kind]
     same = [other for other in alike if other.manifest.dtype == candidate.manifest.dtype]
     own = next(iter(same or alike), None)
@@ -208,7 +222,7 @@ def _controls_and_rivals(
 
 def _notes(candidates: Sequence[Candidate], rivals: Sequence[str]) -> tuple[str, ...]:
     taken = _baselines(candidates)
-    full = [candidate for candidate in candidates if candidate.serves_as_baseline]
+    full = [c for c in candidates if c.serves_as_baseline and c.runs]
     notes = []
     passed = [
         c for c in full if (o := find_baseline(c, candidates)) and o is not c and o.kind == c.kind
@@ -232,9 +246,11 @@ def _engines_in(path: Path) -> list[Path]:
     return [c for c in children if not c.name.startswith(".") and (c / MANIFEST_NAME).exists()]
 
 
-def _candidates(folder: Path, manifest: Manifest, skipped: str | None) -> list[Candidate]:
+def _candidates(
+    folder: Path, manifest: Manifest, skipped: str | None, failed: str | None
+) -> list[Candidate]:
     adapters: Sequence[AdapterFile | None] = manifest.adapters or (None,)
-    return [Candidate(folder, manifest, adapter, skipped) for adapter in adapters]
+    return [Candidate(folder, manifest, adapter, skipped, failed) for adapter in adapters]
 
 
 def _order(candidate: Candidate) -> tuple[int, str, bool, int, str]:

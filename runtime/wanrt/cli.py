@@ -162,6 +162,8 @@ def bench(
     chosen = {kind: path for kind, path in exports.items() if path is not None}
     if sum(str(path) == "-" for path in chosen.values()) > 1:
         raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
+    if len({path.resolve() for path in chosen.values()}) < len(chosen):
+        raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
     if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
@@ -248,9 +250,15 @@ def run(
     weight_streaming: WeightStreaming = None,
 ) -> None:
     """Run one forward and save its outputs."""
+    from wanrt.formats import check_writable
     from wanrt.run import run_engine, save_tensors
     from wanrt.tensors import show_shape
 
+    if save.suffix != ".safetensors":
+        raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
+    if any(given and given.resolve() == save.resolve() for given in (inputs, adapter)):
+        raise typer.BadParameter("the outputs would replace what they are made from")
+    check_writable(save)
     outputs = run_engine(
         folder,
         device=_device(device),
@@ -291,17 +299,17 @@ def verify(
     """Rehash every file of engines and compare it with their manifests."""
     from wanrt.candidates import find_engines
     from wanrt.progress import byte_progress
-    from wanrt.verify import render_findings, verify_engine, verify_size
+    from wanrt.verify import render_findings, render_verdict, verify_engine, verify_size
 
     folders = find_engines(engines or ENGINES)
-    wrong = 0
+    findings = {}
     with byte_progress("hashing", sum(map(verify_size, folders))) as advance:
         for folder in folders:
             found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=advance)
             print(render_findings(folder, found))
-            wrong += not all(one.ok for one in found)
-    print(f"{wrong} of {len(folders)} engines wrong" if wrong else f"{len(folders)} engines ok")
-    if wrong:
+            findings[folder] = found
+    print(render_verdict(engines or ENGINES, findings))
+    if not all(one.ok for found in findings.values() for one in found):
         raise typer.Exit(1)
 
 

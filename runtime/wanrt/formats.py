@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from wanrt.report import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.results import BenchResult, CandidateResult, GroupResult
 from wanrt.strict_json import refuse_constant
 
-__all__ = ["read_results", "to_csv", "to_json", "to_markdown", "write_file", "write_text"]
+__all__ = [
+    "check_writable", "read_results", "to_csv", "to_json", "to_markdown", "write_file",
+    "write_text",
+]  # fmt: skip
 
 RESULTS_SCHEMA = 3
 READABLE = (2, 3)  # 3 added what a 2 may lack
@@ -81,13 +85,19 @@ def read_results(path: Path) -> BenchResult:
 
 
 def to_csv(result: BenchResult) -> str:
-    """Return a line per candidate, seconds and bytes as plain numbers."""
+    """Return a line per candidate, seconds and bytes as plain numbers.
+
+    A folder whose manifest can't be read has a line with nothing but that and the reason.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for group in result.groups:
         for row in group.candidates:
             writer.writerow(_csv_row(group, row))
+    for folder, reason in result.broken.items():
+        known = {"engine": folder, "candidate": Path(folder).name, "failed": reason}
+        writer.writerow([known.get(name) for name in CSV_FIELDS])
     return text.getvalue()
 
 
@@ -115,17 +125,43 @@ def write_text(path: Path, text: str) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole: under a temporary name beside it, then renamed.
 
+    What isn't a regular file (/dev/null, a pipe) is written to, not replaced.
+
     Raises:
         ResultsError: it can't be written.
     """
+    check_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)  # /dev/null, a pipe: not ours to replace
+            return
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
         raise ResultsError(f"{path} can't be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether its result could be written to a file.
+
+    Raises:
+        ResultsError: its folder is missing or can't be written to, or it is a folder itself.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise ResultsError(
+            f"{path} can't be written: {folder} is no folder",
+            f"mkdir -p {shlex.quote(str(folder))}",
+        )
+    if path.is_dir():
+        raise ResultsError(f"{path} can't be written: it is a folder", "name a file in it")
+    if not os.access(path if path.exists() and not path.is_file() else folder, os.W_OK):
+        raise ResultsError(
+            f"{path} can't be written: no permission to write in {folder}", "name another folder"
+        )
 
 
 def _restore(value: dict[str, Any]) -> BenchResult:

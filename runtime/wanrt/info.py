@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wanrt.fields import TensorSpec
 from wanrt.manifest import Manifest, Verification
+from wanrt.sources import show_sources
 from wanrt.tensors import show_shape
 
 __all__ = ["render_info"]
@@ -16,11 +17,16 @@ INDENT = 14
 
 
 def render_info(folder: Path, manifest: Manifest) -> str:
-    """Return what the engine is, in lines of at most 79 columns."""
+    """Return what the engine is, in lines of at most 79 columns unless a name is longer."""
     lines = [str(folder)]
     for key, value in _facts(manifest):
         lines += textwrap.wrap(
-            value, WIDTH, initial_indent=key.ljust(INDENT), subsequent_indent=" " * INDENT
+            value,
+            WIDTH,
+            initial_indent=key.ljust(INDENT),
+            subsequent_indent=" " * INDENT,
+            break_long_words=False,  # names are there to be copied
+            break_on_hyphens=False,
         )
     return "\n".join(lines) + "\n"
 
@@ -58,7 +64,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("file", f"{file.file}: {_size(file.bytes)}, {file.origin}, {file.storage}")
         for file in manifest.weights
     ]
-    facts += [("source", f"{source.path} {source.sha256[:12]}") for source in manifest.sources]
+    facts += [("source", text) for text in show_sources(manifest.sources)]
     tools = ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items())
     return [*facts, ("tools", tools or "-")]
 

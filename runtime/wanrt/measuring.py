@@ -48,7 +48,7 @@ class GroupBench:
         self._group = group
         self._options = options
         self._title = f"{group.model} {group.name}"
-        self._entries = [Entry(c, skipped=c.skipped) for c in group.candidates]
+        self._entries = [Entry(c, skipped=c.skipped, failed=c.failed) for c in group.candidates]
         self._notes = list(group.notes)
         self._rounds = options.rounds
         self._loads = options.loads
@@ -151,9 +151,7 @@ class GroupBench:
             self._row(entry, own, ratio)
             for entry, own, ratio in zip(self._entries, timed, ratios, strict=True)
         )
-        notes = [*self._notes, *self._switched()]
-        if not any(entry.candidate.serves_as_baseline for entry in self._entries):
-            notes.append("no `full` engine of this model and workload: no ratios")
+        notes = [*self._notes, *self._switched(), *self._missing(timed)]
         baselines = dict.fromkeys(own.baseline for own in timed if own.baseline is not None)
         bands = (find_band(timed, ratios, index) for index in baselines)
         return GroupResult(
@@ -179,6 +177,26 @@ class GroupBench:
             for entry in full
             if entry.failed and entry.candidate.folder in taken
         ]
+
+    def _missing(self, timed: Sequence[Timed]) -> list[str]:
+        """Say why there are no ratios, or which rows have none."""
+        full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
+        if not full:
+            return ["no `full` engine of this model and workload: no ratios"]
+        measured = [e for e in self._entries if e.forwards]
+        pairs = zip(self._entries, timed, strict=True)
+        alone = [e.candidate for e, own in pairs if e.forwards and own.baseline is None]
+        notes = []
+        for kind in dict.fromkeys(candidate.kind for candidate in alone):
+            rows = [f"{c.label} {c.manifest.dtype}" for c in alone if c.kind == kind]
+            who = "" if len(rows) == len(measured) else f" for {', '.join(rows)}"
+            alike = [entry for entry in full if entry.candidate.kind == kind]
+            reasons = [_why_not(entry) for entry in alike if not entry.active]
+            if reasons:
+                notes.append(f"no ratios{who}: {'; '.join(reasons)}")
+            elif not alike:
+                notes.append(f"no ratios{who}: no `full` engine of {_show_kind(kind)}")
+        return notes
 
     def _probe(self, on_progress: OnProgress) -> None:
         """Find out once per engine what it takes to load; controls are the same engine again."""
@@ -308,6 +326,18 @@ class GroupBench:
         workload = candidate.manifest.workloads[self._group.name]
         dtype = candidate.manifest.dtype
         return predict_forward(workload.flops, workload.bytes, rates, dtype).seconds
+
+
+def _show_kind(kind: tuple[str, str]) -> str:
+    backend, refit = kind
+    return f"{backend}, refit {refit}" if refit else backend
+
+
+def _why_not(entry: Entry) -> str:
+    name = f"{entry.candidate.label} {entry.candidate.manifest.dtype}"
+    if entry.failed is not None:
+        return f"{name} failed: {entry.failed}"
+    return f"{name} was skipped: {entry.skipped}"
 
 
 def _mark(entries: Sequence[Entry], skipped: str | None = None, failed: str | None = None) -> None:

@@ -153,7 +153,8 @@ def group_notes(group: GroupResult) -> list[str]:
     for row in group.candidates:
         if row.baseline_dtype not in (None, row.dtype):
             notes.append(f"{row.label} {row.dtype} is compared with full {row.baseline_dtype}")
-    full = [row for row in group.candidates if row.mode == "full" and row.rival is None]
+    engines = [row for row in group.candidates if row.mode == "full" and row.rival is None]
+    full = [row for row in engines if row.forwards]
     if full and not any(row.full_finetune for row in full):
         notes.append("full carries the base's own weights; a fine-tune's run at the same speed")
     return [*notes, *_resolution(group)]

@@ -105,7 +105,8 @@ class GroupResult:
 class BenchResult:
     """Everything one bench found.
 
-    `broken` holds the engine folders that couldn't even be read, and why.
+    `broken` holds the engine folders whose manifest couldn't be read, and why: what they are, and
+    so which group they would be rows of, isn't known.
     """
 
     machine: Machine

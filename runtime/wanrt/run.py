@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from wanrt.engine import Device, check_engine, load_engine
 from wanrt.errors import EngineError
+from wanrt.formats import write_file
 from wanrt.inputs import make_inputs
 from wanrt.tensors import Array
 
@@ -74,16 +74,9 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole: under a temporary name beside it, then renamed.
+    """Write a safetensors file whole.
 
     Raises:
-        EngineError: it can't be written.
+        ResultsError: it can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(dict(tensors), temporary, metadata=metadata)
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        raise EngineError(f"{path} can't be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, save(dict(tensors), metadata=metadata))

@@ -10,6 +10,7 @@ from pathlib import Path
 from wanrt.engine import LINKED
 from wanrt.errors import ManifestError
 from wanrt.manifest import MANIFEST_NAME, Manifest, Source, read_manifest_only
+from wanrt.sources import hub_file
 from wanrt.values import Advice
 
 __all__ = ["find_stale", "rebuild_command"]
@@ -26,7 +27,6 @@ SWITCHES = {
     "--allow-weight-streaming": "weight_streaming",
     "--allow-unfused": "allow_unfused",
 }
-CACHED = "models--"  # a repository in the Hugging Face cache: models--OWNER--NAME/blobs/SHA256
 
 
 def find_stale(folder: Path) -> Advice | None:
@@ -132,8 +132,9 @@ def _checkpoint(files: Sequence[Path]) -> str:
     first = files[0] if files else Path("random")
     if first.parent.parent.name == MADE:
         return "random"
-    if first.parent.name == "blobs" and first.parent.parent.name.startswith(CACHED):
-        return first.parent.parent.name.removeprefix(CACHED).replace("--", "/", 1)
+    cached = hub_file(first)
+    if cached is not None:
+        return cached.repo_path(cached.inside if len(files) == 1 else cached.inside.parent)
     return str(first if len(files) == 1 else first.parent)
 
 
