@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from wanexport.disk import format_bytes
 from wanexport.errors import BuildError
 from wanexport.trt_failures import exhausted, is_exhausted
 from wanexport.trt_job import Finished, Job, Phase, Problem, TensorRt, Toolchain
@@ -109,5 +110,11 @@ def _explain_crash(code: int, log: str, memory_limit: int | None) -> BuildError:
         return BuildError("the builder was killed, for want of memory most likely", "see dmesg")
     if code < 0:
         name = signal.Signals(-code).name
+        if memory_limit is not None:  # it doesn't check all that it allocates
+            return BuildError(
+                f"TensorRT's builder crashed with {name}{last}; most likely its memory of "
+                f"{format_bytes(memory_limit)} is too little",
+                "raise --memory-limit",
+            )
         return BuildError(f"TensorRT's builder crashed with {name}{last}", "report it to NVIDIA")
     return BuildError(f"the builder failed{last}", "this is a bug; report it")
