@@ -233,6 +233,13 @@ def test_an_adapter_shows_its_progress(built: tuple[Path, str]) -> None:
     assert wanexport(*convert, "--quiet") == (0, out, "")
 
 
+@pytest.mark.usefixtures("told")
+def test_plan_shows_that_it_measures() -> None:
+    plan = ("plan", "--rank", 8, "--device", "cpu")
+    assert pieces(wanexport(*plan).err) == ["measuring the device"]
+    assert not wanexport(*plan, "--quiet").err
+
+
 RUNTIME: dict[str, tuple[list[str], list[str]]] = {
     "run": (
         ["run", "{e}/tiny-swappable", "--save", "{tmp}/o"],
@@ -248,6 +255,7 @@ RUNTIME: dict[str, tuple[list[str], list[str]]] = {
         ["bench", "{e}", "--fake", "{script}", "--loads", "2", "--rounds", "2"],
         ["probing", "measuring the device", "load 1", "load 2", "tiny 64x32x1"],
     ),
+    "report": (["report", "{results}", "-o", "{tmp}/r.html"], ["plotting"]),
 }  # fmt: skip
 
 
@@ -257,8 +265,10 @@ def test_what_the_runtime_shows(
     case: str, family: Path, fake: Callable[..., Path], tmp_path: Path
 ) -> None:
     argv, expected = RUNTIME[case]
-    script = fake()
-    command = [arg.format(e=family, tmp=tmp_path, script=script) for arg in argv]
+    script, results = fake(), tmp_path / "results.json"
+    wanrt("bench", family, "--fake", script, "--loads", 2, "--rounds", 2, "--json", results)
+    places = {"e": family, "tmp": tmp_path, "script": script, "results": results}
+    command = [arg.format(**places) for arg in argv]
     code, _, err = wanrt(*command)
     assert code == 0, err
     assert [re.sub(r" [\d.]+ [KM]iB$", "", piece) for piece in pieces(err)] == expected

@@ -203,7 +203,7 @@ FLAGS = {
     },
     "plan": {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
-        "--device", "--json",
+        "--device", "--json", "--quiet", "-q",
     },
     "inspect": {"--config"},
     "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},

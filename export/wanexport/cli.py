@@ -247,9 +247,11 @@ def plan(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save it all; - is stdout.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
     from wanexport.costs import choose_devices, predict_engines
+    from wanexport.progress import Reporter
     from wanexport.request import MODES, BuildRequest
     from wanexport.usage import check_usage
 
@@ -264,7 +266,8 @@ def plan(
         ranks=tuple(dict.fromkeys(rank or ())),
     )
     check_usage(request)
-    devices = choose_devices(device or (), resolved.dtype)
+    with Reporter(quiet=quiet).work("measuring the device"):
+        devices = choose_devices(device or (), resolved.dtype)
     _print_costs(request, [predict_engines(request, device) for device in devices], json)
 
 

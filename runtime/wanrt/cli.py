@@ -211,11 +211,13 @@ def report(
     plots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Each plot as PNG and SVG, too.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make one HTML file of a bench's results: what was found, plots, every raw number."""
     from wanrt.errors import ResultsError
     from wanrt.formats import read_results, write_text
     from wanrt.headline import summary_lines
+    from wanrt.progress import Reporter
 
     result = read_results(results)
     try:
@@ -226,9 +228,10 @@ def report(
     output = output or results.with_suffix(".html")
     if output.resolve() == results.resolve():
         raise typer.BadParameter("-o would replace the results themselves")
-    if plots is not None:
-        save_plots(result, plots)
-    write_text(output, render_page(result, results.stem))
+    with Reporter(quiet=quiet).work("plotting"):
+        if plots is not None:
+            save_plots(result, plots)
+        write_text(output, render_page(result, results.stem))
     for line in summary_lines(result):
         print(line)
     print(f"saved {output}", file=sys.stderr)
