@@ -15,6 +15,7 @@ from studies import config
 
 from wanexport.progress import Reporter
 from wanexport.trt_job import Phase
+from wanrt.progress import LONG_S
 
 MIB = 1 << 20
 
@@ -45,7 +46,8 @@ def plain(text: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch, _no_hurry: None) -> None:
+    monkeypatch.setattr("wanrt.progress.LONG_S", LONG_S)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -168,7 +170,7 @@ def test_a_builder_s_phases_come_and_go() -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, _plain_terminal: None) -> None:
     """Count everything as long."""
     monkeypatch.setattr("wanrt.progress.LONG_S", 0.0)
 
