@@ -244,11 +244,11 @@ def test_plan_shows_that_it_measures() -> None:
 
 RUNTIME: dict[str, tuple[list[str], list[str]]] = {
     "run": (
-        ["run", "{e}/tiny-swappable", "--save", "{tmp}/o"],
+        ["run", "{e}/tiny-swappable", "--save", "{tmp}/o.safetensors"],
         ["loading", "running"],
     ),
     "run with an adapter": (
-        ["run", "{e}/tiny-swappable", "--save", "{tmp}/o", "--adapter",
+        ["run", "{e}/tiny-swappable", "--save", "{tmp}/o.safetensors", "--adapter",
          "{e}/tiny-swappable/adapters/r4.safetensors"],
         ["loading", "loading the adapter", "running"],
     ),
