@@ -24,7 +24,8 @@ OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.plan_file", "wanrt.fields", "wanrt
                      "wanrt.engine", "wanrt.load_engine", "wanrt.errors", "wanrt.devices",
                      "wanrt.predict", "wanrt.cpu_device", "wanrt.formats.write_text",
                      "wanrt.nvinfer", "wanrt.gpus", "wanrt.cuda", "wanrt.trt_library.open_plan",
-                     "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores")  # fmt: skip
+                     "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores",
+                     "wanrt.progress")  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[str]:

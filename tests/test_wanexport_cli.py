@@ -199,13 +199,14 @@ FLAGS = {
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
         "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
         "--allow-weight-streaming", "--allow-unfused", "--memory-limit", "--no-build-control",
+        "--quiet", "-q",
     },
     "plan": {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
-        "--device", "--json",
+        "--device", "--json", "--quiet", "-q",
     },
     "inspect": {"--config"},
-    "adapter": {"--for", "-o", "--output", "--force"},
+    "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},
 }  # fmt: skip
 
 

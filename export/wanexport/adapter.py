@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from wanexport.config import Architecture, Dtype
 from wanexport.deltas import Delta
 from wanexport.errors import AdapterError
-from wanexport.hashing import sha256_file
+from wanexport.hashing import remember_sha256, sha256_file
 from wanexport.lora import Adapter, split_rest, stack_low_rank, stacked_ranks
 from wanexport.scales import DIFFUSERS_KEY, DIFFUSERS_PREFIX
 from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec, write_safetensors
@@ -46,6 +46,7 @@ def write_adapter(
     *,
     max_rank: int | None,
     targets: Collection[str],
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Write the canonical adapter of one or several adapters, one tensor in memory at a time.
 
@@ -56,6 +57,7 @@ def write_adapter(
         dtype: the engine's.
         max_rank: the largest rank the engine takes; None if it takes any.
         targets: the modules the engine has inputs for.
+        on_bytes: called with the number of bytes just written.
 
     Returns:
         The largest rank of a module.
@@ -83,7 +85,7 @@ def write_adapter(
     }
     stacked = chain.from_iterable(stack_low_rank(deltas) for deltas in groups.values())
     rounded = (_round(tensor, spec) for tensor, spec in zip(stacked, specs, strict=True))
-    write_safetensors(path, specs, rounded, metadata)
+    remember_sha256(path, write_safetensors(path, specs, rounded, metadata, on_bytes))
     return rank
 
 
@@ -94,11 +96,12 @@ def seeded_adapter(
     rank: int,
     seed: int,
     dtype: Dtype = "bf16",
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write a LoRA of random values, in diffusers' dialect, that visibly changes the output.
 
     A is N(0, 1/in) and B is N(0, c^2/rank), so the effect doesn't depend on the rank. Every tensor
-    has its own stream, seeded with (seed, name).
+    has its own stream, seeded with (seed, name). `on_bytes` is called with the bytes just written.
     """
     stored = SAFETENSORS_DTYPE[dtype]
     specs, spreads = [], []
@@ -120,7 +123,7 @@ def seeded_adapter(
         DIFFUSERS_KEY: json.dumps(settings, sort_keys=True),
     }
     tensors = (_draw(spec, std, seed) for spec, std in zip(specs, spreads, strict=True))
-    write_safetensors(path, specs, tensors, metadata)
+    write_safetensors(path, specs, tensors, metadata, on_bytes)
 
 
 def _check_carried(

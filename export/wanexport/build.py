@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -78,7 +78,7 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
     """
     try:
         check_out(request.out)
-        request = resolve_request(request)
+        request = resolve_request(request, reporter)
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):
@@ -96,7 +96,7 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         ) from error
 
 
-def resolve_request(request: BuildRequest) -> BuildRequest:
+def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
     """Fill in what a request leaves to the libraries and the GPU that are here.
 
     Raises:
@@ -104,7 +104,8 @@ def resolve_request(request: BuildRequest) -> BuildRequest:
     """
     if request.plans is None:
         return request
-    return replace(request, plans=resolve_settings(request.plans))
+    with reporter.work("asking TensorRT"):
+        return replace(request, plans=resolve_settings(request.plans))
 
 
 def _build(builder: _Builder, plan: EnginePlan) -> Built:
@@ -126,23 +127,23 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     """Build, verify and describe one engine in its draft folder."""
     request, reporter = builder.request, builder.reporter
     checkpoint = _checkpoint(builder.materials, plan)
-    reporter.log(f"{plan.name}: tracing")
     spec = _graph_spec(request, plan, checkpoint)
-    model = passes.lower_for(trace_graph(spec), request.backend, spec.dtype)
+    with reporter.work(f"{plan.name}: tracing"):
+        model = passes.lower_for(trace_graph(spec), request.backend, spec.dtype)
     references = [_reference(plan, checkpoint, spec, adapters) for adapters in plan.carried]
-    with reporter.bytes(f"{plan.name}: weights", plan.write_bytes) as advance:
+    with reporter.bytes(f"{plan.name}: weights", plan.write_bytes - plan.plan_bytes) as piece:
         store = WeightStore(
             draft,
             builder.pool,
             request.copy,
-            advance,
+            piece.advance,
             # a refitter may ask for any of a plan's constants
             inline_bytes=1 if request.plans else INLINE_BYTES,
             keep_pristine=request.swaps_in_place(plan.mode),
         )
         finetuned = checkpoint is builder.materials.finetuned
         _write_weights(store, plan, references[0], "finetuned" if finetuned else "base")
-        adapters = _ship_adapters(draft, plan, request.config.dtype)
+        adapters = _ship_adapters(draft, plan, request.config.dtype, piece.advance)
         if plan.mode == "swappable":
             to_inputs(model, plan.branch_names)
         store.bind(model)
@@ -249,7 +250,9 @@ def _branches(plan: EnginePlan, reference: Reference) -> Iterator[Tensor]:
         yield from branch
 
 
-def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[AdapterFile, ...]:
+def _ship_adapters(
+    draft: Path, plan: EnginePlan, dtype: Dtype, on_bytes: Callable[[int], None]
+) -> tuple[AdapterFile, ...]:
     """Write the adapters a swappable engine was asked with into its folder, canonically."""
     if plan.mode != "swappable":
         return ()
@@ -258,7 +261,12 @@ def _ship_adapters(draft: Path, plan: EnginePlan, dtype: Dtype) -> tuple[Adapter
     for adapter in plan.adapters:
         path = draft / adapter.file
         rank = write_adapter(
-            adapter.carried, path, dtype, max_rank=plan.max_rank, targets=list(plan.ranks)
+            adapter.carried,
+            path,
+            dtype,
+            max_rank=plan.max_rank,
+            targets=list(plan.ranks),
+            on_bytes=on_bytes,
         )
         files.append(
             AdapterFile(

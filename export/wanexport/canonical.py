@@ -8,9 +8,10 @@ from pathlib import Path
 from wanexport.adapter import write_adapter
 from wanexport.config import parse_config
 from wanexport.errors import AdapterError, BuildError
-from wanexport.lora import resolve_adapter, split_rest
-from wanexport.materials import find_lora
+from wanexport.lora import split_rest
+from wanexport.materials import find_lora, hash_files, resolve_adapters
 from wanexport.names import module_shapes
+from wanexport.progress import Reporter
 from wanexport.request import LoraArgument
 from wanrt.errors import WanrtError
 from wanrt.manifest import read_manifest
@@ -19,7 +20,7 @@ __all__ = ["make_canonical"]
 
 
 def make_canonical(
-    loras: Sequence[LoraArgument], engine: Path, output: Path, *, force: bool
+    loras: Sequence[LoraArgument], engine: Path, output: Path, reporter: Reporter, *, force: bool
 ) -> int:
     """Write the canonical adapter of one engine that can swap, and return its rank.
 
@@ -43,7 +44,8 @@ def make_canonical(
     downs = [spec for spec in inputs if spec.role == "lora_A"]  # [rank, in] each
     config = parse_config(manifest.config, str(engine / "engine.json"))
     shapes = module_shapes(config.architecture)
-    adapters = [resolve_adapter(find_lora(lora.path), shapes, lora.strength) for lora in loras]
+    files = [(find_lora(lora.path), lora.strength) for lora in loras]
+    adapters = resolve_adapters(files, shapes, reporter)
     carried, rest = split_rest(adapters)
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
@@ -52,16 +54,19 @@ def make_canonical(
             + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
             "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
         )
+    hash_files("the LoRA", (path for path, _ in files), reporter)  # the adapter's file says them
     try:
-        return write_adapter(
-            carried,
-            output,
-            inputs[0].dtype,
-            max_rank=max(
-                (dim for spec in downs for dim in spec.shape[:1] if isinstance(dim, int)),
-                default=None,
-            ),
-            targets=[spec.module or "" for spec in downs],
-        )
+        with reporter.bytes(f"writing {output.name}", None) as piece:
+            return write_adapter(
+                carried,
+                output,
+                inputs[0].dtype,
+                max_rank=max(
+                    (dim for spec in downs for dim in spec.shape[:1] if isinstance(dim, int)),
+                    default=None,
+                ),
+                targets=[spec.module or "" for spec in downs],
+                on_bytes=piece.advance,
+            )
     except OSError as error:
         raise BuildError(f"{output} can't be written: {error.strerror or error}") from None

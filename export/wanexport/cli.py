@@ -84,6 +84,7 @@ Width = Annotated[int | None, typer.Option(help="Pixels.")]
 Height = Annotated[int | None, typer.Option(help="Pixels.")]
 Frames = Annotated[int | None, typer.Option(help="Frames, 4k + 1.")]
 Batch = Annotated[int | None, typer.Option(help="Videos per forward.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
 Lora = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; repeat to combine."),
@@ -167,6 +168,7 @@ def build(
     allow_unfused: trt_options.AllowUnfused = False,
     memory_limit: trt_options.MemoryLimit = None,
     no_build_control: trt_options.NoControl = False,
+    quiet: Quiet = False,
 ) -> None:
     """Build one engine per mode and rank; what is there already is kept."""
     from wanexport.request import MODES, RANDOM, BuildRequest, parse_lora
@@ -217,9 +219,9 @@ def build(
             f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed"
         )
     if dry_run:
-        _print_plans(request)
+        _print_plans(request, quiet)
     else:
-        _build(request)
+        _build(request, quiet)
 
 
 @app.command()
@@ -245,9 +247,11 @@ def plan(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save it all; - is stdout.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
     from wanexport.costs import choose_devices, predict_engines
+    from wanexport.progress import Reporter
     from wanexport.request import MODES, BuildRequest
     from wanexport.usage import check_usage
 
@@ -262,7 +266,8 @@ def plan(
         ranks=tuple(dict.fromkeys(rank or ())),
     )
     check_usage(request)
-    devices = choose_devices(device or (), resolved.dtype)
+    with Reporter(quiet=quiet).work("measuring the device"):
+        devices = choose_devices(device or (), resolved.dtype)
     _print_costs(request, [predict_engines(request, device) for device in devices], json)
 
 
@@ -287,12 +292,15 @@ def adapter(
     engine: Annotated[Path, typer.Option("--for", metavar="ENGINE", help="One that can swap.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The canonical adapter.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make the canonical adapter that an engine loads; several files become one."""
     from wanexport.canonical import make_canonical
+    from wanexport.progress import Reporter
     from wanexport.request import parse_lora
 
-    rank = make_canonical([parse_lora(file) for file in files], engine, output, force=force)
+    loras = [parse_lora(file) for file in files]
+    rank = make_canonical(loras, engine, output, Reporter(quiet=quiet), force=force)
     print(f"saved {output} (rank {rank})")
 
 
@@ -306,29 +314,32 @@ def _modes(names: list[ModeName] | None) -> tuple[Mode, ...]:
     return tuple(dict.fromkeys(name.value for name in names or ()))
 
 
-def _build(request: BuildRequest) -> None:
-    from wanexport.build import build_engines
+def _build(request: BuildRequest, quiet: bool) -> None:
     from wanexport.progress import Reporter
     from wanexport.report import effect_warnings, format_built
 
-    reporter = Reporter()
+    reporter = Reporter(quiet=quiet)
+    with reporter.work("loading torch and diffusers"):
+        from wanexport.build import build_engines
     built = build_engines(request, reporter)
     print(format_built(built))
     for warning in effect_warnings(built):
         print(warning, file=sys.stderr)
 
 
-def _print_plans(request: BuildRequest) -> None:
-    from wanexport.build import resolve_request
+def _print_plans(request: BuildRequest, quiet: bool) -> None:
     from wanexport.disk import check_out
     from wanexport.materials import gather
     from wanexport.plan import check_plans, plan_engines
     from wanexport.progress import Reporter
     from wanexport.report import format_plans
 
+    reporter = Reporter(quiet=quiet)
+    with reporter.work("loading torch and diffusers"):
+        from wanexport.build import resolve_request
     check_out(request.out)
-    request = resolve_request(request)
-    materials = gather(request, Reporter(), dry_run=True)
+    request = resolve_request(request, reporter)
+    materials = gather(request, reporter, dry_run=True)
     plans = plan_engines(request, materials)
     print(format_plans(plans, request.out, materials.to_make_bytes))
     check_plans(request.out, plans, materials.to_make_bytes)

@@ -22,7 +22,14 @@ from wanexport.tensors import TensorSpec, open_safetensors
 from wanexport.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.trace import GraphSpec, trace_graph
 from wanexport.trt_verify import verify_plan
-from wanexport.verify import Oracle, twin_inputs, twin_size, twin_spec, verify_engine
+from wanexport.verify import (
+    Oracle,
+    count_bytes,
+    twin_inputs,
+    twin_size,
+    twin_spec,
+    verify_engine,
+)
 from wanexport.weights import TORCH_DTYPES, WeightStore
 from wanrt.manifest import Manifest, Verification
 
@@ -66,8 +73,8 @@ class Comparer:
         if plan.control and self.full is not None:
             return self.full  # the same graph and weights; only the plan is another
         size = twin_size(spec.arch, spec.size)
-        self.reporter.log(f"{plan.name}: verifying on {size.tokens} tokens against diffusers")
-        twin = passes.lower_for(trace_graph(twin_spec(spec)), self.request.backend, spec.dtype)
+        with self.reporter.work(f"{plan.name}: tracing at {size.tokens} tokens"):
+            twin = passes.lower_for(trace_graph(twin_spec(spec)), self.request.backend, spec.dtype)
         if plan.mode == "swappable":
             passes.to_inputs(twin, plan.branch_names)
         found = []
@@ -77,7 +84,8 @@ class Comparer:
             if plan.mode == "swappable":
                 assert adapters is not None
                 values = _padded(store.folder / adapters.file, reference.branch_specs(plan.ranks))
-            with self.reporter.steps(f"{plan.name}: verifying", spec.arch.num_layers + 2) as on:
+            total = count_bytes(twin, store.bound)
+            with self.reporter.bytes(f"{plan.name}: verifying", total) as piece:
                 found.append(
                     verify_engine(
                         store.folder,
@@ -87,7 +95,7 @@ class Comparer:
                         store.bound,
                         values,
                         oracle,
-                        lambda: on(1),
+                        piece.advance,
                     )
                 )
         worst = max(found, key=lambda one: one.error or 0.0)
@@ -110,14 +118,14 @@ class Comparer:
         Raises:
             VerificationError: its outputs are all zero, not finite, or too far off.
         """
-        self.reporter.log(f"{plan.name}: running its plan")
         oracles: dict[str | None, Oracle] = {}
         if twin_size(spec.arch, spec.size) == spec.size and spec.dtype in ROUNDED:
             for adapters, reference in zip(plan.carried, references, strict=True):
                 swaps = plan.mode == "swappable" and adapters is not None
                 file = adapters.file if adapters is not None and swaps else None
                 oracles[file] = self._consult_oracle(plan, spec, adapters, reference, ROUNDED)
-        return verify_plan(folder, manifest, twin_inputs(spec), oracles)
+        with self.reporter.work(f"{plan.name}: running its plan"):
+            return verify_plan(folder, manifest, twin_inputs(spec), oracles)
 
     def _consult_oracle(
         self,
@@ -135,9 +143,16 @@ class Comparer:
         def run(key: str, read: ReadParameter, dtype: str = "fp32") -> Tensor:
             key = f"{key} {dtype}"
             if key not in self.samples:
-                with self.reporter.steps(f"{key}: reference", spec.arch.num_layers) as advance:
+                total = sum(ref.nbytes for ref in reference.refs.values())
+                with self.reporter.bytes(f"reference, {key}", total) as piece:
+
+                    def read_and_tell(name: str) -> Tensor:
+                        value = read(name)
+                        piece.advance(reference.refs[name].nbytes)
+                        return value
+
                     self.samples[key] = run_oracle(
-                        spec.arch, read, inputs, TRACED_DTYPES[dtype], lambda: advance(1)
+                        spec.arch, read_and_tell, inputs, TRACED_DTYPES[dtype]
                     )
             return self.samples[key]
 

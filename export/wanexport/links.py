@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["place_file", "pool_path"]
+__all__ = ["copy_file", "place_file", "pool_path"]
 
+BLOCK_BYTES = 8 << 20
 FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 UNLINKABLE = {
     errno.EXDEV,  # another file system
@@ -58,6 +60,15 @@ def place_file(
             return None
         raise
     return "hardlink"
+
+
+def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> None:
+    """Copy a file's bytes; `on_bytes` is called with the number of bytes just written."""
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with source.open("rb", buffering=0) as original, target.open("wb") as copy:
+        while count := original.readinto(buffer):
+            copy.write(buffer[:count])
+            on_bytes(count)
 
 
 def _reflink(source: Path, target: Path) -> bool:

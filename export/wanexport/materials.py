@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from wanexport.progress import Reporter
 from wanexport.request import RANDOM, SEED, BuildRequest
 from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
 
-__all__ = ["AdapterSet", "Materials", "find_lora", "gather"]
+__all__ = ["AdapterSet", "Materials", "find_lora", "gather", "hash_files", "resolve_adapters"]
 
 NOT_MADE = "not made yet"
 USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
@@ -101,8 +101,8 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
             if not folder.exists():
                 check_disk(request.out, total)
                 reporter.log(f"making {format_bytes(total)} of random weights in {folder}")
-            with reporter.bytes("random weights", total) as advance:
-                ensure_demo_checkpoint(folder, arch, config.dtype, SEED, advance)
+            with reporter.bytes("random weights", total) as piece:
+                ensure_demo_checkpoint(folder, arch, config.dtype, SEED, piece.advance)
             base = open_checkpoint(str(folder), arch)
     else:
         base = open_checkpoint(request.base, arch)
@@ -112,20 +112,22 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
         path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
         if not path.exists():
             to_make += _seeded_bytes(request, rank)
-        sets.append(_seeded_set(path, request, rank, dry_run=dry_run))
+        sets.append(_seeded_set(path, request, rank, reporter, dry_run=dry_run))
     if request.loras:
-        sets.append(_file_set(request))
+        sets.append(_file_set(request, reporter))
     return Materials(
         base,
-        _hash_files(base, reporter),
+        _hash_checkpoint(base, reporter),
         finetuned,
-        _hash_files(finetuned, reporter),
+        _hash_checkpoint(finetuned, reporter),
         tuple(sets),
         to_make,
     )
 
 
-def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) -> AdapterSet:
+def _seeded_set(
+    path: Path, request: BuildRequest, rank: int, reporter: Reporter, *, dry_run: bool
+) -> AdapterSet:
     arch = request.config.architecture
     shapes = module_shapes(arch)
     targets = cross_attention_targets(arch)
@@ -134,10 +136,13 @@ def _seeded_set(path: Path, request: BuildRequest, rank: int, *, dry_run: bool) 
         return AdapterSet("", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.parent / ".making.lock"):
+        with (
+            reporter.bytes(f"random adapter r{rank}", _seeded_bytes(request, rank)) as piece,
+            locked(path.parent / ".making.lock"),
+        ):
             if not path.exists():  # another build may have made it since, and be reading it
-                seeded_adapter(path, shapes, targets, rank, SEED)
-    return _resolve([(path, 1.0)], request, "")
+                seeded_adapter(path, shapes, targets, rank, SEED, on_bytes=piece.advance)
+    return _resolve([(path, 1.0)], request, "", reporter)
 
 
 def _seeded_bytes(request: BuildRequest, rank: int) -> int:
@@ -147,10 +152,10 @@ def _seeded_bytes(request: BuildRequest, rank: int) -> int:
     return sum(2 * rank * sum(shapes[f"{m}.weight"]) for m in cross_attention_targets(arch))
 
 
-def _file_set(request: BuildRequest) -> AdapterSet:
+def _file_set(request: BuildRequest, reporter: Reporter) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
     names = [_name(path) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
-    return _resolve(paths, request, "-".join(names))
+    return _resolve(paths, request, "-".join(names), reporter)
 
 
 def _name(path: Path) -> str:
@@ -175,9 +180,26 @@ def find_lora(name: str) -> Path:
     return path
 
 
-def _resolve(paths: list[tuple[Path, float]], request: BuildRequest, name: str) -> AdapterSet:
+def resolve_adapters(
+    loras: Iterable[tuple[Path, float]], shapes: Mapping[str, tuple[int, ...]], reporter: Reporter
+) -> tuple[Adapter, ...]:
+    """Read LoRA files, each with its strength; `resolve_adapter` says what it refuses."""
+    with reporter.work("reading the LoRA"):
+        return tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)
+
+
+def hash_files(what: str, paths: Iterable[Path], reporter: Reporter) -> dict[Path, str]:
+    """Return the files' SHA-256."""
+    sizes = {path: path.stat().st_size for path in paths}
+    with reporter.bytes(f"hashing {what}", sum(sizes.values())) as piece:
+        return {path: sha256_file(path, piece.advance) for path in sizes}
+
+
+def _resolve(
+    paths: list[tuple[Path, float]], request: BuildRequest, name: str, reporter: Reporter
+) -> AdapterSet:
     shapes = module_shapes(request.config.architecture)
-    adapters = tuple(resolve_adapter(path, shapes, strength) for path, strength in paths)
+    adapters = resolve_adapters(paths, shapes, reporter)
     carried, rest = split_rest(adapters)
     unmerged = [mode for mode in request.modes if mode in ("separate", "swappable")]
     if rest and unmerged and not request.merge_rest:
@@ -192,21 +214,23 @@ def _resolve(paths: list[tuple[Path, float]], request: BuildRequest, name: str) 
             f"{paths[0][0]} has no low-rank part that mode {unmerged[0]} could carry",
             "use --mode merged",
         )
+    digests = hash_files("the LoRA", (path for path, _ in paths), reporter)
     return AdapterSet(
         name,
         stacked_ranks(carried),
         adapters,
         tuple(carried),
         tuple(rest),
-        tuple((str(path), sha256_file(path), strength) for path, strength in paths),
+        tuple((str(path), digests[path], strength) for path, strength in paths),
         any(adapter.random_weights for adapter in adapters),
     )
 
 
-def _hash_files(checkpoint: Checkpoint | None, reporter: Reporter) -> tuple[tuple[str, str], ...]:
+def _hash_checkpoint(
+    checkpoint: Checkpoint | None, reporter: Reporter
+) -> tuple[tuple[str, str], ...]:
     if checkpoint is None:
         return ()
     paths = sorted({ref.path for ref in checkpoint.tensors.values()})
-    total = sum(path.stat().st_size for path in paths)
-    with reporter.bytes("hashing the checkpoint", total) as advance:
-        return tuple((str(path), sha256_file(path, advance)) for path in paths)
+    digests = hash_files("the checkpoint", paths, reporter)
+    return tuple((str(path), digest) for path, digest in digests.items())

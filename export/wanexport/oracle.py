@@ -27,7 +27,6 @@ def run_oracle(
     read: ReadParameter,
     inputs: dict[str, Tensor],
     dtype: torch.dtype,
-    on_block: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Run diffusers' model and return its sample [B, C, F, H, W] in fp32.
 
@@ -36,12 +35,11 @@ def run_oracle(
         read: returns a parameter's value by its diffusers name.
         inputs: the engine's inputs by name, in fp32.
         dtype: what PyTorch computes in; diffusers' `_keep_in_fp32_modules` stay fp32.
-        on_block: called after every block.
     """
     model = empty_model(arch, layers=1)
     block = model.blocks[0]
     model.blocks = nn.ModuleList(
-        _StreamedBlock(block, f"blocks.{i}.", read, dtype, on_block) for i in range(arch.num_layers)
+        _StreamedBlock(block, f"blocks.{i}.", read, dtype) for i in range(arch.num_layers)
     )
     outer = (name for name, _ in model.named_parameters() if not name.startswith("blocks."))
     load_parameters(model, "", outer, read, dtype)
@@ -93,22 +91,14 @@ class _StreamedBlock(nn.Module):
     """A block whose weights are in memory only while it runs."""
 
     def __init__(
-        self,
-        block: nn.Module,
-        prefix: str,
-        read: ReadParameter,
-        dtype: torch.dtype,
-        on_block: Callable[[], None],
+        self, block: nn.Module, prefix: str, read: ReadParameter, dtype: torch.dtype
     ) -> None:
         super().__init__()
         # not registered: forty entries share one module
         self.run = partial(self._run, block, prefix, read, dtype)
-        self.on_block = on_block
 
     def forward(self, *args: Tensor) -> Tensor:
-        out = self.run(*args)
-        self.on_block()
-        return out
+        return self.run(*args)
 
     @staticmethod
     def _run(

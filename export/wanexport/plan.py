@@ -59,6 +59,7 @@ class EnginePlan:
         write_bytes: about what a build writes.
         memory_bytes: about the build's peak of anonymous memory, with its verification.
         control: `full` built once more, its TensorRT plan without the timing cache.
+        plan_bytes: of what a build writes, the TensorRT plan.
     """
 
     name: str
@@ -72,6 +73,7 @@ class EnginePlan:
     write_bytes: int
     memory_bytes: int
     control: bool = False
+    plan_bytes: int = 0
 
     @property
     def carried(self) -> tuple[AdapterSet | None, ...]:
@@ -170,10 +172,11 @@ def _plan(
             inputs["swap rank"] = str(request.swap_rank(adapters[0].rank))
         inputs["backend"] = json.dumps(request.plans.shaping | {"control": control}, sort_keys=True)
     action, reason = _decide(request, request.out / name, inputs)
-    written = memory = 0
+    written = plan_bytes = memory = 0
     if action in ("build", "replace"):
         memory = _memory(request, materials, mode, adapters)
-        written = _written(request, materials, mode, adapters, ranks, pooled)
+        plan_bytes = _plan_bytes(request, mode, adapters)
+        written = plan_bytes + _written(request, materials, mode, adapters, ranks, pooled)
     return EnginePlan(
         name,
         mode,
@@ -186,6 +189,7 @@ def _plan(
         written,
         memory,
         control,
+        plan_bytes,
     )
 
 
@@ -263,7 +267,10 @@ def _written(
     ranks: Mapping[str, int],
     pooled: set[Path],
 ) -> int:
-    """Estimate the bytes that building one engine writes; what it pools is added to `pooled`."""
+    """Estimate the bytes that building one engine writes, a TensorRT plan apart.
+
+    What it pools is added to `pooled`.
+    """
     arch, dtype = request.config.architecture, SAFETENSORS_DTYPE[request.config.dtype]
     shapes = module_shapes(arch)
     itemsize = ITEMSIZE[dtype]
@@ -284,12 +291,20 @@ def _written(
         written += sum(per_rank[m] * r for m, r in ranks.items())
     if mode == "swappable":
         written += sum(per_rank[m] * r for s in adapters for m, r in s.ranks.items())
-    if request.plans:
-        written += PLAN_BYTES * arch.num_layers
-        if request.plans.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
-            free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
-            written += sum(n for name, n in nbytes.items() if name not in free) * 5 // 4
     return written
+
+
+def _plan_bytes(request: BuildRequest, mode: Mode, adapters: Sequence[AdapterSet]) -> int:
+    """Estimate the bytes of a TensorRT plan."""
+    if not request.plans:
+        return 0
+    arch = request.config.architecture
+    size = PLAN_BYTES * arch.num_layers
+    if request.plans.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
+        free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
+        values = sum(math.prod(s) for name, s in module_shapes(arch).items() if name not in free)
+        size += values * ITEMSIZE[SAFETENSORS_DTYPE[request.config.dtype]] * 5 // 4
+    return size
 
 
 def _memory(

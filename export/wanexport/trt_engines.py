@@ -67,7 +67,8 @@ class PlanMaker:
         key = self._key(job)
         found = self._make(key, job, self.plan.name)
         target = self.store.folder / PLAN_NAME
-        self._pool.place(key, target)
+        with self.reporter.work(f"{self.plan.name}: placing its plan"):
+            self._pool.place(key, target)
         layers = self.store.folder / LAYERS_NAME
         layers.write_text(_describe_layers(found), encoding="utf-8")
         settings, toolchain = self._settings, self._settings.toolchain
@@ -140,7 +141,8 @@ class PlanMaker:
     def _make(self, key: str, job: Job, name: str) -> Finished:
         if self.request.force and key not in self.made:
             self._pool.drop(key)
-        found = self._pool.find(key)
+        with self.reporter.work(f"{name}: looking for its plan"):
+            found = self._pool.find(key)
         self.made.add(key)
         if found is not None:
             self.reporter.log(f"{name}: its plan is there already")

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from wanexport.trace import OUTPUT_NAME, TORCH_DTYPES, GraphSpec, model_inputs
 from wanexport.weights import CONSTANTS_NAME, IR_DTYPES
 from wanrt.manifest import Verification
 
-__all__ = ["Oracle", "relative_l2", "twin_size", "verify_engine"]
+__all__ = ["Oracle", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
 
 MAX_TOKENS = 1024
 MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so
@@ -98,7 +99,7 @@ def verify_engine(
     bound: Mapping[str, TensorRef],
     adapter: Mapping[str, Tensor],
     oracle: Oracle,
-    on_segment: Callable[[], None] = lambda: None,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Verification:
     """Run the twin on the engine's bytes and compare it with the oracle.
 
@@ -110,7 +111,7 @@ def verify_engine(
         bound: where each initializer's bytes lie.
         adapter: values of a swappable engine's adapter inputs.
         oracle: what should come out.
-        on_segment: called after the stem, after every block and after the head.
+        on_bytes: called after the stem, every block and the head, with the bytes of its weights.
 
     Raises:
         VerificationError: the error exceeds what the dtype allows, or the output isn't finite.
@@ -124,7 +125,7 @@ def verify_engine(
         for name, tensor in feeds.items()
     }
     values.update({name: tensor.to(TORCH_DTYPES[dtype]) for name, tensor in adapter.items()})
-    sample = _run_segments(folder, twin, spec.arch.num_layers, bound, values, on_segment)
+    sample = _run_segments(folder, twin, spec.arch.num_layers, bound, values, on_bytes)
     error = relative_l2(sample, oracle.sample)
     reference = None if oracle.rounded is None else relative_l2(oracle.rounded, oracle.sample)
     tolerance = FP32_TOLERANCE if reference is None else DTYPE_FACTOR * reference
@@ -149,6 +150,11 @@ def verify_engine(
         reference_error=reference,
         adapter_effect=effect,
     )
+
+
+def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
+    """Return the bytes of all weights that `verify_engine` will have run."""
+    return sum(bound[name].nbytes for name in _open_values(twin.graph))
 
 
 def relative_l2(actual: Tensor, expected: Tensor) -> float:
@@ -208,20 +214,17 @@ def _run_segments(
     layers: int,
     bound: Mapping[str, TensorRef],
     values: dict[str, Tensor],
-    on_segment: Callable[[], None],
+    on_bytes: Callable[[int], None],
 ) -> Tensor:
     """Run stem, blocks and head one after the other and return the sample in fp32."""
+    run = partial(_run_segment, folder, twin, bound, values, on_bytes)
     x = "stem"
-    values.update(_run_segment(folder, twin, [x, "time", *_block_inputs(twin)], bound, values))
+    values.update(run([x, "time", *_block_inputs(twin)]))
     for layer in range(layers):
-        on_segment()
-        values.update(_run_segment(folder, twin, [f"blocks.{layer}"], bound, values))
+        values.update(run([f"blocks.{layer}"]))
         del values[x]
         x = f"blocks.{layer}"
-    on_segment()
-    sample = _run_segment(folder, twin, [OUTPUT_NAME], bound, values)[OUTPUT_NAME]
-    on_segment()
-    return sample.float()
+    return run([OUTPUT_NAME])[OUTPUT_NAME].float()
 
 
 def _block_inputs(twin: ir.Model) -> list[str]:
@@ -243,14 +246,16 @@ def _scope(node: ir.Node) -> str:
 def _run_segment(
     folder: Path,
     twin: ir.Model,
-    outputs: list[str],
     bound: Mapping[str, TensorRef],
     values: Mapping[str, Tensor],
+    on_bytes: Callable[[int], None],
+    outputs: list[str],
 ) -> dict[str, Tensor]:
     import onnxruntime as ort
 
     graph = ir.convenience.extract(twin.graph, list(values), outputs)
     needed = [value.name or "" for value in graph.inputs]
+    weights = _open_values(graph)
     path = folder / ".verify.onnx"
     cast = folder / ".verify.safetensors"
     try:
@@ -266,17 +271,23 @@ def _run_segment(
     finally:
         path.unlink(missing_ok=True)
         cast.unlink(missing_ok=True)
+    on_bytes(sum(bound[name].nbytes for name in weights))
     return {
         name: torch.from_numpy(np.asarray(result))
         for name, result in zip(outputs, results, strict=True)
     }
 
 
+def _open_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Return the initializers that the graph itself has no values of: the weights."""
+    return {n: v for n, v in graph.initializers.items() if v.const_value is None}
+
+
 def _bind_segment(
     graph: ir.Graph, folder: Path, cast: Path, bound: Mapping[str, TensorRef]
 ) -> None:
     """Bind a segment to the engine's bytes, through a temporary file where the dtype differs."""
-    open_values = {n: v for n, v in graph.initializers.items() if v.const_value is None}
+    open_values = _open_values(graph)
     stored = {IR_DTYPES[ref.dtype]: ref.dtype for ref in bound.values()} | {
         ir.DataType.FLOAT: "F32"
     }

@@ -8,7 +8,6 @@ named by the hash of the file it came from, and is linked from there.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import torch
 
 from wanexport.errors import BuildError, CheckpointError
 from wanexport.hashing import remember_sha256, sha256_file
-from wanexport.links import place_file, pool_path
+from wanexport.links import copy_file, place_file, pool_path
 from wanexport.locks import locked
 from wanexport.tensors import (
     TensorRef,
@@ -78,14 +77,14 @@ class Pool:
                 remember_sha256(path, digest)
         return open_safetensors(path).tensors
 
-    def copy(self, source: Path) -> Path:
+    def copy(self, source: Path, on_bytes: Callable[[int], None]) -> Path:
         """Return a copy of a file that can't be linked from where it lies, made once."""
         digest = sha256_file(source)
         path = pool_path(self.folder, digest)
         with self._alone():
             if not path.exists():
                 with _temporary(path) as temporary:
-                    shutil.copyfile(source, temporary)
+                    copy_file(source, temporary, on_bytes)
                 remember_sha256(path, digest)
         return path
 
@@ -262,12 +261,11 @@ class WeightStore:
         storage: Literal["reflink", "hardlink", "pool", "copy"] | None
         storage = place_file(source, target, clone=not pooled)
         if storage is None:
-            pooled, source = True, self.pool.copy(source)
+            pooled, source = True, self.pool.copy(source, self.on_bytes)
             storage = place_file(source, target, clone=False)
         if storage is None:
             storage = "copy"
-            shutil.copyfile(source, target)
-            self.on_bytes(target.stat().st_size)
+            copy_file(source, target, self.on_bytes)
         if pooled and storage == "hardlink":
             storage = "pool"
         self._record(target, origin, storage, sha256_file(source))

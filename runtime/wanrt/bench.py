@@ -12,7 +12,8 @@ from wanrt.candidates import plan_bench
 from wanrt.engine import Device
 from wanrt.errors import ResultsError
 from wanrt.lab import Lab, RealLab
-from wanrt.measuring import GroupBench, Progress
+from wanrt.measuring import GroupBench
+from wanrt.progress import Reporter
 from wanrt.ratios import compare_groups
 from wanrt.results import BenchResult
 
@@ -57,7 +58,7 @@ def bench_engines(
     lab: Lab | None = None,
     earlier: BenchResult | None = None,
     on_round: Callable[[BenchResult], None] | None = None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    reporter: Reporter | None = None,
 ) -> BenchResult:
     """Measure every engine in `paths` and compare it with the `full` engine of its model.
 
@@ -67,7 +68,7 @@ def bench_engines(
         lab: where engines, clock and memory come from; this machine by default.
         earlier: the result of a bench that was broken off; it goes on where that one ended.
         on_round: called with the result so far, before the first and after every round, to save it.
-        on_progress: called before every round.
+        reporter: who is told of it; nobody by default.
 
     Raises:
         ResultsError: there is nothing to bench, or `earlier` is of other engines, options or
@@ -76,6 +77,7 @@ def bench_engines(
     """
     options = options or BenchOptions()
     lab = lab or make_lab(options)
+    reporter = reporter or Reporter(quiet=True)
     for name in options.rivals:
         lab.check_rival(name)
     plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
@@ -101,7 +103,7 @@ def bench_engines(
     left_s = options.time_budget_s
     try:
         for number, bench in enumerate(benches):
-            left_s -= bench.run(left_s / (len(benches) - number), save, on_progress)
+            left_s -= bench.run(left_s / (len(benches) - number), save, reporter)
     except KeyboardInterrupt:
         return replace(snapshot(), interrupted=True)
     return snapshot()

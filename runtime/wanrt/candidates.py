@@ -82,6 +82,11 @@ class Candidate:
         return self.skipped is None and self.failed is None
 
     @property
+    def bytes(self) -> int:
+        """How many bytes its engine's files have."""
+        return sum(file.bytes for file in self.manifest.files)
+
+    @property
     def serves_as_baseline(self) -> bool:
         """Whether ratios may be taken to it."""
         return self.manifest.mode == "full" and not self.control and self.rival is None

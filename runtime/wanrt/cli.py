@@ -76,6 +76,7 @@ def _percent(text: str) -> float:
     return value
 
 
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
 WeightStreaming = Annotated[
     int | None,
     typer.Option(
@@ -148,6 +149,7 @@ def bench(
         bool, typer.Option("--force", help="Compare across machines and versions.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Spread, TFLOP/s.")] = False,
+    quiet: Quiet = False,
     fake: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
@@ -190,7 +192,7 @@ def bench(
     before = read_results(compare) if compare is not None else None
     if before is not None and not force:
         check_comparable(lab.describe(bool(options.rivals)), asdict(options), before)
-    result = _bench(engines, options, lab, earlier, chosen, verbose)
+    result = _bench(engines, options, lab, earlier, chosen, verbose, quiet)
     if before is not None:
         changes = compare_results(result, before, fail_above)
         print(render_changes(changes, str(compare)), end="", file=sys.stderr)
@@ -209,11 +211,13 @@ def report(
     plots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Each plot as PNG and SVG, too.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make one HTML file of a bench's results: what was found, plots, every raw number."""
     from wanrt.errors import ResultsError
     from wanrt.formats import read_results, write_text
     from wanrt.headline import summary_lines
+    from wanrt.progress import Reporter
 
     result = read_results(results)
     try:
@@ -224,9 +228,10 @@ def report(
     output = output or results.with_suffix(".html")
     if output.resolve() == results.resolve():
         raise typer.BadParameter("-o would replace the results themselves")
-    if plots is not None:
-        save_plots(result, plots)
-    write_text(output, render_page(result, results.stem))
+    with Reporter(quiet=quiet).work("plotting"):
+        if plots is not None:
+            save_plots(result, plots)
+        write_text(output, render_page(result, results.stem))
     for line in summary_lines(result):
         print(line)
     print(f"saved {output}", file=sys.stderr)
@@ -248,9 +253,11 @@ def run(
     device: OnDevice = DeviceName.auto,
     threads: Threads = None,
     weight_streaming: WeightStreaming = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run one forward and save its outputs."""
     from wanrt.formats import check_writable
+    from wanrt.progress import Reporter
     from wanrt.run import run_engine, save_tensors
     from wanrt.tensors import show_shape
 
@@ -268,6 +275,7 @@ def run(
         inputs=inputs,
         workload=workload,
         adapter=adapter,
+        reporter=Reporter(quiet=quiet),
     )
     source = str(inputs) if inputs else f"seed {seed}"
     save_tensors(save, outputs, {"engine": str(folder), "inputs": source})
@@ -295,17 +303,19 @@ def verify(
     restore_mtime: Annotated[
         bool, typer.Option(help="Where only the time differs, set the recorded one.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Rehash every file of engines and compare it with their manifests."""
     from wanrt.candidates import find_engines
-    from wanrt.progress import byte_progress
+    from wanrt.progress import Reporter
     from wanrt.verify import render_findings, render_verdict, verify_engine, verify_size
 
     folders = find_engines(engines or ENGINES)
     findings = {}
-    with byte_progress("hashing", sum(map(verify_size, folders))) as advance:
+    total = sum(map(verify_size, folders))
+    with Reporter(quiet=quiet).bytes("rehashing", total) as piece:
         for folder in folders:
-            found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=advance)
+            found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=piece.advance)
             print(render_findings(folder, found))
             findings[folder] = found
     print(render_verdict(engines or ENGINES, findings))
@@ -320,22 +330,22 @@ def _bench(
     earlier: BenchResult | None,
     exports: dict[str, Path],
     verbose: bool,
+    quiet: bool,
 ) -> BenchResult:
     """Bench, save after every round, print the table and the warnings."""
     from wanrt.bench import bench_engines
-    from wanrt.progress import round_progress
+    from wanrt.progress import Reporter
     from wanrt.report import render_advice, render_bench
 
     files = {kind: path for kind, path in exports.items() if str(path) != "-"}
-    with round_progress() as show:
-        result = bench_engines(
-            engines,
-            options,
-            lab=lab,
-            earlier=earlier,
-            on_round=(lambda r: _save(r, files)) if files else None,
-            on_progress=show,
-        )
+    result = bench_engines(
+        engines,
+        options,
+        lab=lab,
+        earlier=earlier,
+        on_round=(lambda r: _save(r, files)) if files else None,
+        reporter=Reporter(quiet=quiet, still=True),
+    )
     _save(result, files)
     to_stdout = next((kind for kind, path in exports.items() if str(path) == "-"), None)
     print(render_bench(result, verbose), end="", file=sys.stderr if to_stdout else sys.stdout)

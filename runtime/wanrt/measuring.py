@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -13,31 +12,20 @@ from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.lab import Lab
 from wanrt.memory import Room, plan_sets
 from wanrt.predict import predict_forward
+from wanrt.progress import Piece, Reporter
 from wanrt.ratios import Timed, count_loads, find_band
 from wanrt.results import CandidateResult, GroupResult
-from wanrt.rounds import Entry, LoadPlan, measure_load
+from wanrt.rounds import Entry, LoadPlan, count_bytes, measure_load
 from wanrt.values import Probe, Ratio
 
 if TYPE_CHECKING:
     from wanrt.bench import BenchOptions
     from wanrt.devices import Device
 
-__all__ = ["GroupBench", "Progress"]
+__all__ = ["GroupBench"]
 
 MIN_LOADS = 3
 MAX_LOADS = 100
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a bench is: what it does, and how many of how many rounds are done."""
-
-    text: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[Progress], None]
 
 
 class GroupBench:
@@ -103,11 +91,12 @@ class GroupBench:
         if same_aim:
             self._loads = self._loads or earlier.loads or None
 
-    def run(self, budget_s: float, save: Callable[[], None], on_progress: OnProgress) -> float:
+    def run(self, budget_s: float, save: Callable[[], None], reporter: Reporter) -> float:
         """Measure all entries and return the seconds that took, probes apart."""
-        self._probe(on_progress)
+        self._probe(reporter)
         start = self._lab.now()
-        self._rate()
+        with reporter.work("measuring the device"):
+            self._rate()
         options = self._options
         room = Room(
             self._lab.available_bytes(),
@@ -119,13 +108,15 @@ class GroupBench:
         sets, notes = plan_sets(self._entries, room)
         self._notes += notes
         adopted = self._adopt(len(sets))
-        while any(e.active for e in self._entries) and (
-            self._loads is None or self._done < self._loads
-        ):
-            self._load_all(sets, save, on_progress)
-            if self._loads is None and self._done >= MIN_LOADS:
-                spent = self._lab.now() - start
-                self._loads = self._choose(spent / (self._done - adopted), budget_s - spent)
+        with reporter.steps(self._title, None, "rounds") as rounds:
+            rounds.advance(adopted * len(sets) * (self._rounds or 0))
+            while any(e.active for e in self._entries) and (
+                self._loads is None or self._done < self._loads
+            ):
+                self._load_all(sets, save, reporter, rounds)
+                if self._loads is None and self._done >= MIN_LOADS:
+                    spent = self._lab.now() - start
+                    self._loads = self._choose(spent / (self._done - adopted), budget_s - spent)
         return self._lab.now() - start
 
     def timed_candidates(self) -> list[Timed]:
@@ -198,10 +189,15 @@ class GroupBench:
                 notes.append(f"no ratios{who}: no `full` engine of {_show_kind(kind)}")
         return notes
 
-    def _probe(self, on_progress: OnProgress) -> None:
+    def _probe(self, reporter: Reporter) -> None:
         """Find out once per engine what it takes to load; controls are the same engine again."""
         if not self._options.probe:
             return
+        unknown = (e for e in self._entries if not e.candidate.again and e.probe == Probe())
+        with reporter.bytes("probing", count_bytes(unknown)) as piece:
+            self._probe_each(piece)
+
+    def _probe_each(self, piece: Piece) -> None:
         candidates = [entry.candidate for entry in self._entries if entry.active]
         for entry in self._entries:
             candidate = entry.candidate
@@ -211,7 +207,7 @@ class GroupBench:
             if alike[0] is not entry:
                 entry.probe = alike[0].probe
                 continue
-            on_progress(Progress(f"{self._title}: probing {candidate.label}", 0, 0))
+            piece.tell(f"probing {candidate.label}")
             base = find_baseline(candidate, candidates)
             other = base if base is not candidate else None
             try:
@@ -222,6 +218,7 @@ class GroupBench:
                 _mark(alike, skipped=str(error))
             except WanrtError as error:
                 _mark(alike, failed=str(error))
+            piece.advance(candidate.bytes)
 
     def _rate(self) -> None:
         for dtype in {e.candidate.manifest.dtype for e in self._entries if e.active}:
@@ -251,28 +248,29 @@ class GroupBench:
         return any(counts) and all(n in (0, 2 * (self._rounds or 0)) for n in counts)
 
     def _load_all(
-        self, sets: Sequence[list[Entry]], save: Callable[[], None], on_progress: OnProgress
+        self,
+        sets: Sequence[list[Entry]],
+        save: Callable[[], None],
+        reporter: Reporter,
+        rounds: Piece,
     ) -> None:
         """Load every set once and run its rounds."""
+
+        def on_round() -> None:
+            save()
+            rounds.advance()
+
         for index, entries in enumerate(sets):
             number = self._done * len(sets) + index
-            on_progress(Progress(f"{self._title}: load {number + 1}", *self._progress(index, 0)))
-
-            def on_round(done: int, index: int = index) -> None:
-                save()
-                on_progress(Progress(self._title, *self._progress(index, done)))
-
+            loads = self._loads or max(MIN_LOADS, self._done + 1)
+            rounds.tell(self._title, loads * self._sets * (self._rounds or 0) or None)
             plan = LoadPlan(
                 number, self._group.name, self._rounds, self._options.warmup, self._options.seed
             )
-            rounds, timed = measure_load(self._lab, entries, plan, on_round)
-            self._rounds = self._rounds or rounds or None
+            count, timed = measure_load(self._lab, entries, plan, on_round, reporter)
+            self._rounds = self._rounds or count or None
             self.timed = self.timed or timed
         self._done += 1
-
-    def _progress(self, index: int, rounds: int) -> tuple[int, int]:
-        each, loads = self._rounds or 0, self._loads or max(MIN_LOADS, self._done + 1)
-        return (self._done * self._sets + index) * each + rounds, loads * self._sets * each
 
     def _choose(self, load_s: float, left_s: float) -> int:
         """Fix the number of loads: what the half-width needs, or what the time allows."""

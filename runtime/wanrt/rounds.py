@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ from wanrt.candidates import Candidate
 from wanrt.engine import Runner
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.lab import Lab
+from wanrt.progress import Reporter
 from wanrt.values import Clocks, Forward, Probe
 
-__all__ = ["MIN_ROUNDS", "Entry", "LoadPlan", "measure_load"]
+__all__ = ["MIN_ROUNDS", "Entry", "LoadPlan", "count_bytes", "measure_load"]
 
 MIN_ROUNDS = 3
 MAX_ROUNDS = 20
@@ -75,7 +76,11 @@ _Loaded = dict[tuple[Path, bool, str | None], _Held]
 
 
 def measure_load(
-    lab: Lab, entries: Sequence[Entry], plan: LoadPlan, on_round: Callable[[int], None]
+    lab: Lab,
+    entries: Sequence[Entry],
+    plan: LoadPlan,
+    on_round: Callable[[], None],
+    reporter: Reporter,
 ) -> tuple[int, str]:
     """Load the entries' engines side by side and measure them.
 
@@ -89,10 +94,14 @@ def measure_load(
     with ExitStack() as stack:
         start = lab.now()
         loaded: _Loaded = {}
-        for index in rng.permutation(len(entries)):
-            entry = entries[index]
-            if entry.active and entry.candidate.loads_as not in loaded:
-                _load(lab, entry, entries, plan, loaded, stack)
+        load = f"load {plan.number + 1}"
+        with reporter.bytes(load, count_bytes(entries)) as piece:
+            for index in rng.permutation(len(entries)):
+                entry = entries[index]
+                if entry.active and entry.candidate.loads_as not in loaded:
+                    piece.tell(f"{load}: {entry.candidate.label}")
+                    _load(lab, entry, entries, plan, loaded, stack)
+                    piece.advance(entry.candidate.bytes)
         loading_s = lab.now() - start
         if not loaded:
             return 0, ""
@@ -104,9 +113,15 @@ def measure_load(
             log.debug("loading takes %.2f s: %d rounds", loading_s, rounds)
         for number in range(rounds):
             _run_round(lab, entries, loaded, plan, number, rng)
-            on_round(number + 1)
+            on_round()
         engines = [held.runner for (_, _, rival), held in loaded.items() if rival is None]
         return rounds, "; ".join(dict.fromkeys(runner.timed for runner in engines))
+
+
+def count_bytes(entries: Iterable[Entry]) -> int:
+    """Return the bytes of the engines that would be loaded for the active entries, each once."""
+    active = (entry.candidate for entry in entries if entry.active)
+    return sum({one.loads_as: one.bytes for one in active}.values())
 
 
 def _balance(loading_s: float, round_s: float) -> int:

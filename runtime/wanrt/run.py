@@ -12,7 +12,9 @@ from wanrt.engine import Device, check_engine, load_engine
 from wanrt.errors import EngineError
 from wanrt.formats import write_file
 from wanrt.inputs import make_inputs
+from wanrt.progress import Reporter
 from wanrt.tensors import Array
+from wanrt.units import BYTES, pick, show_bytes
 
 __all__ = ["run_engine"]
 
@@ -27,6 +29,7 @@ def run_engine(
     inputs: Path | None = None,
     workload: str | None = None,
     adapter: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Array]:
     """Return the outputs of one forward.
 
@@ -39,6 +42,7 @@ def run_engine(
         inputs: a safetensors file with the data inputs by name.
         workload: whose shapes to use; the manifest's first by default.
         adapter: a canonical adapter, for an engine that can swap.
+        reporter: who is told of it; nobody by default.
 
     Raises:
         WanrtError: any of them can't be used.
@@ -46,18 +50,24 @@ def run_engine(
     manifest = check_engine(folder, device)
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
-    with load_engine(
-        folder,
-        device=device,
-        threads=threads,
-        workload=pinned,
-        weight_streaming=weight_streaming,
-    ) as engine:
+    reporter = reporter or Reporter(quiet=True)
+    size = sum(file.bytes for file in manifest.files)
+    with reporter.work(f"loading {show_bytes(size, pick(BYTES, size))}"):
+        engine = load_engine(
+            folder,
+            device=device,
+            threads=threads,
+            workload=pinned,
+            weight_streaming=weight_streaming,
+        )
+    with engine:
         if adapter is not None:
-            engine.swap(adapter)
-        if inputs is not None:
-            return engine.forward(**read_tensors(inputs))
-        return engine.forward(**make_inputs(manifest, manifest.workloads[name], seed))
+            with reporter.work("loading the adapter"):
+                engine.swap(adapter)
+        with reporter.work("running"):
+            if inputs is not None:
+                return engine.forward(**read_tensors(inputs))
+            return engine.forward(**make_inputs(manifest, manifest.workloads[name], seed))
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
