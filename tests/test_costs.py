@@ -176,7 +176,11 @@ def test_json_holds_it_all(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == found
     code, _, err = wanexport(*flags, tmp_path / "no/plan.json")
     assert (code, err.splitlines()) == (
-        1, [f"error: {tmp_path}/no/plan.json can't be written: No such file or directory"],
+        1,
+        [
+            f"error: {tmp_path}/no/plan.json can't be written: {tmp_path}/no is no folder",
+            f"hint: mkdir -p {tmp_path}/no",
+        ],
     )  # fmt: skip
 
 
