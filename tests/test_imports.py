@@ -25,7 +25,7 @@ OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.plan_file", "wanrt.fields", "wanrt
                      "wanrt.predict", "wanrt.cpu_device", "wanrt.formats.write_text",
                      "wanrt.nvinfer", "wanrt.gpus", "wanrt.cuda", "wanrt.trt_library.open_plan",
                      "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores",
-                     "wanrt.progress")  # fmt: skip
+                     "wanrt.progress", "wanrt.hub")  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[str]:

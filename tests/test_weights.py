@@ -267,9 +267,10 @@ class TestDryRun:
             return line.split("memory")[1].strip().split("  ")[0]
 
         linked = ("--base", sources / "base")
-        assert memory(*linked) == "450 MiB"  # the trace; what is linked or merged goes by in pieces
+        assert memory(*linked) == "450 MiB"  # the trace; what is merged or cast goes by in blocks
+        assert memory(*linked, "--dtype", "bf16") == "450 MiB"
         largest = 6 * I2V.width * I2V.width  # time_proj
-        assert memory(*linked, "--dtype", "bf16") == f"{450 + 2 * 2 * largest / 2**20:.3g} MiB"
+        assert memory("--base", "random") == f"{450 + 4 * largest / 2**20:.3g} MiB"
         build(tmp_path, modes=("merged",), ranks=(RANK,), base=str(sources / "base"), verify=False)
         assert memory(*linked) == "0 B"
 

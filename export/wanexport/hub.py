@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from wanexport.errors import CheckpointError, WanExportError
 
-__all__ = ["HubFile", "cached_snapshot", "hub_file"]
+__all__ = ["cached_snapshot"]
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<inside>[\w./-]+))?")
-SNAPSHOT = re.compile(r"/models--(?P<repo>[^/]+)/snapshots/[^/]+/?(?P<inside>.*)")
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file or folder of a repository, as it lies in the cache.
-
-    Args:
-        repo: org/name.
-        inside: its path in the repository; empty for all of it.
-    """
-
-    repo: str
-    inside: str
-
-    @property
-    def id(self) -> str:
-        """What names it: org/name/path/inside."""
-        return f"{self.repo}/{self.inside}".removesuffix("/")
-
-
-def hub_file(path: Path) -> HubFile | None:
-    """Return what a path is called on the hub; None if it isn't in a snapshot of the cache."""
-    match = SNAPSHOT.search(path.absolute().as_posix())
-    return HubFile(match["repo"].replace("--", "/", 1), match["inside"]) if match else None
 
 
 def cached_snapshot(hub_id: str, error: type[WanExportError] = CheckpointError) -> Path:

@@ -14,12 +14,12 @@ from wanexport.checkpoint import open_checkpoint
 from wanexport.config import Architecture, Config, list_configs, load_config
 from wanexport.dialects import ModuleIndex, find_unsupported, split_key
 from wanexport.errors import CheckpointError
-from wanexport.hub import hub_file
 from wanexport.location import locate_checkpoint
 from wanexport.lora import RANDOM_KEYS
 from wanexport.names import module_shapes
 from wanexport.resolution import Problem, Resolution, resolve_file
 from wanexport.tensors import SafetensorsFile, open_safetensors
+from wanrt.hub import hub_file
 
 __all__ = ["Description", "describe_file", "format_description"]
 

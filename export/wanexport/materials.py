@@ -11,13 +11,14 @@ from wanexport.checkpoint import Checkpoint, open_checkpoint
 from wanexport.disk import check_disk, format_bytes
 from wanexport.errors import AdapterError
 from wanexport.hashing import sha256_file
-from wanexport.hub import cached_snapshot, hub_file
+from wanexport.hub import cached_snapshot
 from wanexport.locks import locked
 from wanexport.lora import Adapter, resolve_adapter, split_rest, stacked_ranks
 from wanexport.names import module_shapes
 from wanexport.progress import Reporter
 from wanexport.request import RANDOM, SEED, BuildRequest
 from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
+from wanrt.hub import hub_file
 
 __all__ = ["AdapterSet", "Materials", "find_lora", "gather", "hash_files", "resolve_adapters"]
 
@@ -163,8 +164,9 @@ def _name(path: Path) -> str:
     if path.stem not in USUAL_NAMES:
         return path.stem
     cached = hub_file(path)
-    folder = Path(cached.id).parent if cached else path.resolve().parent
-    return folder.as_posix().replace("/", "--") if cached else folder.name
+    if cached is None:
+        return path.resolve().parent.name
+    return cached.repo_path(cached.inside.parent).replace("/", "--")
 
 
 def find_lora(name: str) -> Path:

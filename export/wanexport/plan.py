@@ -36,8 +36,8 @@ Action = Literal["build", "reuse", "replace", "conflict"]
 TOOLS = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")
 SHAPING = (
     "adapter.py", "build.py", "checkpoint.py", "deltas.py", "dialects.py", "dit.py", "islands.py",
-    "lora.py", "names.py", "passes.py", "reference.py", "resolution.py", "scales.py", "tensors.py",
-    "trace.py", "weights.py",
+    "lora.py", "names.py", "passes.py", "reference.py", "resolution.py", "scales.py",
+    "streaming.py", "tensors.py", "trace.py", "weights.py",
 )  # fmt: skip
 TRACE_BYTES = 450 << 20  # peak of the trace, whatever the model's size
 SAME = "made from the same"
@@ -315,12 +315,8 @@ def _memory(
     dtype = SAFETENSORS_DTYPE[request.config.dtype]
     finetuned = mode == "full" and materials.finetuned is not None
     checkpoint = materials.finetuned if finetuned else materials.base
-    cast = checkpoint is None or any(
-        ref.dtype != dtype and not computes_in_fp32(name)
-        for name, ref in checkpoint.tensors.items()
-    )
-    # one tensor is made while another is written; what is linked isn't read
-    work = 2 * ITEMSIZE[dtype] * max(sizes.values()) if cast or request.copy else 0
+    # what is read goes by in blocks; random weights are made a tensor at a time
+    work = ITEMSIZE[dtype] * max(sizes.values()) if checkpoint is None else 0
     for delta in (d for s in adapters for part in s.adapters for d in part.deltas):
         if not delta.is_low_rank:
             work = max(work, 20 * sizes[delta.parameter])  # DoRA: five times in fp32

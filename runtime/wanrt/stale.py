@@ -9,8 +9,8 @@ from pathlib import Path
 
 from wanrt.engine import LINKED
 from wanrt.errors import ManifestError
+from wanrt.hub import hub_file
 from wanrt.manifest import MANIFEST_NAME, Manifest, Source, read_manifest_only
-from wanrt.sources import hub_file
 from wanrt.values import Advice
 
 __all__ = ["find_stale", "rebuild_command"]
