@@ -107,3 +107,10 @@ def test_clis_start_without_heavy_packages(cli: str) -> None:
     done = run_bare(then, modules=())
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage" in done.stdout
+
+
+def test_a_dry_run_needs_no_heavy_package(tmp_path: Path) -> None:
+    argv = ["build", "--rank", "4", "--dry-run", "--out", str(tmp_path / "engines")]
+    done = run_bare(f"import wanexport.cli as c; sys.argv[1:] = {argv}; c.main()", modules=())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "swappable-r4" in done.stdout

@@ -6,7 +6,7 @@ import fcntl
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -32,12 +32,11 @@ from wanexport.passes import to_inputs
 from wanexport.plan import EnginePlan, appeared_meanwhile, check_plans, plan_engines
 from wanexport.progress import Reporter
 from wanexport.reference import Reference
-from wanexport.request import BuildRequest
+from wanexport.request import BuildRequest, resolve_request
 from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec
 from wanexport.trace import GraphSpec, trace_graph
 from wanexport.trt_engines import PlanMaker
 from wanexport.trt_plans import PlanPool
-from wanexport.trt_settings import resolve_settings
 from wanexport.weights import INLINE_BYTES, Pool, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest import MANIFEST_NAME, AdapterFile, Verification
@@ -94,18 +93,6 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         raise BuildError(
             f"{where}: {error.strerror or error}", "the build stopped there"
         ) from error
-
-
-def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
-    """Fill in what a request leaves to the libraries and the GPU that are here.
-
-    Raises:
-        WanExportError: a library isn't installed, or can't build what is asked.
-    """
-    if request.plans is None:
-        return request
-    with reporter.work("asking TensorRT"):
-        return replace(request, plans=resolve_settings(request.plans))
 
 
 def _build(builder: _Builder, plan: EnginePlan) -> Built:

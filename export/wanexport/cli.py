@@ -333,10 +333,9 @@ def _print_plans(request: BuildRequest, quiet: bool) -> None:
     from wanexport.plan import check_plans, plan_engines
     from wanexport.progress import Reporter
     from wanexport.report import format_plans
+    from wanexport.request import resolve_request
 
     reporter = Reporter(quiet=quiet)
-    with reporter.work("loading torch and diffusers"):
-        from wanexport.build import resolve_request
     check_out(request.out)
     request = resolve_request(request, reporter)
     materials = gather(request, reporter, dry_run=True)

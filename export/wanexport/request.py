@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from wanexport.config import Config, Size
 from wanexport.errors import ConfigError, UsageError
-from wanexport.trt_settings import PlanSettings
+from wanexport.progress import Reporter
+from wanexport.trt_settings import PlanSettings, resolve_settings
 from wanrt.manifest import Backend
 
-__all__ = ["MODES", "BuildRequest", "LoraArgument", "parse_lora"]
+__all__ = ["MODES", "BuildRequest", "LoraArgument", "parse_lora", "resolve_request"]
 
 Mode = Literal["full", "merged", "separate", "swappable"]
 MODES: tuple[Mode, ...] = ("full", "merged", "separate", "swappable")
@@ -142,3 +143,15 @@ def parse_lora(argument: str) -> LoraArgument:
     if not math.isfinite(value):
         raise ConfigError(f"{argument}: the strength must be finite")
     return LoraArgument(path, value)
+
+
+def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
+    """Fill in what a request leaves to the libraries and the GPU that are here.
+
+    Raises:
+        WanExportError: a library isn't installed, or can't build what is asked.
+    """
+    if request.plans is None:
+        return request
+    with reporter.work("asking TensorRT"):
+        return replace(request, plans=resolve_settings(request.plans))
