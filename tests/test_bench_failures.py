@@ -42,7 +42,7 @@ class TestRows:
         assert found.code == 1
         rows = [line for line in found.out.splitlines() if " fp32 " in line]
         assert [row.split(" fp32 ")[0].strip() for row in rows] == LABELS
-        assert [row.split(" fp32 ")[1].startswith(" failed: ") for row in rows] == [
+        assert [row.split(" fp32 ")[1].startswith(" failed:") for row in rows] == [
             False, True, False, True, True,
         ]  # fmt: skip
         text = " ".join(found.out.split())
