@@ -6,17 +6,35 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakebuilder
 import pytest
 from tinyengines import make_family
+
+if TYPE_CHECKING:
+    from wanexport.build import Built
+    from wanexport.request import BuildRequest
 
 
 @pytest.fixture(autouse=True)
 def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be told to have taken long: on a busy machine anything may."""
     monkeypatch.setattr("wanrt.progress.LONG_S", float("inf"))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[BuildRequest]:
+    """Collect what is asked for instead of building it."""
+    requests: list[BuildRequest] = []
+
+    def build(request: BuildRequest, _: object) -> list[Built]:
+        requests.append(request)
+        return []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanexport.build.build_engines", build)
+    return requests
 
 
 @pytest.fixture

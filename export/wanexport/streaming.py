@@ -1,7 +1,8 @@
 """Files larger than memory, read once and written once, past the system's page cache.
 
-Pages that nobody reads again soon push out what others need, and finding them costs more than
-copying does: on a full cache 4 GB took 8 s of system time to write, and 0.3 s past it.
+Pages that nobody reads again soon push out what others need, and finding room for them costs more
+than copying does: merging I2V-14B took 40 to 52 s through the cache and 31 s past it, on two cores
+(`benchmarks/export_14b.py --only merged`).
 """
 
 from __future__ import annotations
