@@ -48,6 +48,8 @@ class Study:
     backend: str
     dtype: str
     refit: str
+    device: str
+    seconds: float
 
     @property
     def name(self) -> str:
@@ -82,16 +84,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--work", type=Path, help="where engines go; kept")
     parser.add_argument("--backend", action="append", choices=BACKENDS)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each bench's measuring")
+    parser.add_argument("--json", type=Path, help="save the rows")
     asked = parser.parse_args()
-    gpu = find_gpu()
-    if gpu is None:
-        sys.exit("no GPU here (or no cuda-bindings): pip install 'wanexport[tensorrt-rtx]'")
+    name = _device_name(asked.device)
     work = asked.work or Path(tempfile.mkdtemp(prefix="gpu-check-"))
-    table = Table(title=f"{gpu.name}, compute capability {gpu.capability}", title_justify="left")
+    table = Table(title=name, title_justify="left")
+    rows = []
     for column in ("engines", "check", "result"):
         table.add_column(column)
     failed = 0
-    for study, check in _plan(work, asked.backend or BACKENDS):
+    for study, check in _plan(work, asked):
         try:
             result = check(study)
         except SkippedError as reason:
@@ -99,14 +103,27 @@ def main() -> None:
         except (AssertionError, WanrtError, subprocess.CalledProcessError) as problem:
             failed += 1
             result = f"FAILED: {_told(problem)}"
-        table.add_row(study.name, (check.__doc__ or "").rstrip("."), result)
+        rows.append((study.name, (check.__doc__ or "").rstrip("."), result))
+        table.add_row(*rows[-1])
         sys.stderr.write(f"{study.name}: {check.__name__}: {result}\n")
+        if asked.json:
+            asked.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     Console(width=160).print(table)
     sys.exit(1 if failed else 0)
 
 
-def _plan(work: Path, backends: tuple[str, ...]) -> Iterator[tuple[Study, Callable[[Study], str]]]:
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return "a CPU: a rehearsal"
+    gpu = find_gpu()
+    if gpu is None:
+        sys.exit("no GPU here (or no cuda-bindings): pip install 'wanexport[tensorrt-rtx]'")
+    return f"{gpu.name}, compute capability {gpu.capability}"
+
+
+def _plan(work: Path, asked: argparse.Namespace) -> Iterator[tuple[Study, Callable[[Study], str]]]:
     reference = work / "fp32"
+    backends: tuple[str, ...] = asked.backend or BACKENDS
     _build(reference, "--dtype", "fp32", ranks=RANKS)
     _build(work / "fp16", "--dtype", "fp16", "--mode", "full")
     for backend in backends:
@@ -114,7 +131,7 @@ def _plan(work: Path, backends: tuple[str, ...]) -> Iterator[tuple[Study, Callab
         for dtype in ("fp16", "bf16"):
             for refit in kinds:
                 folder = work / f"{backend}-{dtype}-{refit}"
-                study = Study(folder, reference, backend, dtype, refit)
+                study = Study(folder, reference, backend, dtype, refit, asked.device, asked.seconds)
                 checks = (build, outputs, swapping, graphs, attention, streaming, benching)
                 yield from ((study, check) for check in checks)
 
@@ -141,7 +158,7 @@ def outputs(study: Study) -> str:
     for key, path in _built(study).items():
         if key.startswith("swappable"):
             continue
-        said = run(path)
+        said = run(path, study.device)
         assert np.isfinite(said).all(), f"{key}: not finite"
         assert said.any(), f"{key}: all zero"
         error = relative_l2(said, study.expected(key))
@@ -170,7 +187,7 @@ def graphs(study: Study) -> str:
     if study.backend == "onnxruntime":
         raise SkippedError("ONNX Runtime runs without CUDA graphs")
     path = _built(study)["full"]
-    assert (run(path) == run(path, cuda_graph=False)).all(), "the outputs differ"
+    assert (run(path, "cuda") == run(path, "cuda", cuda_graph=False)).all(), "the outputs differ"
     return "bit-equal"
 
 
@@ -205,7 +222,7 @@ def streaming(study: Study) -> str:
     once = ["--no-build-control"] if study.backend == "tensorrt" else []
     _build(folder, *flags, *once, "--allow-weight-streaming", "--verify", "none")
     (path,) = _folders(folder)
-    error = relative_l2(run(path, weight_streaming=0), run(path))
+    error = relative_l2(run(path, "cuda", weight_streaming=0), run(path, "cuda"))
     assert error <= study.tolerance, f"off by {error:.2g}"
     return f"relative L2 {error:.1e} with a budget of 0"
 
@@ -213,16 +230,14 @@ def streaming(study: Study) -> str:
 def benching(study: Study) -> str:
     """A bench of all of them ends with a ratio for each."""
     saved = study.folder / "bench.json"
-    command = [sys.executable, "-m", "wanrt", "bench", str(study.folder), "--device", "cuda"]
-    _run([*command, "--time-budget", "60", "--json", str(saved)])
+    command = [sys.executable, "-m", "wanrt", "bench", str(study.folder), "--device", study.device]
+    _run([*command, "--time-budget", str(study.seconds), "--json", str(saved)])
     rows = json.loads(saved.read_text())["results"]
     return f"{len(rows)} rows, {saved}"
 
 
-def run(path: Path, device: str | None = None, **options: object) -> np.ndarray:
+def run(path: Path, device: str, **options: object) -> np.ndarray:
     """Return an engine's sample on seeded inputs."""
-    if device is None:
-        device = "cuda"
     with wanrt.load_engine(path, device=device, **options) as engine:  # type: ignore[arg-type]
         forward(engine)  # as a CUDA graph from the second on
         return forward(engine)
@@ -242,7 +257,7 @@ def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _swap(study: Study, key: str, path: Path) -> None:
-    with wanrt.load_engine(path, device="cuda") as engine:
+    with wanrt.load_engine(path, device=study.device) as engine:
         first = forward(engine)
         for rank in RANKS:
             file = study.folder / f"{key}-r{rank}.safetensors"
@@ -257,6 +272,8 @@ def _swap(study: Study, key: str, path: Path) -> None:
 
 
 def _built(study: Study) -> dict[str, Path]:
+    if study.device == "cpu" and study.dtype == "bf16":
+        raise SkippedError("no CPU backend computes bf16")
     engines = study.engines() if study.folder.exists() else {}
     if not engines:
         raise SkippedError("nothing was built")

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir.passes import common
 
+from wanexport.cuda_forms import lower_for_cuda
 from wanexport.errors import BuildError
 from wanrt.manifest import Backend
 
@@ -110,8 +111,11 @@ def lower_for(model: ir.Model, backend: Backend, dtype: str) -> ir.Model:
     bf16 keeps the standard Attention, which ONNX Runtime's CUDA provider dispatches to its flash
     kernel; the CPU provider has no bf16 and so never sees it. TensorRT fuses the standard one.
     """
-    if backend == "onnxruntime" and dtype != "bf16":
-        lower_attention(model)
+    if backend == "onnxruntime":
+        if dtype == "bf16":
+            lower_for_cuda(model)
+        else:
+            lower_attention(model)
     return model
 
 

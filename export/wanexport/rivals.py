@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from wanexport.config import Architecture
+from wanexport.config import Architecture, Dtype
 from wanexport.oracle import empty_model, load_parameters, take_inputs
 from wanexport.tensors import TensorRef
 from wanexport.trace import TORCH_DTYPES
@@ -31,6 +31,9 @@ from wanrt.machine import usable_cores
 from wanrt.manifest import Manifest, read_manifest
 
 __all__ = ["TorchRival", "load_compiled", "load_eager"]
+
+PLAIN = ("full", "merged")
+"""Modes whose graph is diffusers' model and nothing beside it."""
 
 SAFETENSORS_DTYPES = {code: name for name, code in IR_DTYPES.items()}
 
@@ -89,15 +92,19 @@ class TorchRival:
             torch.cuda.synchronize()
 
 
-def load_eager(job: Job) -> TorchRival:
+def load_eager(job: Job, dtype: Dtype | None = None) -> TorchRival:
     """Load diffusers' model as it is.
+
+    Args:
+        job: what to load.
+        dtype: what torch computes in; the engine's own by default.
 
     Raises:
         ManifestError: the engine folder isn't right.
-        EngineError: the engine isn't a full one, or its graph isn't diffusers' model.
+        EngineError: the engine carries an adapter, or its graph isn't diffusers' model.
         UnsupportedError: torch can't use the device.
     """
-    return _load(job, "torch-eager", lambda model: model)
+    return _load(job, "torch-eager", lambda model: model, dtype)
 
 
 def load_compiled(job: Job) -> TorchRival:
@@ -116,18 +123,24 @@ def load_compiled(job: Job) -> TorchRival:
     return rival
 
 
-def _load(job: Job, name: str, wrap: Callable[..., Callable[..., tuple[Tensor]]]) -> TorchRival:
+def _load(
+    job: Job,
+    name: str,
+    wrap: Callable[..., Callable[..., tuple[Tensor]]],
+    computed_in: Dtype | None = None,
+) -> TorchRival:
     manifest = read_manifest(job.folder)
     check_times(job.folder, manifest)
-    if manifest.mode != "full":
+    if manifest.mode not in PLAIN:
         raise EngineError(
-            f"{name} takes the weights of a full engine; {job.folder} is a {manifest.mode} one"
+            f"{name} takes the weights of a full or merged engine; "
+            f"{job.folder} is a {manifest.mode} one"
         )
     if job.device != "cpu" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(job.threads or usable_cores())
     arch = _architecture(job.folder, manifest)
-    dtype = TORCH_DTYPES[manifest.dtype]
+    dtype = TORCH_DTYPES[computed_in or manifest.dtype]
     model = empty_model(arch, arch.num_layers)
     names = [parameter for parameter, _ in model.named_parameters()]
     load_parameters(model, "", names, _reader(job.folder, manifest), dtype)

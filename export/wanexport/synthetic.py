@@ -31,6 +31,7 @@ from wanexport.location import INDEX_SUFFIX, WEIGHTS_NAME
 from wanexport.locks import locked
 from wanexport.names import module_shapes, to_original
 from wanexport.tensors import SAFETENSORS_DTYPE, TensorSpec, atomic_file, write_safetensors
+from wanrt.machine import usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,6 @@ RECIPE_NAME = "recipe.json"
 INDEX_NAME = f"{WEIGHTS_NAME}{INDEX_SUFFIX}"
 RANDOM_METADATA = {"format": "pt", "wanexport.random": "true"}
 BLOCK = 1 << 20  # values drawn at a time; small enough to stay in a core's cache
-THREADS = 2
 
 
 def checkpoint_specs(arch: Architecture, dtype: Dtype) -> list[TensorSpec]:
@@ -140,7 +140,7 @@ def ensure_demo_checkpoint(
 def make_tensors(specs: Iterable[TensorSpec], seed: int) -> Generator[torch.Tensor]:
     """Draw tensors one after the other; the next is drawn while the last one is being written."""
     ahead: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         for spec in specs:
             ahead.append(_start(spec, seed, pool))

@@ -5,8 +5,9 @@ The CUDA paths follow ONNX Runtime's documentation and have not run on a GPU yet
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +55,20 @@ def check_runtime(manifest: Manifest, device: str) -> None:
 
 
 def open_session(
-    model: Path, device: str, threads: int | None, mapped: bool, static: bool
+    model: Path,
+    device: str,
+    threads: int | None,
+    mapped: bool,
+    static: bool,
+    options: ort.SessionOptions | None = None,
 ) -> ort.InferenceSession:
-    """Open a session; its thread pool neither spins between forwards nor outnumbers the cores."""
+    """Open a session; its thread pool neither spins between forwards nor outnumbers the cores.
+
+    `options` may hold what this function doesn't set, such as profiling.
+    """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
+    options = options or ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = SEVERITY_ERROR
@@ -74,6 +83,7 @@ def open_session(
         # fp32 engines are verified as fp32; TF32 would make them something else.
         cuda = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         providers.insert(0, (PROVIDERS["cuda"], cuda))
+        _preload_cuda()
     session = ort.InferenceSession(model, options, providers=providers)
     if session.get_providers()[0] != PROVIDERS[device]:
         raise UnsupportedError(
@@ -81,6 +91,19 @@ def open_session(
             "its log says why; often CUDA or cuDNN libraries are missing",
         )
     return session
+
+
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from NVIDIA's wheels, where pip put them; the loader doesn't look there.
+
+    What isn't found is printed by ONNX Runtime, and found in the usual places or missed later.
+    https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#preload-dlls
+    """
+    import onnxruntime as ort
+
+    if hasattr(ort, "preload_dlls"):  # since 1.21
+        with redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
 
 
 def enqueue_options(device: str) -> ort.RunOptions | None:

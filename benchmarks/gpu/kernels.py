@@ -1,0 +1,92 @@
+"""Where the time of a forward goes, kernel by kernel, and whether any node runs on the CPU."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from wanrt.jobs import Job, load_job
+from wanrt.manifest import read_manifest
+
+from .record import Step
+from .settings import Settings
+
+FORWARDS = 3
+KINDS = (
+    ("attention", r"flash|fmha|sdpa|attention"),
+    ("gemm", r"gemm|nvjet|cutlass|xmma|wgmma"),
+    ("copy", r"memcpy|memset"),
+    ("norm", r"norm"),
+)
+"""The first whose pattern a kernel's name matches; the rest is elementwise."""
+
+
+def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> Step:
+    """Profile forwards of an engine, or of torch with its weights, by CUPTI through torch."""
+    manifest = read_manifest(path)
+    (workload,) = manifest.workloads
+    job = Job(path, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
+    on_gpu = settings.device == "cuda"
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+    runner = load_job(job)
+    try:
+        plain = sorted(runner.time_forward() for _ in range(2 + FORWARDS))[1]
+        with profile(activities=activities) as profiler:
+            for _ in range(FORWARDS):
+                runner.time_forward()
+    finally:
+        runner.close()
+        if on_gpu:
+            torch.cuda.empty_cache()
+    return {"forward_s": plain, **_kernels(profiler, on_gpu)}
+
+
+def placement(settings: Settings, path: Path) -> Step:
+    """Return which operators ONNX Runtime gave to which provider, by its own profile."""
+    import onnxruntime as ort
+
+    from wanrt.inputs import make_inputs
+    from wanrt.ort_session import open_session, to_ortvalue
+
+    manifest = read_manifest(path)
+    (workload,) = manifest.workloads.values()
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(settings.work / "placement")
+    model = path / manifest.forward.file
+    session = open_session(model, settings.device, None, False, True, options)
+    binding = session.io_binding()
+    for name, value in make_inputs(manifest, workload, seed=0).items():
+        binding.bind_ortvalue_input(name, to_ortvalue(name, value))
+    for spec in manifest.forward.outputs:
+        binding.bind_output(spec.name, settings.device)
+    session.run_with_iobinding(binding)
+    file = Path(session.end_profiling())
+    events = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    nodes = [event["args"] for event in events if event.get("cat") == "Node"]
+    placed = Counter(f"{args['provider']} {args['op_name']}" for args in nodes
+                     if args.get("provider") and args.get("op_name"))  # fmt: skip
+    return {"nodes": dict(sorted(placed.items()))}
+
+
+def _kernels(profiler: profile, on_gpu: bool) -> Step:
+    rows = []
+    for event in profiler.key_averages():
+        total = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if total:
+            kind = next((k for k, p in KINDS if re.search(p, event.key, re.IGNORECASE)), "other")
+            rows.append((total / 1e6 / FORWARDS, event.count / FORWARDS, kind, event.key))
+    by_kind: Counter[str] = Counter()
+    for seconds, _, kind, _ in rows:
+        by_kind[kind] += seconds  # type: ignore[assignment]
+    largest = [
+        {"s": seconds, "count": count, "kind": kind, "name": name[:200]}
+        for seconds, count, kind, name in sorted(rows, reverse=True)[:40]
+    ]
+    return {"seconds_by_kind": dict(by_kind), "kernels": largest}

@@ -1,0 +1,139 @@
+"""Engines of the model at some depth: built, benched against torch, and held against fp32."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import wanrt
+from wanexport.rivals import load_eager
+from wanrt.errors import WanrtError
+from wanrt.inputs import make_inputs
+from wanrt.jobs import Job
+from wanrt.manifest import read_manifest
+
+from .record import Step
+from .settings import Settings, Size
+
+RANK = "32"  # of what is compared in every mode
+RANKS = ("8", "32", "128", "256")
+
+
+def build(settings: Settings, layers: int, size: Size, wanted: dict[str, tuple[str, ...]]) -> Step:
+    """Build engines of random weights in the modes and ranks asked for."""
+    config = settings.write_config(layers)
+    for mode, ranks in wanted.items():
+        command = [
+            *(sys.executable, "-m", "wanexport", "build", "--quiet", "--verify", "none"),
+            *("--config", str(config), "--base", "random", "--dtype", settings.dtype),
+            *("--width", str(size.width), "--height", str(size.height)),
+            *("--frames", str(size.frames), "--mode", mode),
+            *(word for rank in ranks for word in ("--rank", rank)),
+            *("--out", str(folder(settings, layers, size))),
+        ]
+        run(command)
+    return {"engines": [path.name for path in engines(settings, layers, size)]}
+
+
+def bench(
+    settings: Settings, layers: int, size: Size, *, rivals: tuple[str, ...] = (), loads: int = 0
+) -> Step:
+    """Bench what was built and return the rows of `wanrt bench --json`, without the raw times."""
+    out = folder(settings, layers, size)
+    saved = out / "bench.json"
+    command = [
+        *(sys.executable, "-m", "wanrt", "bench", str(out), "--device", settings.device),
+        *("--half-width", "0.3%", "--time-budget", str(settings.seconds), "--json", str(saved)),
+        *(word for rival in rivals for word in ("--with", rival)),
+        *(("--loads", str(loads), "--rounds", "1", "--no-probe") if loads else ()),
+    ]
+    printed = run(command, ok=(0, 1))
+    result = json.loads(saved.read_text(encoding="utf-8"))
+    for row in result["results"]:
+        if row["forward_s"]:
+            for raw in ("times", "loads", "rounds", "enqueued"):
+                del row["forward_s"][raw]
+    return {"table": printed, "groups": result["groups"], "rows": result["results"]}
+
+
+def parity(settings: Settings, layers: int, size: Size) -> Step:
+    """Compare outputs with diffusers' model in fp32 on the same device and the same weights.
+
+    torch's own distance in the engine's dtype stands beside them. What isn't merged is held
+    against the merged weights of its rank.
+    """
+    by_mode = {}
+    for path in engines(settings, layers, size):
+        manifest = read_manifest(path)
+        if manifest.rank in (None, int(RANK)):
+            by_mode[manifest.mode] = path
+    found: Step = {}
+    for source, modes in (("full", ("full",)), ("merged", ("merged", "separate", "swappable"))):
+        if source not in by_mode:
+            continue
+        expected = _torch_sample(settings, by_mode[source], "fp32")
+        own = _torch_sample(settings, by_mode[source], settings.dtype)
+        found[f"torch {settings.dtype}, {source}"] = _relative_l2(own, expected)
+        for mode in modes:
+            if mode in by_mode:
+                found[mode] = _relative_l2(_engine_sample(settings, by_mode[mode]), expected)
+    return found
+
+
+def folder(settings: Settings, layers: int, size: Size) -> Path:
+    """Return where engines of that depth and size are; all depths share no weights."""
+    return settings.work / f"engines-{layers}-layers" / size.name
+
+
+def engines(settings: Settings, layers: int, size: Size) -> Iterator[Path]:
+    """Yield the engine folders that were built."""
+    for manifest in sorted(folder(settings, layers, size).glob("[!.]*/engine.json")):
+        yield manifest.parent
+
+
+def run(command: list[str], ok: tuple[int, ...] = (0,)) -> str:
+    """Run a command and return what it printed.
+
+    Raises:
+        RuntimeError: it ended otherwise than with `ok`; the message is the end of what it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode not in ok:
+        raise RuntimeError(f"{' '.join(command[:5])}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
+    with wanrt.load_engine(path, device=settings.device) as engine:  # type: ignore[arg-type]
+        manifest = engine.manifest
+        adapters = sorted((path / "adapters").glob("*.safetensors"))
+        if manifest.mode == "swappable" and adapters:
+            engine.swap(adapters[0])
+        (workload,) = manifest.workloads.values()
+        sample = engine.forward(**make_inputs(manifest, workload, seed=0))["sample"]
+        return np.asarray(sample).astype(np.float64)
+
+
+def _torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
+    (workload,) = read_manifest(path).workloads
+    job = Job(path, workload, device=settings.device)  # type: ignore[arg-type]
+    rival = load_eager(job, dtype=dtype)
+    rival.time_forward()
+    assert rival.sample is not None
+    sample = rival.sample.double().cpu().numpy()
+    rival.close()
+    if settings.device == "cuda":
+        torch.cuda.empty_cache()
+    return np.asarray(sample)
+
+
+def _relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
+    if not np.isfinite(actual).all():
+        raise WanrtError("an output is not finite")
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
