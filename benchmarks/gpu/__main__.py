@@ -28,13 +28,6 @@ from .tables import render
 RESULTS = Path(__file__).parents[1] / "results"
 Work = Callable[[], Step]
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-BESIDE = {
-    "full": (),
-    "merged": (layers.RANK,),
-    "separate": layers.RANKS,
-    "swappable": (layers.RANK,),
-}
-DEEP = {"full": (), "separate": (layers.RANK,), "swappable": (layers.RANK,)}
 EXPECTED_S = {"card": 20, "layers": 240, "kernels": 60, "check": 240, "deep": 480}
 """Seconds on an H100 with 16 cores; the first run of each makes its weights."""
 
@@ -82,7 +75,7 @@ def _card(settings: Settings) -> Iterator[tuple[str, Work]]:
 
 def _layers(settings: Settings) -> Iterator[tuple[str, Work]]:
     at = (settings, settings.layers, settings.sizes[0])
-    yield "build", partial(layers.build, *at, BESIDE)
+    yield "build", partial(layers.build, *at, layers.BESIDE)
     yield "parity", partial(layers.parity, *at)
     rivals = ("torch-eager", "torch-compile")
     yield "bench", partial(layers.bench, *at, rivals=rivals)
@@ -90,9 +83,9 @@ def _layers(settings: Settings) -> Iterator[tuple[str, Work]]:
 
 def _kernels(settings: Settings) -> Iterator[tuple[str, Work]]:
     at = (settings, settings.layers, settings.sizes[0])
-    yield "build", partial(layers.build, *at, BESIDE)
-    found = list(layers.engines(*at))
-    for path in found:
+    if not any(layers.engines(*at)):
+        yield "build", partial(layers.build, *at, layers.BESIDE)
+    for path in layers.engines(*at):
         if path.name.endswith(("full", f"r{layers.RANK}")) and "merged" not in path.name:
             yield path.name, partial(kernels.profile_engine, settings, path)
         if path.name.endswith("full"):
@@ -108,7 +101,7 @@ def _check(settings: Settings) -> Iterator[tuple[str, Work]]:
 def _deep(settings: Settings) -> Iterator[tuple[str, Work]]:
     for size in settings.sizes:
         at = (settings, settings.deep_layers, size)
-        yield f"build {size.name}", partial(layers.build, *at, DEEP)
+        yield f"build {size.name}", partial(layers.build, *at, layers.DEEP)
         yield f"bench {size.name}", partial(layers.bench, *at, loads=1)
 
 

@@ -22,18 +22,27 @@ from .record import Step
 from .settings import Settings, Size
 
 RANK = "32"  # of what is compared in every mode
-RANKS = ("8", "32", "128", "256")
 
 
-def build(settings: Settings, layers: int, size: Size, wanted: dict[str, tuple[str, ...]]) -> Step:
+Wanted = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+"""Modes, each in all the ranks beside them."""
+BESIDE: Wanted = (
+    (("full", "merged", "swappable"), (RANK,)),
+    (("separate",), ("8", "32", "128", "256")),
+)
+DEEP: Wanted = ((("full", "separate", "swappable"), (RANK,)),)
+
+
+def build(settings: Settings, layers: int, size: Size, wanted: Wanted) -> Step:
     """Build engines of random weights in the modes and ranks asked for."""
     config = settings.write_config(layers)
-    for mode, ranks in wanted.items():
+    for modes, ranks in wanted:
         command = [
             *(sys.executable, "-m", "wanexport", "build", "--quiet", "--verify", "none"),
             *("--config", str(config), "--base", "random", "--dtype", settings.dtype),
             *("--width", str(size.width), "--height", str(size.height)),
-            *("--frames", str(size.frames), "--mode", mode),
+            *("--frames", str(size.frames)),
+            *(word for mode in modes for word in ("--mode", mode)),
             *(word for rank in ranks for word in ("--rank", rank)),
             *("--out", str(folder(settings, layers, size))),
         ]

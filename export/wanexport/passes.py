@@ -108,22 +108,24 @@ def share_constants(model: ir.Model) -> None:
 def lower_for(model: ir.Model, backend: Backend, dtype: str) -> ir.Model:
     """Lower a traced graph for what runs it, and return it.
 
-    bf16 keeps the standard Attention, which ONNX Runtime's CUDA provider dispatches to its flash
-    kernel; the CPU provider has no bf16 and so never sees it. TensorRT fuses the standard one.
+    ONNX Runtime has its best attention kernels under its own operator: one that stores no scores on
+    a CPU, and on a Hopper GPU cuDNN's, twice as fast as what it runs the standard one with. bf16
+    never runs on its CPU provider, so such a graph is shaped for CUDA. TensorRT fuses the standard
+    operators.
     """
     if backend == "onnxruntime":
         if dtype == "bf16":
             lower_for_cuda(model)
-        else:
-            lower_attention(model)
+        lower_attention(model)
     return model
 
 
 def lower_attention(model: ir.Model) -> None:
-    """Turn every ONNX Attention into com.microsoft.MultiHeadAttention, which is flash on CPUs.
+    """Turn every ONNX Attention into com.microsoft.MultiHeadAttention.
 
-    Measured on ONNX Runtime 1.32, 6,000 tokens, 4 heads of 128, fp32: 185 GFLOP/s and 60 MiB
-    against 159 GFLOP/s and 605 MiB, because `Attention` stores the scores.
+    On a CPU (ONNX Runtime 1.32, 6,000 tokens, 4 heads of 128, fp32): 185 GFLOP/s and 60 MiB against
+    159 GFLOP/s and 605 MiB, because `Attention` stores the scores. On an H200 (1.31, 32,760 tokens,
+    40 heads, bf16): 41 ms a layer with cuDNN's kernel against 69 ms with flash-attention 2.
     """
     count = 0
     for node in model.graph:
