@@ -29,9 +29,10 @@ from simulated import SimulatedEngine, SimulatedLab, Weather  # noqa: E402
 from tinyengines import Tiny, make_engine  # noqa: E402
 
 from wanrt import bench_engines  # noqa: E402
-from wanrt.bench import BenchOptions  # noqa: E402
-from wanrt.manifest import Manifest, read_manifest  # noqa: E402
-from wanrt.stats import correct_holm  # noqa: E402
+from wanrt.bench.options import BenchOptions  # noqa: E402
+from wanrt.manifest.read import read_manifest  # noqa: E402
+from wanrt.manifest.schema import Manifest  # noqa: E402
+from wanrt.results.stats import correct_holm  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SLOWER = 1.01

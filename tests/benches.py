@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from wanrt.fake import MACHINE
-from wanrt.results import BenchResult, CandidateResult, GroupResult
-from wanrt.values import Clocks, Forward, Probe, Ratio, Verdict
+from wanrt.bench.fake import MACHINE
+from wanrt.machine.nvml import Clocks
+from wanrt.results.result import BenchResult, CandidateResult, GroupResult
+from wanrt.results.values import Forward, Probe, Ratio, Verdict
 
 GIB = 2**30
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinyengines import touch_ns, write_manifest
 
-from wanrt.manifest import MAX_MANIFEST_BYTES
+from wanrt.manifest.read import MAX_MANIFEST_BYTES
 
 Break = Callable[[Path, dict[str, Any]], None]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from wanexport.config import Architecture
-from wanexport.names import module_shapes
+from wanexport.model.config import Architecture
+from wanexport.model.names import module_shapes
 
 I2V = Architecture(
     num_layers=2,

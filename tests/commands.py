@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from wanexport.cli import main as wanexport_main
-from wanexport.config import Config
-from wanrt.cli import main as wanrt_main
+from wanexport.cli.main import main as wanexport_main
+from wanexport.model.config import Config
+from wanrt.cli.main import main as wanrt_main
 
 
 class Outcome(NamedTuple):

@@ -13,14 +13,14 @@ import pytest
 from tinyengines import make_family
 
 if TYPE_CHECKING:
-    from wanexport.build import Built
-    from wanexport.request import BuildRequest
+    from wanexport.build.recipe import Built
+    from wanexport.build.request import BuildRequest
 
 
 @pytest.fixture(autouse=True)
 def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be told to have taken long: on a busy machine anything may."""
-    monkeypatch.setattr("wanrt.progress.LONG_S", float("inf"))
+    monkeypatch.setattr("wanrt.terminal.progress.LONG_S", float("inf"))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[BuildRequest]
         return []
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wanexport.build.build_engines", build)
+    monkeypatch.setattr("wanexport.build.recipe.build_engines", build)
     return requests
 
 
@@ -58,14 +58,14 @@ def fake(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def fake_builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Put the fake builder in TensorRT's place; call it with what it is to be like."""
-    from wanexport import trt_build
+    from wanexport.tensorrt import builder
 
-    monkeypatch.setattr(trt_build, "WORKER", (sys.executable, fakebuilder.__file__))
+    monkeypatch.setattr(builder, "WORKER", (sys.executable, fakebuilder.__file__))
 
     def be(**settings: object) -> None:
-        trt_build.find_toolchain.cache_clear()
+        builder.find_toolchain.cache_clear()
         monkeypatch.setenv("FAKE_BUILDER", json.dumps(settings))
 
     be()
     yield be
-    trt_build.find_toolchain.cache_clear()
+    builder.find_toolchain.cache_clear()

@@ -1,4 +1,4 @@
-"""A plan's builder that builds nothing: it speaks the protocol of `wanexport.trt_worker`.
+"""A plan's builder that builds nothing: it speaks the protocol of `wanexport.tensorrt.worker`.
 
 What TensorRT would be told becomes the plan. FAKE_BUILDER is a JSON object: `gpu`, `capability`,
 `capabilities`, `library`, and `fail`: "crash", "kill", "mute", or a problem's text.

@@ -1,4 +1,4 @@
-"""A GPU whose memory is the host's: `wanrt.cuda.Cuda` by its contract, strict about every misuse.
+"""A GPU whose memory is the host's: wanrt's `Cuda` by its contract, strict about every misuse.
 
 What is enqueued runs at once, or with its graph. Time is what the work says it takes.
 """
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wanrt.backends.tensorrt.cuda import Gpu
 from wanrt.errors import EngineError
-from wanrt.gpus import Gpu
 
 __all__ = ["FakeCuda"]
 

@@ -12,8 +12,8 @@ import torch
 from fakecuda import FakeCuda
 from trtengines import WIDTH, Trt, draw
 
-from wanrt import nvinfer
-from wanrt.dlpack import _read_capsule
+from wanrt.backends.tensorrt import api as nvinfer
+from wanrt.backends.tensorrt.dlpack import _read_capsule
 
 X = draw(100, 6, WIDTH)
 DYNAMIC = Trt(workloads={"small": 6, "large": 10})
@@ -25,8 +25,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     fake = FakeCuda()
     faketensorrt.reset(fake)
     monkeypatch.setattr(nvinfer, "_selected", ("tensorrt", faketensorrt))
-    monkeypatch.setattr("wanrt.trt_check.open_cuda", lambda: faketensorrt.world.cuda)
-    monkeypatch.setattr("wanrt.cuda.open_cuda", lambda: faketensorrt.world.cuda)
+    monkeypatch.setattr("wanrt.backends.tensorrt.check.open_cuda", lambda: faketensorrt.world.cuda)
+    monkeypatch.setattr("wanrt.backends.tensorrt.cuda.open_cuda", lambda: faketensorrt.world.cuda)
     yield fake
     assert faketensorrt.world.cuda.clean
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from studies import I2V, build
 
-from wanexport.synthetic import write_checkpoint
-from wanrt.engine import load_engine
-from wanrt.inputs import make_inputs
-from wanrt.manifest import Manifest, read_manifest
-from wanrt.plan_file import PlanFile
+from wanexport.checkpoint.random_weights import write_checkpoint
+from wanrt.backends.load import load_engine
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.plan import PlanFile
+from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
 
 RANK = 4
 MODES = ("full", "merged", "separate", "swappable")

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import wanrt
+from wanrt.backends.tensorrt.cuda import find_gpu
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import UnsupportedError, WanrtError
-from wanrt.gpus import find_gpu
-from wanrt.inputs import make_inputs
-from wanrt.manifest import Manifest, read_manifest
+from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 RANKS = (8, 32)
@@ -228,7 +229,7 @@ def run(path: Path, device: str | None = None, **options: object) -> np.ndarray:
         return forward(engine)
 
 
-def forward(engine: wanrt.engine.Engine) -> np.ndarray:
+def forward(engine: wanrt.engine.engine.Engine) -> np.ndarray:
     """Return the sample of a loaded engine in fp64."""
     manifest = engine.manifest
     workload = next(iter(manifest.workloads.values()))

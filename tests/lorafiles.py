@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from wanexport.config import Architecture
-from wanexport.lora import Adapter, resolve_adapter
-from wanexport.names import module_shapes, to_original
+from wanexport.lora.adapter import Adapter, resolve_adapter
+from wanexport.model.config import Architecture
+from wanexport.model.names import module_shapes, to_original
 
 ARCH = Architecture(
     num_layers=2,

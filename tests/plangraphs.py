@@ -7,12 +7,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from wanexport import passes
-from wanexport.adapter import cross_attention_targets
-from wanexport.config import Architecture, Size
-from wanexport.passes import count_ops
-from wanexport.trace import GraphSpec, model_inputs, trace_graph
-from wanexport.trt_job import Job
+from wanexport.graph import passes
+from wanexport.graph.passes import count_ops
+from wanexport.graph.trace import GraphSpec, model_inputs, trace_graph
+from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.model.config import Architecture, Size
+from wanexport.tensorrt.protocol import Job
 
 DTYPES = {
     ir.DataType.FLOAT: "fp32",

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
-from wanrt.fake import FakeLab, Script
-from wanrt.results import BenchResult, CandidateResult
+from wanrt.bench.fake import FakeLab, Script
+from wanrt.bench.options import BenchOptions
+from wanrt.results.result import BenchResult, CandidateResult
 
 TIMES = {
     "tiny-full": [0.100],

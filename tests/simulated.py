@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from wanrt.candidates import Candidate
-from wanrt.devices import Device
-from wanrt.fake import MACHINE
-from wanrt.fields import Dtype
-from wanrt.machine import Machine
-from wanrt.manifest import Manifest
-from wanrt.values import Clocks, Probe
+from wanrt.bench.candidates import Candidate
+from wanrt.bench.fake import MACHINE
+from wanrt.machine.describe import Machine
+from wanrt.machine.devices import Device
+from wanrt.machine.nvml import Clocks
+from wanrt.manifest.fields import Dtype
+from wanrt.manifest.schema import Manifest
+from wanrt.results.values import Probe
 
 CHUNK = 4096
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wanexport.build import Built, build_engines
-from wanexport.config import Architecture, Config, Size
-from wanexport.progress import Reporter
-from wanexport.request import BuildRequest
+from wanexport.build.recipe import Built, build_engines
+from wanexport.build.request import BuildRequest
+from wanexport.model.config import Architecture, Config, Size
+from wanexport.tensorrt.progress import Reporter
 
 I2V = Architecture(
     num_layers=2,

@@ -11,10 +11,11 @@ from lorafiles import ARCH, CROSS, IMAGE, SHAPES, T2V_ARCH, TEXT_CROSS, LoraFile
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from wanexport.adapter import cross_attention_targets, seeded_adapter, write_adapter
-from wanexport.config import Config, Dtype, Size, load_config
 from wanexport.errors import AdapterError
-from wanexport.lora import Adapter, resolve_adapter
+from wanexport.lora.adapter import Adapter, resolve_adapter
+from wanexport.lora.canonical import write_adapter
+from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.model.config import Config, Dtype, Size, load_config
 
 Q = "blocks.0.attn2.to_q"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -9,8 +9,8 @@ import pytest
 from scripted import rows_of, scripted_bench
 from tinyengines import Tiny, make_engine, make_family
 
-from wanrt.formats import read_results, to_json
-from wanrt.report import render_advice
+from wanrt.report.table import render_advice
+from wanrt.results.json import read_results, to_json
 
 ADVICE = {
     "slow-first-run": [0.9, *[0.1, 0.11] * 30],

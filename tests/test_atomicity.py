@@ -18,7 +18,7 @@ import pytest
 from commands import wanrt
 from killbuilds import ARCH
 
-from wanexport.synthetic import write_checkpoint
+from wanexport.checkpoint.random_weights import write_checkpoint
 
 KILLS = 30
 MODES = ["full", "merged", "separate", "swappable"]

@@ -11,12 +11,12 @@ from scripted import TIMES, ratio_of, rows_of, scripted_bench, shown
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
-from wanrt.candidates import Candidate
+from wanrt.bench.candidates import Candidate
+from wanrt.bench.fake import FakeEngine, FakeLab, Script
+from wanrt.bench.options import BenchOptions
 from wanrt.errors import EngineError
-from wanrt.fake import FakeEngine, FakeLab, Script
-from wanrt.machine import usable_cores
-from wanrt.values import Probe
+from wanrt.machine.cores import usable_cores
+from wanrt.results.values import Probe
 
 
 def test_ratios_to_the_full_engine(tmp_path: Path) -> None:

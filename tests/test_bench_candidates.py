@@ -10,9 +10,9 @@ from scripted import TIMES, ratio_of, rows_of, scripted_bench, shown
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
+from wanrt.bench.fake import FakeLab, Script
+from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
-from wanrt.fake import FakeLab, Script
 
 
 def test_without_a_full_engine_there_are_no_ratios(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from tinyengines import Tiny, make_engine
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
-from wanrt.fake import FakeEngine, FakeLab, Script
-from wanrt.results import CandidateResult
+from wanrt.bench.fake import FakeEngine, FakeLab, Script
+from wanrt.bench.options import BenchOptions
+from wanrt.results.result import CandidateResult
 
 
 class Loaded(FakeLab):

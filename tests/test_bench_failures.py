@@ -13,7 +13,7 @@ from commands import wanrt
 from scripted import scripted_bench
 from tinyengines import Tiny, make_engine
 
-from wanrt.results import BenchResult
+from wanrt.results.result import BenchResult
 
 LABELS = ["full", "merged r4", "separate r4", "swappable r2", "swappable r4"]
 

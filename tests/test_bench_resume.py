@@ -10,10 +10,10 @@ from scripted import TIMES, scripted_bench
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
+from wanrt.bench.fake import FakeLab, Script
+from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
-from wanrt.fake import FakeLab, Script
-from wanrt.results import BenchResult
+from wanrt.results.result import BenchResult
 
 
 class TestResume:

@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from studies import I2V, OTHER_SIZES, SIZE, build, config
 
-from wanexport.adapter import write_adapter
-from wanexport.config import Config
+from wanexport.build.request import LoraArgument
 from wanexport.errors import BuildError, VerificationError
-from wanexport.request import LoraArgument
-from wanrt.engine import load_engine
-from wanrt.inputs import make_inputs
-from wanrt.manifest import read_manifest
+from wanexport.lora.canonical import write_adapter
+from wanexport.model.config import Config
+from wanrt.backends.load import load_engine
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.read import read_manifest
 
 sources, study, hub = folders.sources, folders.study, hubcache.hub  # fixtures
 
@@ -46,7 +46,7 @@ class TestVerification:
             return rank
 
         build(tmp_path / "sound", modes=("swappable",), ranks=(2, 4))
-        monkeypatch.setattr("wanexport.build.write_adapter", halve_the_narrow_one)
+        monkeypatch.setattr("wanexport.build.recipe.write_adapter", halve_the_narrow_one)
         with pytest.raises(VerificationError, match="the engine's outputs are off by"):
             build(tmp_path / "e", modes=("swappable",), ranks=(2, 4))
         assert not engines(tmp_path / "e")
@@ -185,8 +185,8 @@ class TestConflict:
         def version(package: str) -> str:
             return "99" if package == "onnxscript" else "1"
 
-        monkeypatch.setattr("wanexport.plan.metadata.version", version)
-        monkeypatch.setattr("wanexport.plan.TOOLS", ("onnxscript",))
+        monkeypatch.setattr("wanexport.build.targets.metadata.version", version)
+        monkeypatch.setattr("wanexport.build.targets.TOOLS", ("onnxscript",))
         self.refused(out, "onnxscript was .*, is 99")
 
     def test_another_configuration_of_the_same_name(self, out: Path, sources: Path) -> None:

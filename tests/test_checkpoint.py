@@ -27,11 +27,11 @@ from checkpointfiles import (
 from hubcache import add_files
 from safetensors.numpy import load_file, save_file
 
-from wanexport.checkpoint import open_checkpoint
-from wanexport.config import Architecture, load_config
+from wanexport.checkpoint.open import open_checkpoint
+from wanexport.checkpoint.random_weights import write_checkpoint
 from wanexport.errors import CheckpointError
-from wanexport.names import module_shapes
-from wanexport.synthetic import write_checkpoint
+from wanexport.model.config import Architecture, load_config
+from wanexport.model.names import module_shapes
 
 hub = hubcache.hub  # fixture
 

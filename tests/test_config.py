@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from wanexport.config import DEMO, config_dir, list_configs, load_config, override, parse_config
 from wanexport.errors import ConfigError
+from wanexport.model.config import (
+    DEMO,
+    config_dir,
+    list_configs,
+    load_config,
+    override,
+    parse_config,
+)
 from wanrt.roofline import count_parameters
 
 Raw = dict[str, Any]

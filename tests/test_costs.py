@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from commands import wanexport
 
-from wanexport.config import load_config
-from wanexport.costs import Outlook, predict_engines, price_engines
-from wanexport.materials import gather
-from wanexport.plan import plan_engines
-from wanexport.progress import Reporter
-from wanexport.request import MODES, BuildRequest
-from wanrt.devices import Device, load_devices
+from wanexport.build.request import MODES, BuildRequest
+from wanexport.build.sources import gather
+from wanexport.build.targets import plan_engines
+from wanexport.cost import Outlook, predict_engines, price_engines
+from wanexport.model.config import load_config
+from wanexport.tensorrt.progress import Reporter
+from wanrt.machine.devices import Device, load_devices
 from wanrt.roofline import count_bytes, count_flops
 
 DEMO = BuildRequest(load_config("wan2.1-i2v-demo"), ranks=(8, 32, 128))
@@ -41,7 +41,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(dtype)
         return CPU
 
-    monkeypatch.setattr("wanrt.cpu_device.measure_cpu", measure)
+    monkeypatch.setattr("wanrt.machine.cpu_rates.measure_cpu", measure)
     return asked
 
 

@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 from studies import build
 from tinyengines import LORA_A, LORA_B, Tiny, adapter_tensors, make_engine, write_adapter
 
-from wanrt.engine import load_engine
+from wanrt.backends.load import load_engine
+from wanrt.cli.run import save_tensors
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
-from wanrt.inputs import make_inputs
-from wanrt.manifest import read_manifest
-from wanrt.run import save_tensors
+from wanrt.manifest.read import read_manifest
 
 pytestmark = needs_tools
 

@@ -1,4 +1,4 @@
-"""wanrt.cuda over the real cuda-bindings, as far as no GPU is needed, and over a made-up one."""
+"""wanrt's CUDA over the real cuda-bindings, as far as no GPU is needed, and over a made-up one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-import wanrt.cuda
-from wanrt.cuda import CudaRuntime
+import wanrt.backends.tensorrt.cuda
+from wanrt.backends.tensorrt.cuda import CudaRuntime, find_gpu
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.gpus import find_gpu
 
-SOURCE = Path(wanrt.cuda.__file__).read_text(encoding="utf-8")
+SOURCE = Path(wanrt.backends.tensorrt.cuda.__file__).read_text(encoding="utf-8")
 NAMES = sorted(set(re.findall(r'"(cuda[A-Z]\w+)"', SOURCE)))
 
 CALLS: dict[str, tuple[int, ...]] = {
@@ -54,7 +53,7 @@ def test_cuda_bindings_takes_integers_and_its_errors_become_ours(method: str) ->
 @pytest.mark.skipif(find_gpu() is not None, reason="there is one")
 def test_no_gpu_is_said_in_one_line() -> None:
     with pytest.raises(UnsupportedError, match="no GPU: cudaGetDevice: ") as caught:
-        wanrt.cuda.open_cuda()
+        wanrt.backends.tensorrt.cuda.open_cuda()
     assert "driver" in caught.value.hint
 
 

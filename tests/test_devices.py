@@ -10,10 +10,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from wanrt.cpu_device import measure_cpu
-from wanrt.devices import Device, devices_file, find_device, load_devices, recognise_device
 from wanrt.errors import WanrtError
-from wanrt.predict import predict_forward
+from wanrt.machine.cpu_rates import measure_cpu
+from wanrt.machine.devices import Device, devices_file, find_device, load_devices, recognise_device
+from wanrt.machine.predict import predict_forward
 
 TOY = Device(
     name="toy",
@@ -159,8 +159,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanrt.cpu_device.SIDE", 32)
-    monkeypatch.setattr("wanrt.cpu_device.COPIED_BYTES", 1 << 20)
+    monkeypatch.setattr("wanrt.machine.cpu_rates.SIDE", 32)
+    monkeypatch.setattr("wanrt.machine.cpu_rates.COPIED_BYTES", 1 << 20)
 
 
 def ticks(*seconds: float) -> Iterator[float]:
@@ -200,7 +200,7 @@ def test_the_measured_gemm_is_a_valid_model_of_the_product() -> None:
     import numpy as np
     import onnxruntime as ort
 
-    from wanrt.cpu_device import _gemm_model
+    from wanrt.machine.cpu_rates import _gemm_model
 
     weight = np.arange(200 * 200, dtype=np.float32).reshape(200, 200) % 7
     data = _gemm_model(1, weight)

@@ -26,9 +26,9 @@ from tinyengines import (
 )
 
 from wanrt import WanrtError, load_engine
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import AdapterError, EngineError, UnsupportedError
-from wanrt.inputs import make_inputs
-from wanrt.manifest import read_manifest
+from wanrt.manifest.read import read_manifest
 
 X = np.random.default_rng(1).standard_normal((6, 16)).astype(np.float32)
 T = np.array([500.0], np.float32)

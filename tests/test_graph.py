@@ -12,12 +12,12 @@ import onnx_ir as ir
 import pytest
 from studies import FLF2V, I2V, I2V_14B, OTHER_SIZES, SIZE, T2V
 
-from wanexport import passes
-from wanexport.adapter import cross_attention_targets
-from wanexport.config import Architecture, Size, load_config
-from wanexport.names import module_shapes
-from wanexport.trace import GraphSpec, trace_graph
-from wanexport.verify import same_structure, twin_size, twin_spec
+from wanexport.graph import passes
+from wanexport.graph.trace import GraphSpec, trace_graph
+from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.model.config import Architecture, Size, load_config
+from wanexport.model.names import module_shapes
+from wanexport.verify.compare import same_structure, twin_size, twin_spec
 
 SIZE_480P = Size(width=832, height=480, frames=81)
 CUDA_KERNELS = Path(__file__).parent / "data" / "ort-1.31-cuda-kernels.json"
@@ -149,7 +149,7 @@ def test_tracing_takes_no_memory_for_the_weights() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_DATA, (3 << 29, 3 << 29));"
         "from studies import I2V_14B; from test_graph import spec;"
-        "from wanexport.trace import trace_graph; trace_graph(spec(I2V_14B, 'fp32', 32))"
+        "from wanexport.graph.trace import trace_graph; trace_graph(spec(I2V_14B, 'fp32', 32))"
     )
     paths = [str(Path(__file__).parent), *sys.path]
     done = subprocess.run(

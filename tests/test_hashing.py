@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wanexport.errors import WanExportError
-from wanexport.hashing import remember_sha256, sha256_file, sha256_text
+from wanexport.storage.hashes import remember_sha256, sha256_file, sha256_text
 
 
 @pytest.fixture(autouse=True)

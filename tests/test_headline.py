@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from benches import COMPILED, FULL, MERGED, SEPARATE, UNRESOLVED, bench, group, study, unmeasured
 
-from wanrt.headline import headline, headlines, summary_lines
-from wanrt.values import Ratio
+from wanrt.report.headline import headline, headlines, summary_lines
+from wanrt.results.values import Ratio
 
 SLOW = "separate r32 runs at 0.987 x the full fine-tune, 95 % interval 0.981 to 0.992"
 SENTENCES = {

@@ -20,12 +20,13 @@ NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx
                 "onnxscript", "polygraphy"}  # fmt: skip
 # what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader,
 # and what a rival in a bench has to know
-OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.plan_file", "wanrt.fields", "wanrt.roofline",
-                     "wanrt.engine", "wanrt.load_engine", "wanrt.errors", "wanrt.devices",
-                     "wanrt.predict", "wanrt.cpu_device", "wanrt.formats.write_text",
-                     "wanrt.nvinfer", "wanrt.gpus", "wanrt.cuda", "wanrt.trt_library.open_plan",
-                     "wanrt.jobs", "wanrt.inputs", "wanrt.machine.usable_cores",
-                     "wanrt.progress", "wanrt.hub")  # fmt: skip
+OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine.engine", "wanrt.load_engine",
+                     "wanrt.backends.load", "wanrt.errors", "wanrt.machine.devices",
+                     "wanrt.machine.predict", "wanrt.machine.cpu_rates",
+                     "wanrt.storage.files.write_text", "wanrt.backends.tensorrt.api",
+                     "wanrt.backends.tensorrt.cuda", "wanrt.backends.tensorrt.library.open_plan",
+                     "wanrt.bench.jobs", "wanrt.engine.inputs", "wanrt.machine.cores.usable_cores",
+                     "wanrt.terminal.progress", "wanrt.storage.hub")  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -69,11 +70,13 @@ def test_packages_offer_what_they_say(package: object) -> None:
 
 
 LIGHT = (
-    "wanexport", "wanexport.cli", "wanexport.config", "wanexport.checkpoint", "wanexport.hashing",
-    "wanexport.links", "wanexport.synthetic", "wanexport.tensors", "wanexport.costs",
-    "wanexport.cost_report", "wanrt", "wanrt.cli", "wanrt.manifest", "wanrt.roofline",
-    "wanrt.devices", "wanrt.predict", "wanrt.cpu_device", "wanrt.jobs", "wanrt.hosted",
-    "wanrt.host", "wanrt.probing", "wanrt.nvinfer", "wanrt.cuda", "wanrt.trt_engine",
+    "wanexport", "wanexport.cli.main", "wanexport.cli.estimate_text", "wanexport.checkpoint.open",
+    "wanexport.checkpoint.random_weights", "wanexport.cost", "wanexport.model.config",
+    "wanexport.storage.hashes", "wanexport.storage.links", "wanexport.storage.tensor_file",
+    "wanrt", "wanrt.cli.main", "wanrt.backends.load", "wanrt.backends.tensorrt.api",
+    "wanrt.backends.tensorrt.cuda", "wanrt.backends.tensorrt.engine", "wanrt.bench.child",
+    "wanrt.bench.jobs", "wanrt.bench.probe", "wanrt.bench.process", "wanrt.machine.cpu_rates",
+    "wanrt.machine.devices", "wanrt.machine.predict", "wanrt.manifest", "wanrt.roofline",
 )  # fmt: skip
 BLOCKER = """
 import importlib, sys
@@ -103,7 +106,7 @@ def test_light_modules_need_no_heavy_package() -> None:
 
 @pytest.mark.parametrize("cli", ["wanexport", "wanrt"])
 def test_clis_start_without_heavy_packages(cli: str) -> None:
-    then = f"import {cli}.cli; sys.argv[1:] = ['--help']; {cli}.cli.main()"
+    then = f"import {cli}.cli.main as c; sys.argv[1:] = ['--help']; c.main()"
     done = run_bare(then, modules=())
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage" in done.stdout
@@ -111,6 +114,6 @@ def test_clis_start_without_heavy_packages(cli: str) -> None:
 
 def test_a_dry_run_needs_no_heavy_package(tmp_path: Path) -> None:
     argv = ["build", "--rank", "4", "--dry-run", "--out", str(tmp_path / "engines")]
-    done = run_bare(f"import wanexport.cli as c; sys.argv[1:] = {argv}; c.main()", modules=())
+    done = run_bare(f"import wanexport.cli.main as c; sys.argv[1:] = {argv}; c.main()", modules=())
     assert (done.returncode, done.stderr) == (0, "")
     assert "swappable-r4" in done.stdout

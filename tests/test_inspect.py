@@ -13,11 +13,11 @@ from hubcache import add_files
 from lorafiles import ARCH, CROSS, DIALECTS, SHAPES, make_lora, settings
 from safetensors.torch import save_file
 
-from wanexport.adapter import cross_attention_targets, seeded_adapter
-from wanexport.config import Config, Size, load_config
 from wanexport.errors import WanExportError
 from wanexport.inspection import describe_file, format_description
-from wanexport.names import module_shapes
+from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.model.config import Config, Size, load_config
+from wanexport.model.names import module_shapes
 
 TINY = Config(name="tiny", architecture=ARCH, size=Size(width=64, height=64, frames=5))
 I2V_14B = load_config("wan2.1-i2v-14b-480p").architecture

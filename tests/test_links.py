@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wanexport.links import place_file
+from wanexport.storage.links import place_file
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 
 from wanexport.errors import AdapterError
-from wanexport.lora import (
+from wanexport.lora.adapter import (
     Adapter,
     merge_blocks,
     merge_parameter,

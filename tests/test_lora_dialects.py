@@ -23,8 +23,8 @@ from lorafiles import (
     resolve,
 )
 
-from wanexport.dialects import split_key
-from wanexport.names import to_original
+from wanexport.lora.keys import split_key
+from wanexport.model.names import to_original
 
 MIXED_RANKS = {module: 1 + index % 5 for index, module in enumerate(BLOCK_LINEARS)}
 LAST_BLOCK = tuple(module for module in TEXT_CROSS if module.startswith("blocks.1."))

@@ -17,14 +17,14 @@ from hubcache import add_files
 from safetensors.torch import load_file, save_file
 from studies import I2V, SIZE, build
 
-from wanexport.build import Built
+from wanexport.build.recipe import Built
+from wanexport.build.request import LoraArgument, parse_lora
+from wanexport.checkpoint.random_weights import write_checkpoint
 from wanexport.errors import AdapterError
-from wanexport.names import module_shapes, to_original
-from wanexport.request import LoraArgument, parse_lora
-from wanexport.synthetic import write_checkpoint
-from wanrt.engine import load_engine
-from wanrt.inputs import make_inputs
-from wanrt.manifest import read_manifest
+from wanexport.model.names import module_shapes, to_original
+from wanrt.backends.load import load_engine
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.read import read_manifest
 
 hub = hubcache.hub  # fixture
 

@@ -21,8 +21,8 @@ from lorafiles import (
 )
 
 from wanexport.errors import AdapterError
-from wanexport.lora import resolve_adapter
-from wanexport.names import module_shapes
+from wanexport.lora.adapter import resolve_adapter
+from wanexport.model.names import module_shapes
 
 
 def broken(**changes: torch.Tensor | None) -> LoraFile:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lorafiles import CROSS, SHAPES, check_gains, make_lora, resolve, settings
 
-from wanexport.lora import resolve_adapter
+from wanexport.lora.adapter import resolve_adapter
 
 
 def test_loading_twice_scales_once(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from brokenmanifests import BROKEN, SOUND, SOUND_PLANS
 from pydantic import BaseModel
 from tinyengines import MODULE, Tiny, make_engine, read_raw, touch_ns
 
-import wanrt.manifest as contract
-from wanrt.engine import check_engine
+from wanrt.backends.load import check_engine
 from wanrt.errors import ManifestError
-from wanrt.fields import TensorSpec
-from wanrt.plan_file import MergePlan, PlanFile, Swap, WeightRange
+from wanrt.manifest import read, schema
+from wanrt.manifest.fields import TensorSpec
+from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
 
 ENGINES = Path(__file__).parents[1] / "engines"
 
@@ -27,8 +27,8 @@ def engine(tmp_path: Path) -> Path:
 
 
 def test_round_trip(engine: Path) -> None:
-    manifest = contract.read_manifest(engine)
-    assert contract.parse_manifest(manifest.to_json(), "again") == manifest
+    manifest = read.read_manifest(engine)
+    assert read.parse_manifest(manifest.to_json(), "again") == manifest
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -50,7 +50,7 @@ def test_sound_manifests_are_read(engine: Path, case: str) -> None:
 @pytest.mark.parametrize("case", SOUND_PLANS)
 def test_sound_plans_are_read(engine: Path, case: str) -> None:
     SOUND_PLANS[case](engine, read_raw(engine))
-    assert contract.read_manifest(engine).forward.plan is not None
+    assert read.read_manifest(engine).forward.plan is not None
 
 
 def test_weight_bytes_are_what_the_graph_refers_to(tmp_path: Path) -> None:
@@ -66,18 +66,18 @@ def test_weight_bytes_are_what_the_graph_refers_to(tmp_path: Path) -> None:
         for entry in tensor.external_data
         if entry.key == "length"
     ]
-    assert contract.read_manifest(folder).weight_bytes == sum(referred) > 0
+    assert read.read_manifest(folder).weight_bytes == sum(referred) > 0
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(ManifestError, match="is a file"):
-        contract.read_manifest(tmp_path / "x")
+        read.read_manifest(tmp_path / "x")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="is not an engine folder"):
-        contract.read_manifest(tmp_path / "x")
+        read.read_manifest(tmp_path / "x")
 
 
 @pytest.mark.parametrize("storage", ["copy", "reflink"])
@@ -96,7 +96,7 @@ def test_links_into_the_folder_are_allowed(engine: Path) -> None:
 
 def test_committed_schema_is_the_code_s() -> None:
     committed = (ENGINES / "engine.schema.json").read_text(encoding="utf-8")
-    assert committed == contract.json_schema(), "run: python -m wanrt.manifest > engines/..."
+    assert committed == schema.json_schema(), "run: python -m wanrt.manifest > engines/..."
 
 
 def test_schema_accepts_what_the_code_writes(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_schema_accepts_what_the_code_writes(tmp_path: Path) -> None:
         tmp_path / "e", Tiny(mode="swappable", max_rank=4, adapters=(2,), name="s")
     )
     schema = json.loads((ENGINES / "engine.schema.json").read_text(encoding="utf-8"))
-    written = json.loads(contract.read_manifest(folder).to_json())
+    written = json.loads(read.read_manifest(folder).to_json())
     jsonschema.validate(written, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(written | {"colour": "red"}, schema)
@@ -112,8 +112,8 @@ def test_schema_accepts_what_the_code_writes(tmp_path: Path) -> None:
 
 def _models() -> list[type[BaseModel]]:
     return [
-        contract.Manifest, contract.Graph, TensorSpec, contract.Workload, contract.WeightFile,
-        contract.AdapterFile, contract.Source, contract.Verification, PlanFile, WeightRange,
+        schema.Manifest, schema.Graph, TensorSpec, schema.Workload, schema.WeightFile,
+        schema.AdapterFile, schema.Source, schema.Verification, PlanFile, WeightRange,
         MergePlan, Swap,
     ]  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_specification_s_example_is_a_manifest() -> None:
     example = text.split("```json\n")[1].split("```")[0]
     for short in ("5d41...", "7d79...", "9e10..."):
         example = example.replace(short, "0" * 64)
-    assert contract.parse_manifest(example, "README.md").targets == (MODULE,)
+    assert read.parse_manifest(example, "README.md").targets == (MODULE,)
 
 
 def test_specification_s_reader_runs_an_engine(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 from checkpointfiles import write_hollow
 from studies import build
 
-from wanexport.config import Architecture
-from wanexport.names import module_shapes
-from wanrt.manifest import read_manifest
+from wanexport.model.config import Architecture
+from wanexport.model.names import module_shapes
+from wanrt.manifest.read import read_manifest
 
 ROOM = 256 << 20  # for the trace, on top of what importing torch takes
 EXCESS = 1.5

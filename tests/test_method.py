@@ -10,9 +10,10 @@ from simulated import SimulatedLab
 from tinyengines import Tiny, make_engine
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
-from wanrt.manifest import Manifest, read_manifest
-from wanrt.results import BenchResult
+from wanrt.bench.options import BenchOptions
+from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
+from wanrt.results.result import BenchResult
 
 EQUAL = 1000
 DIFFERENT = 200

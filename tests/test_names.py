@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from wanexport.config import Architecture, list_configs, load_config
-from wanexport.names import module_shapes, to_diffusers, to_original
+from wanexport.model.config import Architecture, list_configs, load_config
+from wanexport.model.names import module_shapes, to_diffusers, to_original
 
 
 def reference_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:

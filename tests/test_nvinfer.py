@@ -1,4 +1,4 @@
-"""wanrt.nvinfer over made-up TensorRT modules: each test is a process, for it selects once."""
+"""TensorRT's API over made-up TensorRT modules: each test is a process, for it selects once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 LIBRARIES = sorted(MODULES)
 REPORT = """
 import sys
-from wanrt import nvinfer as trt
+from wanrt.backends.tensorrt import api as trt
 from wanrt.errors import UnsupportedError
 try:
 {body}

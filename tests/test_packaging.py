@@ -94,7 +94,7 @@ def test_wheel_holds_packages_and_configs_alone(wheel: Path, sources: set[str]) 
     }
     packaged.add("wanrt/devices.toml")  # wanrt looks into no other package
     assert names == packaged | {f"{info}/{name}" for name in DIST_INFO}
-    assert {"wanexport/py.typed", "wanrt/py.typed", "wanrt/page.html"} <= names
+    assert {"wanexport/py.typed", "wanrt/py.typed", "wanrt/report/html/page.html"} <= names
     assert "wanexport/configs/wan2.1-i2v-demo.toml" in names
     assert {Path(name).suffix for name in packaged} <= {
         ".py",
@@ -139,7 +139,7 @@ def test_the_wheels_commands_start(command: str, installed: Path, tmp_path: Path
 
 
 def test_the_wheel_has_the_configurations(installed: Path, tmp_path: Path) -> None:
-    code = "from wanexport.config import list_configs; print(*list_configs())"
+    code = "from wanexport.model.config import list_configs; print(*list_configs())"
     shipped = sorted(path.stem for path in (ROOT / "configs").glob("wan*.toml"))
     assert run_installed(installed, tmp_path, "python", "-c", code).split() == shipped
 

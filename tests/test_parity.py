@@ -11,11 +11,11 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 from studies import FLF2V, I2V, OTHER_SIZES, SIZE, T2V, build
 
-from wanexport.build import Built
-from wanexport.config import Architecture, Size
-from wanrt.engine import load_engine
-from wanrt.inputs import make_inputs
-from wanrt.manifest import Workload
+from wanexport.build.recipe import Built
+from wanexport.model.config import Architecture, Size
+from wanrt.backends.load import load_engine
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.schema import Workload
 
 RANK = 4
 TOLERANCE = 1e-5

@@ -9,10 +9,10 @@ import pytest
 from folders import engines, sources, study  # noqa: F401 (fixtures)
 from tinyengines import Tiny, make_engine
 
+from wanrt.bench.jobs import Job
+from wanrt.bench.probe import probe_job
 from wanrt.errors import ManifestError
-from wanrt.jobs import Job
-from wanrt.manifest import read_manifest
-from wanrt.probing import probe_job
+from wanrt.manifest.read import read_manifest
 
 SIZE = "96x64x5"
 

@@ -13,9 +13,9 @@ from commands import wanexport, wanrt, write_config
 from rich.console import Console
 from studies import config
 
-from wanexport.progress import Reporter
-from wanexport.trt_job import Phase
-from wanrt.progress import LONG_S
+from wanexport.tensorrt.progress import Reporter
+from wanexport.tensorrt.protocol import Phase
+from wanrt.terminal.progress import LONG_S
 
 MIB = 1 << 20
 
@@ -47,7 +47,7 @@ def plain(text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch, _no_hurry: None) -> None:
-    monkeypatch.setattr("wanrt.progress.LONG_S", LONG_S)
+    monkeypatch.setattr("wanrt.terminal.progress.LONG_S", LONG_S)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -172,7 +172,7 @@ def test_a_builder_s_phases_come_and_go() -> None:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, _plain_terminal: None) -> None:
     """Count everything as long."""
-    monkeypatch.setattr("wanrt.progress.LONG_S", 0.0)
+    monkeypatch.setattr("wanrt.terminal.progress.LONG_S", 0.0)
 
 
 def pieces(err: str) -> list[str]:
@@ -189,7 +189,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     path = write_config(folder / "tiny.toml", config(dtype="bf16"))
     base = ("--config", path, "--base", "random", "--rank", 4, "--out", folder / "engines")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wanrt.progress.LONG_S", 0.0)
+        patch.setattr("wanrt.terminal.progress.LONG_S", 0.0)
         patch.setenv("FORCE_COLOR", "1")
         patch.setenv("TERM", "xterm")
         patch.setenv("COLUMNS", "160")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from wanexport.adapter import cross_attention_targets, seeded_adapter
-from wanexport.config import DEMO, list_configs, load_config
-from wanexport.names import module_shapes
+from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.model.config import DEMO, list_configs, load_config
+from wanexport.model.names import module_shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,13 +14,16 @@ import pytest
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
+from wanrt.bench.fake import FakeLab, Script
+from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
-from wanrt.fake import FakeLab, Script
-from wanrt.formats import to_csv, to_json, to_markdown, write_text
-from wanrt.headline import headlines
-from wanrt.report import WIDTH, render_advice, render_bench
-from wanrt.results import BenchResult
+from wanrt.report.csv import to_csv
+from wanrt.report.headline import headlines
+from wanrt.report.markdown import to_markdown
+from wanrt.report.table import WIDTH, render_advice, render_bench
+from wanrt.results.json import to_json
+from wanrt.results.result import BenchResult
+from wanrt.storage.files import write_text
 
 GIB = 2**30
 VIDEO = {"832x480x81": 32760}

@@ -25,11 +25,11 @@ from benches import (
 from browser import chromium, complaints
 from playwright.sync_api import Browser
 
-from wanrt.formats import to_json
-from wanrt.headline import headline, summary_lines
-from wanrt.page import render_page
-from wanrt.results import BenchResult
-from wanrt.values import Advice, Forward, Probe, Ratio
+from wanrt.report.headline import headline, summary_lines
+from wanrt.report.html.page import render_page
+from wanrt.results.json import to_json
+from wanrt.results.result import BenchResult
+from wanrt.results.values import Advice, Forward, Probe, Ratio
 
 EVIL = """<script>alert("x")</script><img src='x' onerror='y'> $a_b$ & 変換"""
 

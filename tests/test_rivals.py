@@ -18,14 +18,15 @@ import pytest
 from studies import FLF2V, I2V, T2V, build
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 
-from wanexport.config import Architecture
+from wanexport.model.config import Architecture
 from wanrt import WanrtError
-from wanrt.engine import Runner, load_engine
+from wanrt.backends.load import load_engine
+from wanrt.bench.jobs import GROUP, Job, find_rival, find_rivals, load_job
+from wanrt.bench.process import Hosted, open_hosted
+from wanrt.engine.engine import Runner
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, ManifestError, UnsupportedError
-from wanrt.hosted import Hosted, open_hosted
-from wanrt.inputs import make_inputs
-from wanrt.jobs import GROUP, Job, find_rival, find_rivals, load_job
-from wanrt.manifest import read_manifest
+from wanrt.manifest.read import read_manifest
 
 TINY = "64x32x1"
 SIZE = "96x64x5"
@@ -153,7 +154,7 @@ def test_unknown_rivals_are_refused_by_name(tiny: Job, monkeypatch: pytest.Monke
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
         open_hosted(Job(tiny.folder, TINY, rival="jax"))
     assert error.value.hint == "there are: torch-compile, torch-eager"
-    monkeypatch.setattr("wanrt.jobs.entry_points", lambda group: ())  # noqa: ARG005
+    monkeypatch.setattr("wanrt.bench.jobs.entry_points", lambda group: ())  # noqa: ARG005
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
         find_rival("jax")
     assert "pip install 'wanexport[export]'" in error.value.hint
@@ -161,8 +162,8 @@ def test_unknown_rivals_are_refused_by_name(tiny: Job, monkeypatch: pytest.Monke
 
 def test_rivals_are_found_without_being_loaded() -> None:
     code = (
-        "import sys; from wanrt.jobs import find_rivals; print(*sorted(find_rivals()));"
-        "import wanrt.hosted, wanrt.probing, wanrt.host;"
+        "import sys; from wanrt.bench.jobs import find_rivals; print(*sorted(find_rivals()));"
+        "import wanrt.bench.process, wanrt.bench.probe, wanrt.bench.child;"
         "print({'torch', 'diffusers', 'wanexport', 'onnxruntime'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -257,8 +258,8 @@ def test_ctrl_c_within_a_forward_ends_the_process(tiny: Job) -> None:
 ORPHAN = """
 import os
 from pathlib import Path
-from wanrt.hosted import open_hosted
-from wanrt.jobs import Job
+from wanrt.bench.process import open_hosted
+from wanrt.bench.jobs import Job
 hosted = open_hosted(Job(Path({folder!r}), {workload!r}))
 print(hosted.pid, flush=True)
 os._exit(1)

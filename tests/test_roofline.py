@@ -5,10 +5,10 @@ import torch
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from wanexport.adapter import cross_attention_targets
-from wanexport.config import Architecture, load_config
-from wanexport.dit import make_model
-from wanexport.names import module_shapes
+from wanexport.graph.dit import make_model
+from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.model.config import Architecture, load_config
+from wanexport.model.names import module_shapes
 from wanrt.roofline import (
     Dims,
     GraphName,

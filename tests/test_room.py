@@ -10,8 +10,8 @@ import pytest
 from scripted import ratio_of, rows_of, scripted_bench
 from tinyengines import Tiny, make_engine, make_family, read_raw, write_manifest
 
-from wanrt.machine import available_bytes
-from wanrt.manifest import read_manifest
+from wanrt.machine.cores import available_bytes
+from wanrt.manifest.read import read_manifest
 
 WIDE = {"num_attention_heads": 2, "attention_head_dim": 8, "ffn_dim": 20}
 DEEP = {"num_attention_heads": 1, "attention_head_dim": 16, "ffn_dim": 100}
@@ -114,7 +114,7 @@ def test_page_cache_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     files = {"max": "1000", "current": "900", "stat": "anon 1\ninactive_file 300\nactive_file 50\n"}
     for name, text in files.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr("wanrt.machine.CGROUP", tmp_path)
+    monkeypatch.setattr("wanrt.machine.cores.CGROUP", tmp_path)
     assert available_bytes() == 450
 
 

@@ -16,10 +16,10 @@ from hubcache import REVISION, add_files
 from studies import build
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 
-from wanexport.build import Built
-from wanexport.request import LoraArgument
-from wanrt.manifest import read_manifest
-from wanrt.stale import find_stale, rebuild_command
+from wanexport.build.recipe import Built
+from wanexport.build.request import LoraArgument
+from wanrt.bench.stale import find_stale, rebuild_command
+from wanrt.manifest.read import read_manifest
 
 sources, hub = folders.sources, hubcache.hub  # fixtures
 

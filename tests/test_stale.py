@@ -19,10 +19,10 @@ from safetensors.numpy import load_file, save_file
 from studies import I2V, SIZE, build
 from tinyengines import Tiny, make_engine, make_family, read_raw, touch_ns, write_manifest
 
-from wanexport.request import LoraArgument
-from wanexport.trt_settings import PlanSettings
-from wanrt.manifest import read_manifest
-from wanrt.stale import find_stale, rebuild_command
+from wanexport.build.request import LoraArgument
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.bench.stale import find_stale, rebuild_command
+from wanrt.manifest.read import read_manifest
 
 sources = folders.sources  # fixture
 
@@ -160,7 +160,9 @@ class TestRebuild:
         update = {"backend": settings.backend, "inputs": inputs}
         command = shlex.split(rebuild_command(built.path, was.model_copy(update=update)))
         asked: list[Any] = []
-        monkeypatch.setattr("wanexport.build.build_engines", lambda r, _: asked.append(r) or [])
+        monkeypatch.setattr(
+            "wanexport.build.recipe.build_engines", lambda r, _: asked.append(r) or []
+        )
         found = wanexport(*command[1:])
         assert found.code == 0, found.err
         assert asked[0].plans == settings

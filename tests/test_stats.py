@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from wanrt.stats import (
+from wanrt.results.stats import (
     compare_levels,
     compare_samples,
     correct_holm,

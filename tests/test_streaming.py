@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wanexport.errors import CheckpointError
-from wanexport.tensors import TensorSpec, open_safetensors, write_safetensors
+from wanexport.storage.tensor_file import TensorSpec, open_safetensors, write_safetensors
 
 MIB = 1 << 20
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "U8": torch.uint8}

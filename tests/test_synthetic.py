@@ -13,16 +13,16 @@ from checkpointfiles import FLF2V, I2V
 from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 
-from wanexport.checkpoint import open_checkpoint
-from wanexport.config import Architecture, Dtype, load_config
-from wanexport.errors import CheckpointError
-from wanexport.synthetic import (
+from wanexport.checkpoint.open import open_checkpoint
+from wanexport.checkpoint.random_weights import (
     checkpoint_specs,
     ensure_demo_checkpoint,
     make_tensors,
     write_checkpoint,
 )
-from wanexport.tensors import TensorSpec
+from wanexport.errors import CheckpointError
+from wanexport.model.config import Architecture, Dtype, load_config
+from wanexport.storage.tensor_file import TensorSpec
 
 T2V = Architecture(num_layers=2, num_attention_heads=2, ffn_dim=512, in_channels=16, text_dim=64)
 
@@ -188,8 +188,8 @@ class TestEnsureDemoCheckpoint:
     def test_two_processes_make_one(self, tmp_path: Path) -> None:
         code = (
             "import json, sys; from pathlib import Path\n"
-            "from wanexport.config import Architecture\n"
-            "from wanexport.synthetic import ensure_demo_checkpoint\n"
+            "from wanexport.model.config import Architecture\n"
+            "from wanexport.checkpoint.random_weights import ensure_demo_checkpoint\n"
             "arch = Architecture.model_validate(json.loads(sys.argv[2]))\n"
             "print(ensure_demo_checkpoint(Path(sys.argv[1]), arch, 'fp32', 0))\n"
         )

@@ -13,12 +13,12 @@ from tensorrt_stubs import RELEASES
 
 ROOT = Path(__file__).parents[1]
 STUBS = ROOT / "build/stubs"
-CALLS_TENSORRT = re.compile(r"\bwanrt(\.| import .*\b)nvinfer\b")
+CALLS_TENSORRT = re.compile(r"\bwanrt\.backends\.tensorrt(\.| import .*\b)api\b")
 MODULES = sorted(
     path
     for folder in ("export", "runtime")
     for path in (ROOT / folder).rglob("*.py")
-    if path.name == "nvinfer.py" or CALLS_TENSORRT.search(path.read_text())
+    if path.name == "api.py" or CALLS_TENSORRT.search(path.read_text())
 )
 ERROR = re.compile(r"^(?P<file>.+?):(?P<line>\d+): error: (?P<text>.*)  \[(?P<code>[\w-]+)\]$")
 
@@ -86,7 +86,7 @@ def test_a_fake_that_drifts_is_an_error(release: str, tmp_path: Path) -> None:
 
 
 REMOVED = """
-from wanrt import nvinfer as trt
+from wanrt.backends.tensorrt import api as trt
 
 def use(config: trt.IBuilderConfig, engine: trt.ICudaEngine, layer: trt.ILayer) -> None:
     config.set_flag(trt.BuilderFlag.BF16)
@@ -107,7 +107,7 @@ def test_names_that_a_release_removed_are_errors(release: str, tmp_path: Path) -
 
 
 WRONG = """
-from wanrt import nvinfer as trt
+from wanrt.backends.tensorrt import api as trt
 
 def use(builder: trt.Builder, config: trt.IBuilderConfig, refitter: trt.Refitter) -> bytes:
     config.builder_optimization_level = 2.5
@@ -139,7 +139,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wanrt import nvinfer as trt
+from wanrt.backends.tensorrt import api as trt
 
 class Log(trt.ILogger):
     def __init__(self) -> None:

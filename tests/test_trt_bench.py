@@ -14,17 +14,18 @@ from tinyengines import Tiny, make_engine
 from trtengines import Trt, make_trt
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions, make_lab
-from wanrt.candidates import choose_device
-from wanrt.cli import main
+from wanrt.bench.discover import choose_device
+from wanrt.bench.fake import MACHINE, FakeLab, Script
+from wanrt.bench.options import BenchOptions
+from wanrt.bench.run import make_lab
+from wanrt.bench.testbed import RealLab
+from wanrt.cli.info import render_info
+from wanrt.cli.main import main
 from wanrt.errors import UnsupportedError
-from wanrt.fake import MACHINE, FakeLab, Script
-from wanrt.formats import read_results
-from wanrt.info import render_info
-from wanrt.lab import RealLab
-from wanrt.manifest import read_manifest
-from wanrt.report import render_bench
-from wanrt.results import BenchResult, CandidateResult
+from wanrt.manifest.read import read_manifest
+from wanrt.report.table import render_bench
+from wanrt.results.json import read_results
+from wanrt.results.result import BenchResult, CandidateResult
 
 TIMES = {
     "full-none": [0.100], "full-all": [0.102], "merged-all": [0.102], "merged-none": [0.100],
@@ -180,7 +181,7 @@ def test_the_device_is_the_engines_choice(tmp_path: Path, monkeypatch: pytest.Mo
     def no_cuda() -> None:
         raise UnsupportedError("no GPU: there is none")
 
-    monkeypatch.setattr("wanrt.trt_check.open_cuda", no_cuda)
+    monkeypatch.setattr("wanrt.backends.tensorrt.check.open_cuda", no_cuda)
     assert choose_device([tmp_path]) == "cpu"
     result = bench_engines([tmp_path], BenchOptions(loads=2, rounds=1, probe=False))
     rows = _rows(result)

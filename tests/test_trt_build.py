@@ -11,9 +11,9 @@ from commands import wanexport
 from folders import engines
 from studies import build
 
-from wanexport import trt_build
 from wanexport.errors import BuildError, ConfigError
-from wanexport.trt_settings import PlanSettings, resolve_settings
+from wanexport.tensorrt import builder
+from wanexport.tensorrt.settings import PlanSettings, resolve_settings
 
 sources = folders.sources  # a fixture
 
@@ -88,7 +88,7 @@ class TestRefusals:
     def test_flags_that_cannot_be(
         self, tmp_path: Path, flags: tuple[str, ...], error: str, hint: str
     ) -> None:
-        trt_build.find_toolchain.cache_clear()
+        builder.find_toolchain.cache_clear()
         out = tmp_path / "engines"
         code, said, problem = wanexport("build", "--mode", "full", *flags, "--out", out)
         usage = ("is TensorRT's", "TensorRT-RTX has", "builds no", "--bake puts")

@@ -33,11 +33,12 @@ from trtengines import (
     save_adapter,
 )
 
-from wanrt import load_engine, nvinfer
-from wanrt.engine import check_engine
+from wanrt import load_engine
+from wanrt.backends.load import check_engine
+from wanrt.backends.tensorrt import api as nvinfer
+from wanrt.backends.tensorrt.cuda import Gpu
+from wanrt.backends.tensorrt.memory import Scratch
 from wanrt.errors import EngineError, ManifestError, UnsupportedError
-from wanrt.gpus import Gpu
-from wanrt.trt_memory import Scratch
 
 cuda = faketrt.cuda  # a fixture
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -122,9 +123,9 @@ def test_the_real_library_says_why_it_refuses_a_plan(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 4096)
     code = (
         "from pathlib import Path\n"
-        "from wanrt import nvinfer\n"
+        "from wanrt.backends.tensorrt import api as nvinfer\n"
         "from wanrt.errors import EngineError\n"
-        "from wanrt.trt_library import dtype_name, open_plan, trt_dtype\n"
+        "from wanrt.backends.tensorrt.library import dtype_name, open_plan, trt_dtype\n"
         "nvinfer.select('tensorrt-rtx')\n"
         "print([dtype_name(trt_dtype(dtype)) for dtype in ('fp32', 'fp16', 'bf16')])\n"
         f"try:\n    open_plan(Path({str(path)!r}))\n"

@@ -1,7 +1,7 @@
 """TensorRT-RTX's own parser on every graph that is exported; it runs without a GPU.
 
 Each job's initializers are all marked as refittable by their checkpoint names, and the dtypes of
-inputs and outputs compared, in the builder's process: `wanexport.trt_worker`.
+inputs and outputs compared, in the builder's process: `wanexport.tensorrt.worker`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import pytest
 from plangraphs import save_graph
 from studies import FLF2V, I2V, I2V_14B, OTHER_SIZES, SIZE, T2V
 
-from wanexport.config import Architecture, Size
 from wanexport.errors import BuildError
-from wanexport.trt_build import build_plan
-from wanexport.trt_job import Finished, Job
+from wanexport.model.config import Architecture, Size
+from wanexport.tensorrt.builder import build_plan
+from wanexport.tensorrt.protocol import Finished, Job
 
 SIZE_480P = Size(width=832, height=480, frames=81)
 SIZE_720P = Size(width=1280, height=720, frames=81)

@@ -13,11 +13,11 @@ from commands import wanexport
 from folders import engines, manifests, plan_of, snapshot
 from studies import I2V, OTHER_SIZES, SIZE, build
 
-from wanexport import trt_build
 from wanexport.errors import BuildError
-from wanexport.trt_job import Job, Phase
-from wanexport.trt_settings import PlanSettings
-from wanrt.manifest import read_manifest
+from wanexport.tensorrt import builder
+from wanexport.tensorrt.protocol import Job, Phase
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.read import read_manifest
 
 sources = folders.sources  # a fixture
 
@@ -125,7 +125,7 @@ class TestRealPlans:
             attentions=3 * I2V.num_layers,
         )
         told: list[Phase] = []
-        trt_build.build_plan(job, told.append)
+        builder.build_plan(job, told.append)
         assert told[0].name == "Building engine"
         assert told[0].parent is None
         open_phases = {phase.name for phase in told} - {p.name for p in told if p.done >= p.steps}

@@ -11,8 +11,8 @@ from commands import wanexport
 from folders import manifests, plan_of
 from studies import I2V, build
 
-from wanexport.trt_settings import PlanSettings
-from wanrt.plan_file import PlanFile
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.plan import PlanFile
 
 sources = folders.sources  # a fixture
 

@@ -12,10 +12,10 @@ import pytest
 from folders import manifests, plan_of
 from studies import build
 
-from wanexport.build import Built
+from wanexport.build.recipe import Built
 from wanexport.errors import BuildError
-from wanexport.trt_settings import PlanSettings
-from wanrt.manifest import read_manifest
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.read import read_manifest
 
 sources = folders.sources  # a fixture
 
@@ -121,7 +121,7 @@ class TestAPlanIsMended:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.build(tmp_path)
-        monkeypatch.setattr("wanexport.trt_settings.code_hash", lambda: "another")
+        monkeypatch.setattr("wanexport.tensorrt.settings.code_hash", lambda: "another")
         with pytest.raises(BuildError, match="made from another backend"):
             self.build(tmp_path)
 

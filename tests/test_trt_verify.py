@@ -13,10 +13,10 @@ import torch
 from folders import engines, manifests
 from studies import build
 
-from wanexport.build import Built
+from wanexport.build.recipe import Built
 from wanexport.errors import VerificationError
-from wanexport.trt_settings import PlanSettings
-from wanrt.engine import load_engine
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.backends.load import load_engine
 
 sources = folders.sources  # a fixture
 
@@ -65,7 +65,7 @@ class TestAPlanIsRunOnItsGpu:
         self, sources: Path, tmp_path: Path, honest: Callable[..., np.ndarray],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _, **__: Spoken(honest))
+        monkeypatch.setattr("wanexport.verify.plan.load_engine", lambda _, **__: Spoken(honest))
         self.build(sources, tmp_path / "e")
         (manifest,) = manifests(tmp_path / "e")
         error = manifest.verification.plan_error
@@ -77,7 +77,7 @@ class TestAPlanIsRunOnItsGpu:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         spoken = Spoken(honest)
-        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _, **__: spoken)
+        monkeypatch.setattr("wanexport.verify.plan.load_engine", lambda _, **__: spoken)
         with pytest.raises(VerificationError, match="the plan's outputs are off by"):
             self.build(sources, tmp_path / "e", modes=("swappable",), ranks=(4, 8))
         assert [path.name for path in spoken.swapped] == ["r4.safetensors"]
@@ -102,7 +102,7 @@ class TestAPlanIsRunOnItsGpu:
         said: str,
     ) -> None:
         spoken = Spoken(lambda **inputs: change(honest(**inputs)))
-        monkeypatch.setattr("wanexport.trt_verify.load_engine", lambda _, **__: spoken)
+        monkeypatch.setattr("wanexport.verify.plan.load_engine", lambda _, **__: spoken)
         with pytest.raises(VerificationError, match=said):
             self.build(sources, tmp_path / "e")
         assert not engines(tmp_path / "e")

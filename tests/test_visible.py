@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from wanrt import nvml
-from wanrt.machine import describe_machine
-from wanrt.nvml import free_gpu_bytes, gpu_processes, gpu_utilisation, read_clocks
-from wanrt.values import Clocks
+from wanrt.machine import nvml
+from wanrt.machine.describe import describe_machine
+from wanrt.machine.nvml import Clocks, free_gpu_bytes, gpu_processes, gpu_utilisation, read_clocks
 
 UUIDS = ("GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000")
 SAME = ("Fake H100",) * 3

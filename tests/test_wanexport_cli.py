@@ -10,14 +10,14 @@ from commands import wanexport, write_config
 from studies import I2V, config
 from typer.main import get_command
 
-from wanexport.build import Built
-from wanexport.cli import app
-from wanexport.config import Size, load_config
+from wanexport.build.recipe import Built
+from wanexport.build.request import MODES, BuildRequest, LoraArgument, parse_lora
+from wanexport.build.sources import AdapterSet
+from wanexport.build.targets import EnginePlan
+from wanexport.cli.main import app
 from wanexport.errors import BuildError, ConfigError
-from wanexport.materials import AdapterSet
-from wanexport.plan import EnginePlan
-from wanexport.request import MODES, BuildRequest, LoraArgument, parse_lora
-from wanrt.manifest import Verification
+from wanexport.model.config import Size, load_config
+from wanrt.manifest.schema import Verification
 
 DEMO = load_config("wan2.1-i2v-demo")
 PLAIN = BuildRequest(config=DEMO, ranks=(32,))
@@ -259,20 +259,20 @@ def raising(error: BaseException) -> object:
 
 
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanexport.build.build_engines", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("wanexport.build.recipe.build_engines", raising(KeyboardInterrupt()))
     code, out, err = wanexport("build", "--rank", 4)
     assert (code, out, err) == (130, "", "interrupted; nothing half-made is left\n")
 
 
 def test_an_error_is_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanexport.build.build_engines", raising(BuildError("no", "so")))
+    monkeypatch.setattr("wanexport.build.recipe.build_engines", raising(BuildError("no", "so")))
     assert wanexport("build", "--rank", 4) == (1, "", "error: no\nhint: so\n")
-    monkeypatch.setattr("wanexport.build.build_engines", raising(BuildError("no")))
+    monkeypatch.setattr("wanexport.build.recipe.build_engines", raising(BuildError("no")))
     assert wanexport("build", "--rank", 4) == (1, "", "error: no\n")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanexport.build.build_engines", raising(ZeroDivisionError()))
+    monkeypatch.setattr("wanexport.build.recipe.build_engines", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         wanexport("build", "--rank", 4)
 
@@ -285,7 +285,7 @@ def test_a_missing_package_names_its_extra(
     module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = ModuleNotFoundError(f"No module named {module!r}", name=module)
-    monkeypatch.setattr("wanexport.build.build_engines", raising(error))
+    monkeypatch.setattr("wanexport.build.recipe.build_engines", raising(error))
     code, _, err = wanexport("build", "--rank", 4)
     assert code == 1
     assert err == f"error: {module} isn't installed\nhint: pip install 'wanexport[{extra}]'\n"
@@ -304,7 +304,9 @@ def test_reports_each_engine_and_warns_of_an_adapter_without_effect(
     lost = built(dtype="fp32", error=2e-6, tolerance=1e-5, adapter_effect=1e-6)
     plain = replace(seen, verification=Verification(method="none"))
     there = replace(seen, verification=None)
-    monkeypatch.setattr("wanexport.build.build_engines", lambda *_: [seen, lost, plain, there])
+    monkeypatch.setattr(
+        "wanexport.build.recipe.build_engines", lambda *_: [seen, lost, plain, there]
+    )
     code, out, err = wanexport("build", "--rank", 4)
     assert code == 0
     assert out.splitlines() == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from commands import wanexport
 
-from wanexport.request import BuildRequest
+from wanexport.build.request import BuildRequest
 
 USAGE: dict[str, str] = {
     "no such command": "compile",

@@ -28,7 +28,7 @@ def test_public_names() -> None:
 def test_help_starts_fast_and_bare() -> None:
     code = (
         "import sys\n"
-        "from wanrt.cli import main\n"
+        "from wanrt.cli.main import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as stop:\n    assert not stop.code\n"
         "heavy = {'torch', 'diffusers', 'wanexport', 'onnxruntime', 'scipy', 'numpy', 'onnx',\n"
@@ -53,7 +53,8 @@ def test_running_imports_neither_torch_nor_wanexport(family: Path) -> None:
     code = (
         "import sys, wanrt\n"
         f"with wanrt.load_engine({str(family / 'tiny-full')!r}): pass\n"
-        "import wanrt.bench, wanrt.cli, wanrt.formats, wanrt.report, wanrt.verify, wanrt.info\n"
+        "import wanrt.bench.run, wanrt.cli.main, wanrt.results.json, wanrt.report.table\n"
+        "import wanrt.report.csv, wanrt.report.markdown, wanrt.cli.verify, wanrt.cli.info\n"
         "print(sorted({'torch', 'diffusers', 'wanexport', 'scipy'} & set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,10 +13,10 @@ from commands import wanrt
 from tinyengines import make_family
 
 from wanrt import bench_engines
-from wanrt.bench import BenchOptions
+from wanrt.bench.fake import FakeLab, Script
+from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
-from wanrt.fake import FakeLab, Script
-from wanrt.formats import read_results, to_json
+from wanrt.results.json import read_results, to_json
 
 
 @pytest.fixture
@@ -120,7 +120,11 @@ def test_outputs_that_cannot_be_written(saved: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("wanrt.page", "wanrt.canvas"))]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("wanrt.report.html.page", "wanrt.report.html.style"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = wanrt("report", saved)

@@ -15,12 +15,11 @@ from folders import MODES, RANK, engines, own_bytes, sample, sha256, snapshot, s
 from safetensors.torch import load_file
 from studies import I2V, build, config
 
-from wanexport.build import Built
+from wanexport.build.recipe import Built
 from wanexport.errors import BuildError
-from wanexport.islands import computes_in_fp32
-from wanexport.links import place_file
-from wanexport.names import module_shapes
-from wanrt.manifest import read_manifest
+from wanexport.model.names import computes_in_fp32, module_shapes
+from wanexport.storage.links import place_file
+from wanrt.manifest.read import read_manifest
 
 sources, study = folders.sources, folders.study  # fixtures
 
@@ -136,7 +135,7 @@ class TestPool:
             near = source.is_relative_to(tmp_path)
             return place_file(source, target, **how) if near else None
 
-        monkeypatch.setattr("wanexport.weights.place_file", place)
+        monkeypatch.setattr("wanexport.weights.store.place_file", place)
         self.build(tmp_path, sources, ranks=(RANK,))
         (pool,) = self.pooled(tmp_path)
         source = next((sources / "original").glob("*.safetensors"))
@@ -148,7 +147,7 @@ class TestPool:
     def test_a_file_system_without_links_gets_copies(
         self, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("wanexport.weights.place_file", lambda *_, **__: None)
+        monkeypatch.setattr("wanexport.weights.store.place_file", lambda *_, **__: None)
         self.build(tmp_path, sources, modes=("full",))
         manifest = read_manifest(engines(tmp_path)["full"])
         assert {w.storage for w in manifest.weights if w.origin == "base"} == {"copy"}
@@ -189,7 +188,8 @@ class TestCopy:
 class TestDisk:
     def free(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         monkeypatch.setattr(
-            "wanexport.disk.shutil.disk_usage", lambda _: SimpleNamespace(total=1 << 40, free=count)
+            "wanexport.storage.disk.shutil.disk_usage",
+            lambda _: SimpleNamespace(total=1 << 40, free=count),
         )
 
     def test_too_small_a_disk_is_refused_before_anything(
