@@ -6,7 +6,7 @@
     builder = trt.Builder(trt.Logger())
 
 Both libraries have nearly the same API. What is spelt here exists in each that a type checker
-was pointed at; tests/test_tensorrt_types.py points mypy at every release that we support.
+was pointed at; tests/system/test_tensorrt_types.py points mypy at every release that we support.
 """
 
 # No __all__: under a type checker this module offers all that TensorRT does, by the star below;
