@@ -1,5 +1,6 @@
 # make demo      build the demo's engines, bench them, make the report
 # make test      lint, check types, run every test this machine can run, list what was left out
+# make check     lint, check types, run the tests that need neither torch nor other processes
 # make lint      the first two of those
 # make stubs     types of TensorRT for mypy, made of NVIDIA's bindings; `make lint` does it first
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
@@ -26,7 +27,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test lint stubs cpp cpp-left-out test-cpp clean
+.PHONY: demo test check lint stubs cpp cpp-left-out test-cpp clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -36,8 +37,11 @@ demo: $(DEMO)
 test: lint $(if $(LACKING),cpp-left-out,cpp)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+check: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not torch and not system and not cpp and not gpu"
+
 test-cpp: cpp
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_cpp.py tests/test_cpp_manifest.py
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/cpp
 
 cpp-left-out:
 	@echo "left out: libwanrt, for want of $(LACKING);" \
@@ -53,15 +57,15 @@ lint: $(DEV) stubs
 
 stubs: $(STUBS)/made
 
-$(STUBS)/made: tests/tensorrt_stubs.py tests/stubrepair.py $(DEV)
-	$(BIN)/python tests/tensorrt_stubs.py $(STUBS)
+$(STUBS)/made: tools/tensorrt_stubs.py tools/stubrepair.py $(DEV)
+	$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 
 gpu-check: $(DEV)
-	$(BIN)/python tests/gpu_check.py $(GPU_CHECK_ARGS)
+	$(BIN)/python tests/gpu/gpu_check.py $(GPU_CHECK_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find benchmarks export runtime tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks export runtime tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

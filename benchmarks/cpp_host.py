@@ -28,16 +28,17 @@ from typing import Any
 
 import numpy as np
 
-from wanexport.build import build_engines
-from wanexport.config import load_config
-from wanexport.progress import Reporter
-from wanexport.request import BuildRequest
-from wanexport.synthetic import checkpoint_specs
-from wanexport.tensors import TensorSpec
-from wanrt.engine import Engine, load_engine
-from wanrt.inputs import make_inputs
-from wanrt.manifest import read_manifest
-from wanrt.run import save_tensors
+from wanexport.build.recipe import build_engines
+from wanexport.build.request import BuildRequest
+from wanexport.checkpoint.random_weights import checkpoint_specs
+from wanexport.model.config import load_config
+from wanexport.storage.tensor_file import TensorSpec
+from wanexport.tensorrt.progress import Reporter
+from wanrt.backends.load import load_engine
+from wanrt.cli.run import save_tensors
+from wanrt.engine.engine import Engine
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.read import read_manifest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -24,12 +24,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 
-from wanexport.build import build_engines
-from wanexport.config import load_config
-from wanexport.progress import Reporter
-from wanexport.request import BuildRequest
-from wanrt.engine import load_engine
-from wanrt.inputs import make_inputs
+from wanexport.build.recipe import build_engines
+from wanexport.build.request import BuildRequest
+from wanexport.model.config import load_config
+from wanexport.tensorrt.progress import Reporter
+from wanrt.backends.load import load_engine
+from wanrt.engine.inputs import make_inputs
 
 RESULTS = Path(__file__).parent / "results"
 

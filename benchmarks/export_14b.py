@@ -29,21 +29,21 @@ from pathlib import Path
 
 import onnx
 
-from wanexport.config import load_config
-from wanexport.synthetic import checkpoint_specs, ensure_demo_checkpoint
-from wanexport.trt_job import Job
-from wanrt.manifest import read_manifest
+from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_checkpoint
+from wanexport.model.config import load_config
+from wanexport.tensorrt.protocol import Job
+from wanrt.manifest.read import read_manifest
 
 CONFIG = "wan2.1-i2v-14b-480p"
 NEEDED = 48_000_000_000
 PAIRS = 3
 RESULTS = Path(__file__).parent / "results"
 TRACE = """
-from wanexport.adapter import cross_attention_targets
+from wanexport.lora.random_adapter import cross_attention_targets
 import onnx
 
-from wanexport.config import load_config
-from wanexport.trace import GraphSpec, trace_graph
+from wanexport.model.config import load_config
+from wanexport.graph.trace import GraphSpec, trace_graph
 config = load_config({config!r})
 ranks = dict.fromkeys(cross_attention_targets(config.architecture), 32)
 trace_graph(GraphSpec(config.architecture, config.size, "bf16", ranks))
@@ -52,9 +52,9 @@ PLAIN = """
 import sys, torch
 import onnx
 
-from wanexport.config import load_config
-from wanexport.dit import make_model
-from wanexport.trace import model_inputs
+from wanexport.model.config import load_config
+from wanexport.graph.dit import make_model
+from wanexport.graph.trace import model_inputs
 config = load_config("wan2.1-t2v-1.3b-480p")
 torch.manual_seed(0)
 model = make_model(config.architecture, config.architecture.num_layers).eval()
@@ -94,7 +94,7 @@ def _trace(_: Path) -> dict[str, object]:
 def _hash(work: Path) -> dict[str, object]:
     _forget(*(work / "checkpoint").glob("*.safetensors"))
     code = (
-        "from pathlib import Path; from wanexport.hashing import sha256_file\n"
+        "from pathlib import Path; from wanexport.storage.hashes import sha256_file\n"
         f"for p in sorted(Path({str(work / 'checkpoint')!r}).glob('*.safetensors')): sha256_file(p)"
     )
     shutil.rmtree(work / "empty-cache", ignore_errors=True)
@@ -150,8 +150,9 @@ def _parse(work: Path) -> dict[str, object]:
     )
     question = work / "job.json"
     question.write_text(job.model_dump_json())
-    code = f"import sys; from wanexport.trt_worker import main; sys.stdin = open({str(question)!r})"
-    return _run([sys.executable, "-c", f"{code}; main()"])
+    code = f"sys.stdin = open({str(question)!r}); main()"
+    imports = "import sys; from wanexport.tensorrt.worker import main"
+    return _run([sys.executable, "-c", f"{imports}; {code}"])
 
 
 def _plain(work: Path) -> dict[str, object]:

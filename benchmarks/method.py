@@ -3,9 +3,9 @@
     python benchmarks/method.py [--benches 1000]
 
 Each way benches the same eight engines against `full` on the same seeded machines (`Weather` in
-tests/simulated.py: correlated noise, outliers, drift, throttling, a speed of its own for every load
-of an engine), once with all of them equal and once with one of them 1 % slower, and is given about
-the same number of forwards. Writes `benchmarks/results/method.{json,md}`.
+tests/support/simulated.py: correlated noise, outliers, drift, throttling, a speed of its own for
+every load of an engine), once with all of them equal and once with one of them 1 % slower, and is
+given about the same number of forwards. Writes `benchmarks/results/method.{json,md}`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ import numpy as np
 from scipy import stats
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 
 from simulated import SimulatedEngine, SimulatedLab, Weather  # noqa: E402
 from tinyengines import Tiny, make_engine  # noqa: E402
 
 from wanrt import bench_engines  # noqa: E402
-from wanrt.bench import BenchOptions  # noqa: E402
-from wanrt.manifest import Manifest, read_manifest  # noqa: E402
-from wanrt.stats import correct_holm  # noqa: E402
+from wanrt.bench.options import BenchOptions  # noqa: E402
+from wanrt.manifest.read import read_manifest  # noqa: E402
+from wanrt.manifest.schema import Manifest  # noqa: E402
+from wanrt.results.stats import correct_holm  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SLOWER = 1.01

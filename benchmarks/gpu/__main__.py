@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from wanrt.formats import write_text
+from wanrt.storage.files import write_text
 
 from . import card, checks, kernels, layers
 from .record import Record, Step

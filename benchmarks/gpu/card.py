@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from wanrt.machine import describe_machine
+from wanrt.machine.describe import describe_machine
 
 from .record import Step
 from .settings import Settings

@@ -1,4 +1,4 @@
-"""`tests/gpu_check.py` of every backend, as rows."""
+"""`tests/gpu/gpu_check.py` of every backend, as rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from .record import Step
 from .settings import Settings
 
-SCRIPT = Path(__file__).parents[2] / "tests" / "gpu_check.py"
+SCRIPT = Path(__file__).parents[2] / "tests" / "gpu" / "gpu_check.py"
 
 
 def check(settings: Settings, backend: str) -> Step:

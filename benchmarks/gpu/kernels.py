@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wanrt.jobs import Job, load_job
-from wanrt.manifest import read_manifest
+from wanrt.bench.jobs import Job, load_job
+from wanrt.manifest.read import read_manifest
 
 from .record import Step
 from .settings import Settings
@@ -50,8 +50,8 @@ def placement(settings: Settings, path: Path) -> Step:
     """Return which operators ONNX Runtime gave to which provider, by its own profile."""
     import onnxruntime as ort
 
-    from wanrt.inputs import make_inputs
-    from wanrt.ort_session import open_session, to_ortvalue
+    from wanrt.backends.onnxruntime.session import open_session, to_ortvalue
+    from wanrt.engine.inputs import make_inputs
 
     manifest = read_manifest(path)
     (workload,) = manifest.workloads.values()

@@ -13,10 +13,10 @@ import torch
 
 import wanrt
 from wanexport.rivals import load_eager
+from wanrt.bench.jobs import Job
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
-from wanrt.inputs import make_inputs
-from wanrt.jobs import Job
-from wanrt.manifest import read_manifest
+from wanrt.manifest.read import read_manifest
 
 from .record import Step
 from .settings import Settings, Size

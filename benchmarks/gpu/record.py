@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from wanrt.formats import write_text
+from wanrt.storage.files import write_text
 
 Step = dict[str, object]
 

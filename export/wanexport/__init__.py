@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wanexport.build import build_engines
+    from wanexport.build.recipe import build_engines
+    from wanexport.build.request import BuildRequest
     from wanexport.errors import WanExportError
-    from wanexport.request import BuildRequest
 
 __all__ = ["BuildRequest", "WanExportError", "build_engines"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BuildRequest": "wanexport.request",
+    "BuildRequest": "wanexport.build.request",
     "WanExportError": "wanexport.errors",
-    "build_engines": "wanexport.build",
+    "build_engines": "wanexport.build.recipe",
 }
 
 

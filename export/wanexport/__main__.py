@@ -1,5 +1,5 @@
 """python -m wanexport."""
 
-from wanexport.cli import main
+from wanexport.cli.main import main
 
 main()

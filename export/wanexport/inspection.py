@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wanexport.checkpoint import open_checkpoint
-from wanexport.config import Architecture, Config, list_configs, load_config
-from wanexport.dialects import ModuleIndex, find_unsupported, split_key
+from wanexport.checkpoint.locate import locate_checkpoint
+from wanexport.checkpoint.open import open_checkpoint
 from wanexport.errors import CheckpointError
-from wanexport.location import locate_checkpoint
-from wanexport.lora import RANDOM_KEYS
-from wanexport.names import module_shapes
-from wanexport.resolution import Problem, Resolution, resolve_file
-from wanexport.tensors import SafetensorsFile, open_safetensors
-from wanrt.hub import hub_file
+from wanexport.lora.adapter import RANDOM_KEYS
+from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
+from wanexport.lora.resolve import Problem, Resolution, resolve_file
+from wanexport.model.config import Architecture, Config, list_configs, load_config
+from wanexport.model.names import module_shapes
+from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
+from wanrt.storage.hub import hub_file
 
 __all__ = ["Description", "describe_file", "format_description"]
 

@@ -18,17 +18,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from wanexport.config import Architecture, Dtype
-from wanexport.oracle import empty_model, load_parameters, take_inputs
-from wanexport.tensors import TensorRef
-from wanexport.trace import TORCH_DTYPES
-from wanexport.weights import IR_DTYPES
-from wanrt.engine import check_times
+from wanexport.graph.trace import TORCH_DTYPES
+from wanexport.model.config import Architecture, Dtype
+from wanexport.storage.tensor_file import TensorRef
+from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
+from wanexport.weights.store import IR_DTYPES
+from wanrt.bench.jobs import Job
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.inputs import make_inputs
-from wanrt.jobs import Job
-from wanrt.machine import usable_cores
-from wanrt.manifest import Manifest, read_manifest
+from wanrt.machine.cores import usable_cores
+from wanrt.manifest.read import check_times, read_manifest
+from wanrt.manifest.schema import Manifest
 
 __all__ = ["TorchRival", "load_compiled", "load_eager"]
 
@@ -39,7 +39,7 @@ SAFETENSORS_DTYPES = {code: name for name, code in IR_DTYPES.items()}
 
 
 class TorchRival:
-    """diffusers' model with its inputs resident; `wanrt.engine.Runner` is its contract."""
+    """diffusers' model with its inputs resident; `wanrt.engine.engine.Runner` is its contract."""
 
     def __init__(
         self, name: str, run: Callable[..., tuple[Tensor]], feeds: dict[str, Tensor], device: str

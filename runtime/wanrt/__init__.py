@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wanrt.bench import bench_engines
-    from wanrt.engine import load_engine
+    from wanrt.backends.load import load_engine
+    from wanrt.bench.run import bench_engines
     from wanrt.errors import WanrtError
-    from wanrt.manifest import Manifest
+    from wanrt.manifest.schema import Manifest
 
 __all__ = ["Manifest", "WanrtError", "bench_engines", "load_engine"]
 
 _HOME = {
-    "Manifest": "wanrt.manifest",
+    "Manifest": "wanrt.manifest.schema",
     "WanrtError": "wanrt.errors",
-    "bench_engines": "wanrt.bench",
-    "load_engine": "wanrt.engine",
+    "bench_engines": "wanrt.bench.run",
+    "load_engine": "wanrt.backends.load",
 }
 
 

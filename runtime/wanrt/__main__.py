@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wanrt.cli import main
+from wanrt.cli.main import main
 
 if __name__ == "__main__":
     main()

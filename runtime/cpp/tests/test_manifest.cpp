@@ -1,5 +1,5 @@
 // engine.json alone. What Python refuses too is tested with Python's own cases, by
-// tests/test_cpp_manifest.py.
+// tests/cpp/test_manifest.py.
 #include <doctest/doctest.h>
 
 #include <string>

@@ -1,0 +1,155 @@
+"""Describe a built engine: everything that engine.json says."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import onnx_ir as ir
+
+from wanexport.build.request import BuildRequest
+from wanexport.build.sources import Materials
+from wanexport.build.targets import TOOLS, EnginePlan
+from wanexport.graph.trace import model_inputs
+from wanexport.model.config import Size
+from wanexport.model.names import module_shapes
+from wanexport.storage.hashes import sha256_file
+from wanexport.weights.store import WeightStore
+from wanrt.manifest.fields import Dtype, TensorSpec
+from wanrt.manifest.plan import PlanFile
+from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Source, Verification, Workload
+from wanrt.roofline import count_bytes, count_flops
+
+__all__ = ["make_manifest"]
+
+DTYPES: dict[ir.DataType, Dtype] = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.BFLOAT16: "bf16",
+}
+ITEMSIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
+RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else is unit normal
+
+
+def make_manifest(
+    request: BuildRequest,
+    plan: EnginePlan,
+    materials: Materials,
+    store: WeightStore,
+    model: ir.Model,
+    adapters: tuple[AdapterFile, ...],
+    verification: Verification,
+    plan_file: PlanFile | None = None,
+) -> Manifest:
+    """Return the manifest of a finished engine folder."""
+    config = request.config
+    finetuned = plan.mode == "full" and materials.finetuned is not None
+    checkpoint = materials.finetuned if finetuned else materials.base
+    sources = materials.finetuned_sources if finetuned else materials.base_sources
+    assert checkpoint is not None
+    random = checkpoint.random_weights or any(a.random_weights for a in plan.adapters)
+    return Manifest(
+        schema_version=1,
+        name=plan.name,
+        model=config.name,
+        mode=plan.mode,
+        rank=plan.rank,
+        max_rank=plan.max_rank,
+        targets=tuple(plan.ranks) or _merged_targets(plan),
+        dtype=config.dtype,
+        backend=request.backend,
+        random_weights=random,
+        full_finetune=finetuned,
+        graphs={"forward": _graph(store.folder, model, plan_file)},
+        workloads={size.name: _workload(request, plan, size) for size in request.sizes},
+        weights=tuple(store.files.values()),
+        adapters=adapters,
+        sources=(
+            *(Source(path=path, sha256=digest) for path, digest in sources),
+            *(
+                Source(path=path, sha256=digest, strength=strength)
+                for adapter in plan.adapters
+                for path, digest, strength in adapter.sources
+            ),
+        ),
+        config=config.model_dump(mode="json"),
+        inputs=dict(plan.inputs),
+        tools=_tools(),
+        verification=verification,
+    )
+
+
+def _merged_targets(plan: EnginePlan) -> tuple[str, ...]:
+    return tuple(sorted({module for adapter in plan.adapters for module in adapter.targets}))
+
+
+def _graph(folder: Path, model: ir.Model, plan_file: PlanFile | None) -> Graph:
+    path = folder / "model.onnx"
+    return Graph(
+        file=path.name,
+        bytes=path.stat().st_size,
+        sha256=sha256_file(path),
+        weight_bytes=sum(
+            value.const_value.nbytes
+            for value in model.graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ),
+        inputs=tuple(_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_spec(value) for value in model.graph.outputs),
+        plan=plan_file,
+    )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None and value.shape is not None and value.dtype is not None
+    dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    module, _, part = value.name.rpartition(".")
+    adapter = part in ("lora_A", "lora_B")
+    return TensorSpec(
+        name=value.name,
+        dtype=DTYPES[value.dtype],
+        shape=dims,
+        role=part if adapter else "data",  # type: ignore[arg-type]
+        module=module if adapter else None,
+        range=RANGES.get(value.name),
+    )
+
+
+def _workload(request: BuildRequest, plan: EnginePlan, size: Size) -> Workload:
+    arch, dtype = request.config.architecture, request.config.dtype
+    lora = _branches(plan, module_shapes(arch))
+    inputs = model_inputs(arch, size, dtype)
+    return Workload(
+        width=size.width,
+        height=size.height,
+        frames=size.frames,
+        batch=size.batch,
+        tokens=size.tokens,
+        shapes={name: shape for name, (shape, _) in inputs.items()},
+        flops=count_flops(arch.dims, size.tokens, size.batch, lora),
+        bytes=count_bytes(arch.dims, size.tokens, ITEMSIZE[dtype], size.batch, lora),
+    )
+
+
+def _branches(
+    plan: EnginePlan, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, int, int]]:
+    """Return module -> (rank, in, out) of what runs beside the base's linear layers."""
+    branches = {}
+    for module, rank in plan.ranks.items():
+        fan_out, *fan_in = shapes[f"{module}.weight"]
+        branches[module] = (rank, math.prod(fan_in), fan_out)
+    return branches
+
+
+def _tools() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("wanexport", *TOOLS, "onnxruntime"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

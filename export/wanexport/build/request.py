@@ -1,0 +1,207 @@
+"""What the user asked for, resolved and checked against itself; nothing is read yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from wanexport.errors import ConfigError, UsageError
+from wanexport.model.config import Config, Size
+from wanexport.tensorrt.settings import PlanSettings, resolve_settings
+from wanrt.manifest.schema import Backend
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["MODES", "BuildRequest", "LoraArgument", "check_usage", "parse_lora", "resolve_request"]
+
+Mode = Literal["full", "merged", "separate", "swappable"]
+MODES: tuple[Mode, ...] = ("full", "merged", "separate", "swappable")
+RANDOM = "random"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class LoraArgument:
+    """A LoRA file (or a file of a hub repository) and the strength it is applied with."""
+
+    path: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One `wanexport build`: a configuration, and the axes of the study.
+
+    Args:
+        config: model, size and dtype, flags applied.
+        modes: which engines to make, in this order.
+        ranks: ranks of the seeded adapters; empty with `loras`.
+        base: the checkpoint, or `random` for seeded weights.
+        finetuned: the full fine-tune; None puts the base's weights into the full engine.
+        loras: files that together are the adapter.
+        max_rank: of the swappable engine; None takes the largest asked.
+        merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
+        dynamic: leave batch, frames, height and width open.
+        copy: copy weights into the engines instead of linking them.
+        verify: compare every engine with diffusers' model before it exists.
+        out: where engines go.
+        force: replace engines that were made from something else.
+        plans: how TensorRT plans are built; None for engines that run with ONNX Runtime.
+    """
+
+    config: Config
+    modes: tuple[Mode, ...] = MODES
+    ranks: tuple[int, ...] = ()
+    base: str = RANDOM
+    finetuned: str | None = None
+    loras: tuple[LoraArgument, ...] = ()
+    max_rank: int | None = None
+    merge_rest: bool = False
+    dynamic: bool = False
+    copy: bool = False
+    verify: bool = True
+    out: Path = Path("engines")
+    force: bool = False
+    plans: PlanSettings | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """What executes the engines."""
+        return self.plans.backend if self.plans else "onnxruntime"
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes that every engine takes."""
+        dynamic = self.config.dynamic_sizes if self.dynamic else ()
+        return (self.config.size, *dynamic)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether any engine has the base's weights in it; a full fine-tune brings all of its."""
+        return self.finetuned is None or set(self.modes) != {"full"}
+
+    def swaps_in_place(self, mode: Mode) -> bool:
+        """Tell whether engines of a mode exchange what is merged into their weights."""
+        refit = self.plans.refit if self.plans else None
+        return mode == "merged" and refit in ("targets", "all")
+
+    def swap_rank(self, rank: int | None) -> int:
+        """Return the rank that a merged engine whose adapter has `rank` can swap in."""
+        return self.max_rank or max((*self.ranks, rank or 1))
+
+    @property
+    def times_tactics(self) -> bool:
+        """Whether building an engine again may change its speed, so that a bench needs to know."""
+        plans = self.plans
+        return plans is not None and plans.backend == "tensorrt" and plans.control
+
+    def __post_init__(self) -> None:
+        adapted = [mode for mode in self.modes if mode != "full"]
+        if adapted and not self.ranks and not self.loras:
+            raise UsageError(f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE")
+        if self.ranks and self.loras:
+            raise UsageError(
+                "--rank is the rank of a made adapter; a --lora file brings its own",
+                "drop one of the two",
+            )
+        largest = max(self.ranks, default=1)
+        width = self.config.architecture.width
+        if largest > width:
+            raise ConfigError(
+                f"rank {largest} exceeds the model's width, {width}", "use a smaller --rank"
+            )
+        if self.max_rank is not None and self.max_rank > width:
+            raise ConfigError(
+                f"--max-rank {self.max_rank} exceeds the model's width, {width}",
+                "use a smaller --max-rank",
+            )
+        if self.max_rank is not None and self.max_rank < largest:
+            raise ConfigError(
+                f"--max-rank {self.max_rank} is below --rank {largest}", "raise --max-rank"
+            )
+        if self.dynamic and not self.config.dynamic_sizes:
+            raise ConfigError(
+                f"{self.config.name} names no dynamic_sizes for --dynamic",
+                "add [[dynamic_sizes]] to the configuration",
+            )
+
+
+def parse_lora(argument: str) -> LoraArgument:
+    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
+
+    Raises:
+        ConfigError: the strength isn't a finite number.
+    """
+    path, colon, strength = argument.rpartition(":")
+    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
+        return LoraArgument(argument)
+    try:
+        value = float(strength)
+    except ValueError:
+        raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
+    if not math.isfinite(value):
+        raise ConfigError(f"{argument}: the strength must be finite")
+    return LoraArgument(path, value)
+
+
+def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
+    """Fill in what a request leaves to the libraries and the GPU that are here.
+
+    Raises:
+        WanExportError: a library isn't installed, or can't build what is asked.
+    """
+    if request.plans is None:
+        return request
+    with reporter.work("asking TensorRT"):
+        return replace(request, plans=resolve_settings(request.plans))
+
+
+ADAPTED: tuple[Mode, ...] = ("merged", "separate", "swappable")
+FULL: tuple[Mode, ...] = ("full",)
+UNMERGED: tuple[Mode, ...] = ("separate", "swappable")
+
+
+def check_usage(request: BuildRequest) -> None:
+    """Refuse a flag that no engine of a request has a use for.
+
+    Raises:
+        UsageError: it names the flag and what it needs.
+    """
+    if request.ranks:
+        _need_mode(request, "--rank", ADAPTED)
+    if request.loras:
+        _need_mode(request, "--lora", ADAPTED)
+    if request.finetuned is not None:
+        _need_mode(request, "--finetuned", FULL)
+    if request.base != RANDOM and not request.needs_base:
+        raise UsageError(
+            "--base has no effect: the only engine is made of --finetuned",
+            "drop it, or add a --mode that has the base in it",
+        )
+    if request.max_rank is not None:
+        swapping = [mode for mode in ADAPTED if mode == "swappable" or request.swaps_in_place(mode)]
+        _need_mode(request, "--max-rank", swapping)
+    if request.merge_rest:
+        if not request.loras:
+            raise UsageError("--merge-rest has no effect without a --lora", "add --lora FILE")
+        _need_mode(request, "--merge-rest", UNMERGED)
+    plans = request.plans
+    if plans is not None and not plans.control:
+        if plans.backend != "tensorrt":
+            raise UsageError(
+                f"--no-build-control has no effect with --backend {plans.backend}, which times no "
+                "kernels when it builds",
+                "drop it",
+            )
+        _need_mode(request, "--no-build-control", FULL)
+
+
+def _need_mode(request: BuildRequest, flag: str, users: Collection[Mode]) -> None:
+    if not set(users) & set(request.modes):
+        wanted = " or ".join(f"--mode {mode}" for mode in users)
+        raise UsageError(
+            f"{flag} has no effect on mode {' and '.join(request.modes)}",
+            f"drop it, or add {wanted}",
+        )

@@ -1,0 +1,231 @@
+"""What engines are made from: checkpoints and adapters, found or made, with their hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanexport.build.request import RANDOM, SEED, BuildRequest
+from wanexport.checkpoint.open import Checkpoint, open_checkpoint
+from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_checkpoint
+from wanexport.errors import AdapterError
+from wanexport.lora.adapter import Adapter, resolve_adapter, split_rest, stacked_ranks
+from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.model.names import module_shapes
+from wanexport.storage.disk import check_disk, format_bytes
+from wanexport.storage.hashes import hash_files
+from wanexport.storage.hub import cached_snapshot
+from wanexport.storage.locks import locked
+from wanrt.storage.hub import hub_file
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["AdapterSet", "Materials", "find_lora", "gather", "resolve_adapters"]
+
+NOT_MADE = "not made yet"
+USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
+
+
+@dataclass(frozen=True)
+class AdapterSet:
+    """Adapters applied together, as one.
+
+    Args:
+        name: of its files; empty for a made one.
+        ranks: module -> rank of the low-rank branch that carries it unmerged.
+        adapters: the resolved files; empty if they aren't made yet.
+        carried: the parts of them that a branch can carry.
+        rest: the parts that no branch can, merged into the base where that is allowed.
+        sources: (path, sha256, strength) of each file.
+    """
+
+    name: str
+    ranks: Mapping[str, int]
+    adapters: tuple[Adapter, ...]
+    carried: tuple[Adapter, ...]
+    rest: tuple[Adapter, ...]
+    sources: tuple[tuple[str, str, float], ...]
+    random_weights: bool
+
+    @property
+    def label(self) -> str:
+        """What engine names call it: r32, or r32-NAME for files."""
+        return "-".join(filter(None, (f"r{self.rank}" if self.rank else "", self.name)))
+
+    @property
+    def file(self) -> str:
+        """Where a swappable engine's folder has it."""
+        return f"adapters/{self.label}.safetensors"
+
+    @property
+    def rank(self) -> int | None:
+        """The largest rank of a module; None if nothing of it is low-rank."""
+        return max(self.ranks.values(), default=None)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All modules that are adapted, in whatever way."""
+        return tuple(sorted({target for a in self.adapters for target in a.targets}))
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything that is read to make the engines of one request."""
+
+    base: Checkpoint | None  # None: to be made, in a dry run, or not needed
+    base_sources: tuple[tuple[str, str], ...]
+    finetuned: Checkpoint | None
+    finetuned_sources: tuple[tuple[str, str], ...]
+    adapter_sets: tuple[AdapterSet, ...]
+    to_make_bytes: int
+
+
+def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Materials:
+    """Open what the request names, and make what it leaves to us.
+
+    Seeded weights and adapters lie in `OUT/.made`, so that engines can link to them. A dry run
+    makes nothing.
+    """
+    arch, config = request.config.architecture, request.config
+    made = request.out / ".made"
+    to_make = 0
+    base: Checkpoint | None = None
+    if not request.needs_base:
+        pass
+    elif request.base == RANDOM:
+        folder = made / f"{config.name}-{config.dtype}-seed{SEED}"
+        specs = checkpoint_specs(arch, config.dtype)
+        total = sum(spec.nbytes for spec in specs)
+        if dry_run and not folder.exists():
+            to_make += total
+        else:
+            if not folder.exists():
+                check_disk(request.out, total)
+                reporter.log(f"making {format_bytes(total)} of random weights in {folder}")
+            with reporter.bytes("random weights", total) as piece:
+                ensure_demo_checkpoint(folder, arch, config.dtype, SEED, piece.advance)
+            base = open_checkpoint(str(folder), arch)
+    else:
+        base = open_checkpoint(request.base, arch)
+    finetuned = open_checkpoint(request.finetuned, arch) if request.finetuned else None
+    sets = []
+    for rank in request.ranks:
+        path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
+        if not path.exists():
+            to_make += _seeded_bytes(request, rank)
+        sets.append(_seeded_set(path, request, rank, reporter, dry_run=dry_run))
+    if request.loras:
+        sets.append(_file_set(request, reporter))
+    return Materials(
+        base,
+        _hash_checkpoint(base, reporter),
+        finetuned,
+        _hash_checkpoint(finetuned, reporter),
+        tuple(sets),
+        to_make,
+    )
+
+
+def _seeded_set(
+    path: Path, request: BuildRequest, rank: int, reporter: Reporter, *, dry_run: bool
+) -> AdapterSet:
+    arch = request.config.architecture
+    shapes = module_shapes(arch)
+    targets = cross_attention_targets(arch)
+    if not path.exists() and dry_run:
+        ranks = dict.fromkeys(targets, rank)
+        return AdapterSet("", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            reporter.bytes(f"random adapter r{rank}", _seeded_bytes(request, rank)) as piece,
+            locked(path.parent / ".making.lock"),
+        ):
+            if not path.exists():  # another build may have made it since, and be reading it
+                seeded_adapter(path, shapes, targets, rank, SEED, on_bytes=piece.advance)
+    return _resolve([(path, 1.0)], request, "", reporter)
+
+
+def _seeded_bytes(request: BuildRequest, rank: int) -> int:
+    """Return the bytes of a seeded adapter's tensors, which are bf16."""
+    arch = request.config.architecture
+    shapes = module_shapes(arch)
+    return sum(2 * rank * sum(shapes[f"{m}.weight"]) for m in cross_attention_targets(arch))
+
+
+def _file_set(request: BuildRequest, reporter: Reporter) -> AdapterSet:
+    paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
+    names = [_name(path) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
+    return _resolve(paths, request, "-".join(names), reporter)
+
+
+def _name(path: Path) -> str:
+    """Return what engine names call a LoRA: its file, or whose it is if all are called like it."""
+    if path.stem not in USUAL_NAMES:
+        return path.stem
+    cached = hub_file(path)
+    if cached is None:
+        return path.resolve().parent.name
+    return cached.repo_path(cached.inside.parent).replace("/", "--")
+
+
+def find_lora(name: str) -> Path:
+    """Find a file, a folder with one safetensors file, or the like in the Hugging Face cache."""
+    path = Path(name)
+    if not path.exists():
+        path = cached_snapshot(name, AdapterError)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise AdapterError(f"{path} holds {len(files)} safetensors files", "name one of them")
+        path = files[0]
+    return path
+
+
+def resolve_adapters(
+    loras: Iterable[tuple[Path, float]], shapes: Mapping[str, tuple[int, ...]], reporter: Reporter
+) -> tuple[Adapter, ...]:
+    """Read LoRA files, each with its strength; `resolve_adapter` says what it refuses."""
+    with reporter.work("reading the LoRA"):
+        return tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)
+
+
+def _resolve(
+    paths: list[tuple[Path, float]], request: BuildRequest, name: str, reporter: Reporter
+) -> AdapterSet:
+    shapes = module_shapes(request.config.architecture)
+    adapters = resolve_adapters(paths, shapes, reporter)
+    carried, rest = split_rest(adapters)
+    unmerged = [mode for mode in request.modes if mode in ("separate", "swappable")]
+    if rest and unmerged and not request.merge_rest:
+        parts = [part for adapter in rest for part in adapter.describe_parts()]
+        raise AdapterError(
+            f"{paths[0][0]}: mode {unmerged[0]} can't carry {parts[0]}"
+            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            "add --merge-rest to merge that part into the base, or use --mode merged",
+        )
+    if unmerged and not carried:
+        raise AdapterError(
+            f"{paths[0][0]} has no low-rank part that mode {unmerged[0]} could carry",
+            "use --mode merged",
+        )
+    digests = hash_files("the LoRA", (path for path, _ in paths), reporter)
+    return AdapterSet(
+        name,
+        stacked_ranks(carried),
+        adapters,
+        tuple(carried),
+        tuple(rest),
+        tuple((str(path), digests[path], strength) for path, strength in paths),
+        any(adapter.random_weights for adapter in adapters),
+    )
+
+
+def _hash_checkpoint(
+    checkpoint: Checkpoint | None, reporter: Reporter
+) -> tuple[tuple[str, str], ...]:
+    if checkpoint is None:
+        return ()
+    paths = sorted({ref.path for ref in checkpoint.tensors.values()})
+    digests = hash_files("the checkpoint", paths, reporter)
+    return tuple((str(path), digest) for path, digest in digests.items())

@@ -1,0 +1,215 @@
+"""The TensorRT part of an engine: its plan, and for merged engines the plans that swap adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from wanexport.build.request import BuildRequest
+from wanexport.build.targets import EnginePlan
+from wanexport.graph.passes import count_ops
+from wanexport.graph.trace import model_inputs
+from wanexport.lora.adapter import touched_parameters
+from wanexport.model.names import module_shapes
+from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorRef
+from wanexport.tensorrt.pool import (
+    PlanPool,
+    describe_file,
+    describe_merge,
+    make_job,
+    merge_model,
+    plan_key,
+)
+from wanexport.tensorrt.progress import Reporter
+from wanexport.tensorrt.protocol import Finished, Job
+from wanexport.tensorrt.settings import PlanSettings
+from wanexport.weights.store import IR_DTYPES, WeightStore
+from wanrt.manifest.fields import Dtype, TensorSpec
+from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
+
+__all__ = ["PlanMaker"]
+
+PLAN_NAME = "engine.plan"
+LAYERS_NAME = "layers.json"
+DTYPES: dict[str, Dtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+
+@dataclass(frozen=True)
+class PlanMaker:
+    """Makes the plan of one engine whose graph and weights lie in its draft folder.
+
+    Args:
+        request: what was asked.
+        plan: which engine of it.
+        model: the engine's graph, bound and saved as `model.onnx`.
+        store: its weights.
+        reporter: who is told of it.
+        made: keys of the plans that this build made; with `force` only they are taken as they are.
+    """
+
+    request: BuildRequest
+    plan: EnginePlan
+    model: ir.Model
+    store: WeightStore
+    reporter: Reporter
+    made: set[str] = field(default_factory=set)
+
+    def make(self) -> PlanFile:
+        """Build the plan, or link one that an engine of the same key has.
+
+        Raises:
+            BuildError: TensorRT can't build it.
+        """
+        job = self._job()
+        key = self._key(job)
+        found = self._make(key, job, self.plan.name)
+        target = self.store.folder / PLAN_NAME
+        with self.reporter.work(f"{self.plan.name}: placing its plan"):
+            self._pool.place(key, target)
+        layers = self.store.folder / LAYERS_NAME
+        layers.write_text(_describe_layers(found), encoding="utf-8")
+        settings, toolchain = self._settings, self._settings.toolchain
+        # of `targets` too there is nothing to refit if the engine has none of the adapter's weights
+        stripped = settings.refit == "none" or bool(job.refittable)
+        assert settings.refit is not None
+        assert toolchain is not None
+        return PlanFile(
+            file=target.name,
+            bytes=found.bytes,
+            sha256=found.sha256,
+            key=key,
+            library=toolchain.library,
+            gpu=toolchain.gpu,
+            compute_capabilities=settings.built_for,
+            hardware_compatibility=settings.hardware_compatibility,
+            version_compatible=settings.version_compatible,
+            refit=settings.refit,
+            weight_streaming=settings.weight_streaming,
+            profiles=tuple(size.name for size in self.request.sizes),
+            weights=self._ranges(self.store.bound) if stripped else {},
+            swap=self._make_swap(),
+            layers=describe_file(layers),
+            control=self.plan.control,
+        )
+
+    def drop(self, file: PlanFile) -> None:
+        """Forget a plan that turned out not to compute what it should."""
+        self._pool.drop(file.key)
+
+    @property
+    def _settings(self) -> PlanSettings:
+        assert self.request.plans is not None
+        return self.request.plans
+
+    @property
+    def _pool(self) -> PlanPool:
+        return PlanPool(self.request.out / ".plans")
+
+    def _job(self) -> Job:
+        config = self.request.config
+        profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
+        if self.request.dynamic:
+            inputs = [model_inputs(config.architecture, s, "fp32") for s in self.request.sizes]
+            profiles = tuple({name: shape for name, (shape, _) in i.items()} for i in inputs)
+        values = (*self.model.graph.inputs, *self.model.graph.outputs)
+        cache = None if self.plan.control else self._pool.timing_cache(self._settings)
+        return make_job(
+            self.store.folder / "model.onnx",
+            self._settings,
+            {v.name or "": _dtype(v) for v in values},
+            count_ops(self.model).get("Attention", 0),
+            self._refittable(),
+            profiles,
+        ).model_copy(update={"timing_cache": None if cache is None else str(cache.resolve())})
+
+    def _refittable(self) -> list[str]:
+        """Return the initializers that a refit may change, by the kind asked for."""
+        if self._settings.refit == "all":
+            return sorted(self.store.bound)
+        touched = touched_parameters(a for s in self.plan.adapters for a in s.adapters)
+        adapted = touched if self.plan.mode == "merged" else set()
+        halves = (".lora_A", ".lora_B")
+        return sorted(n for n in self.store.bound if n in adapted or n.endswith(halves))
+
+    def _key(self, job: Job) -> str:
+        digests = {self.store.folder / f.file: f.sha256 for f in self.store.files.values()}
+        return plan_key(job, self._settings, self.store.bound, digests)
+
+    def _make(self, key: str, job: Job, name: str) -> Finished:
+        if self.request.force and key not in self.made:
+            self._pool.drop(key)
+        with self.reporter.work(f"{name}: looking for its plan"):
+            found = self._pool.find(key)
+        self.made.add(key)
+        if found is not None:
+            self.reporter.log(f"{name}: its plan is there already")
+            return found
+        with self.reporter.phases(f"{name}: building its plan") as on_phase:
+            return self._pool.make(key, job, on_phase)
+
+    def _ranges(self, refs: dict[str, TensorRef]) -> dict[str, WeightRange]:
+        return {
+            name: WeightRange(
+                file=ref.path.relative_to(self.store.folder).as_posix(),
+                offset=ref.offset,
+                bytes=ref.nbytes,
+                dtype=DTYPES[ref.dtype],
+            )
+            for name, ref in refs.items()
+        }
+
+    def _make_swap(self) -> Swap | None:
+        if not self.request.swaps_in_place(self.plan.mode):
+            return None
+        shapes = module_shapes(self.request.config.architecture)
+        (adapters,) = self.plan.adapters
+        rank = self.request.swap_rank(adapters.rank)
+        sides = {
+            m: (shapes[f"{m}.weight"][0], math.prod(shapes[f"{m}.weight"][1:]))
+            for m in adapters.ranks
+        }
+        inputs = []
+        for module, (out, width) in sides.items():
+            for half, shape in (("lora_A", (rank, width)), ("lora_B", (out, rank))):
+                inputs.append(
+                    TensorSpec(
+                        name=f"{module}.{half}",
+                        dtype="fp32",
+                        shape=shape,
+                        role=half,  # type: ignore[arg-type]
+                        module=module,
+                    )
+                )
+        merges = tuple(self._make_merge(shape, rank) for shape in sorted(set(sides.values())))
+        return Swap(inputs=tuple(inputs), base=self._ranges(self.store.pristine), merges=merges)
+
+    def _make_merge(self, shape: tuple[int, int], rank: int) -> MergePlan:
+        dtype = SAFETENSORS_DTYPE[self.request.config.dtype]
+        name = f"merge-{shape[0]}x{shape[1]}"
+        path = self.store.folder / f".{name}.onnx"
+        try:
+            ir.save(merge_model(shape, rank, dtype), path)
+            dtypes: dict[str, Dtype] = {"lora_A": "fp32", "lora_B": "fp32"}
+            dtypes |= dict.fromkeys(("weight", "merged"), DTYPES[dtype])
+            job = make_job(path, self._settings, dtypes, attentions=0)
+            job = job.model_copy(update={"refit": "baked", "weight_streaming": False})
+            key = plan_key(job, self._settings)
+            self._make(key, job, f"{self.plan.name}: {name}")
+        finally:
+            path.unlink(missing_ok=True)
+        target = self.store.folder / f"{name}.plan"
+        self._pool.place(key, target)
+        return describe_merge(target, shape, rank)
+
+
+def _dtype(value: ir.Value) -> Dtype:
+    return next(DTYPES[key] for key, kind in IR_DTYPES.items() if kind == value.dtype)
+
+
+def _describe_layers(found: Finished) -> str:
+    """Return what TensorRT made of the graph: layers by type, and the engine's own account."""
+    engine = json.loads(found.engine) if found.engine else None
+    return json.dumps({"network": found.layers, "engine": engine}, indent=1) + "\n"

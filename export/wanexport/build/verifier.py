@@ -1,0 +1,183 @@
+"""Compare the engines of a request with diffusers' model: their graphs on a CPU, plans on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from wanexport.build.request import BuildRequest
+from wanexport.build.sources import AdapterSet, Materials
+from wanexport.build.targets import EnginePlan
+from wanexport.graph import passes
+from wanexport.graph.trace import TORCH_DTYPES as TRACED_DTYPES
+from wanexport.graph.trace import GraphSpec, trace_graph
+from wanexport.storage.tensor_file import TensorSpec, open_safetensors
+from wanexport.verify.compare import (
+    Oracle,
+    count_bytes,
+    twin_inputs,
+    twin_size,
+    twin_spec,
+    verify_engine,
+)
+from wanexport.verify.plan import verify_plan
+from wanexport.verify.reference_model import ReadParameter, run_oracle
+from wanexport.weights.parameters import Reference
+from wanexport.weights.store import TORCH_DTYPES, WeightStore
+from wanrt.manifest.schema import Manifest, Verification
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["Comparer"]
+
+ROUNDED = ("fp16", "bf16")  # what torch computes in on a CPU, to say what the dtype costs
+
+
+@dataclass
+class Comparer:
+    """Compares one engine after the other; what the reference said is asked once.
+
+    Args:
+        request: what was asked.
+        materials: what the engines are made from.
+        reporter: who is told of it.
+    """
+
+    request: BuildRequest
+    materials: Materials
+    reporter: Reporter
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    full: Verification | None = None
+
+    def compare_graph(
+        self,
+        plan: EnginePlan,
+        spec: GraphSpec,
+        model: ir.Model,
+        store: WeightStore,
+        references: Sequence[Reference],
+    ) -> Verification:
+        """Compare graph and weights with diffusers' model, with every adapter that ships.
+
+        Returns:
+            The worst of the comparisons; a small adapter's effect.
+
+        Raises:
+            VerificationError: the error exceeds what the dtype allows.
+        """
+        if plan.control and self.full is not None:
+            return self.full  # the same graph and weights; only the plan is another
+        size = twin_size(spec.arch, spec.size)
+        with self.reporter.work(f"{plan.name}: tracing at {size.tokens} tokens"):
+            twin = passes.lower_for(trace_graph(twin_spec(spec)), self.request.backend, spec.dtype)
+        if plan.mode == "swappable":
+            passes.to_inputs(twin, plan.branch_names)
+        found = []
+        for adapters, reference in zip(plan.carried, references, strict=True):
+            oracle = self._consult_oracle(plan, spec, adapters, reference, ("fp16",))
+            values = {}
+            if plan.mode == "swappable":
+                assert adapters is not None
+                values = _padded(store.folder / adapters.file, reference.branch_specs(plan.ranks))
+            total = count_bytes(twin, store.bound)
+            with self.reporter.bytes(f"{plan.name}: verifying", total) as piece:
+                found.append(
+                    verify_engine(
+                        store.folder,
+                        model,
+                        twin,
+                        spec,
+                        store.bound,
+                        values,
+                        oracle,
+                        piece.advance,
+                    )
+                )
+        worst = max(found, key=lambda one: one.error or 0.0)
+        effects = [one.adapter_effect for one in found if one.adapter_effect is not None]
+        found_all = worst.model_copy(update={"adapter_effect": min(effects, default=None)})
+        if plan.mode == "full":
+            self.full = found_all
+        return found_all
+
+    def compare_plan(
+        self,
+        plan: EnginePlan,
+        spec: GraphSpec,
+        folder: Path,
+        manifest: Manifest,
+        references: Sequence[Reference],
+    ) -> float | None:
+        """Run the plan on the GPU it was built on; where a reference can take its size, compare.
+
+        Raises:
+            VerificationError: its outputs are all zero, not finite, or too far off.
+        """
+        oracles: dict[str | None, Oracle] = {}
+        if twin_size(spec.arch, spec.size) == spec.size and spec.dtype in ROUNDED:
+            for adapters, reference in zip(plan.carried, references, strict=True):
+                swaps = plan.mode == "swappable" and adapters is not None
+                file = adapters.file if adapters is not None and swaps else None
+                oracles[file] = self._consult_oracle(plan, spec, adapters, reference, ROUNDED)
+        with self.reporter.work(f"{plan.name}: running its plan"):
+            return verify_plan(folder, manifest, twin_inputs(spec), oracles)
+
+    def _consult_oracle(
+        self,
+        plan: EnginePlan,
+        spec: GraphSpec,
+        adapters: AdapterSet | None,
+        reference: Reference,
+        rounded_in: Collection[str],
+    ) -> Oracle:
+        """Run the reference on the twin's inputs, or recall what it said for an earlier engine.
+
+        It is run in the engine's dtype too, if that is one of `rounded_in`.
+        """
+
+        def run(key: str, read: ReadParameter, dtype: str = "fp32") -> Tensor:
+            key = f"{key} {dtype}"
+            if key not in self.samples:
+                total = sum(ref.nbytes for ref in reference.refs.values())
+                with self.reporter.bytes(f"reference, {key}", total) as piece:
+
+                    def read_and_tell(name: str) -> Tensor:
+                        value = read(name)
+                        piece.advance(reference.refs[name].nbytes)
+                        return value
+
+                    self.samples[key] = run_oracle(
+                        spec.arch, read_and_tell, inputs, TRACED_DTYPES[dtype]
+                    )
+            return self.samples[key]
+
+        inputs = twin_inputs(spec)
+        key = self._what_it_computes(plan, adapters)
+        sample = run(key, reference.effective)
+        base = run("base", reference.base) if adapters is not None else None
+        rounded = run(key, reference.effective, spec.dtype) if spec.dtype in rounded_in else None
+        return Oracle(sample, base, rounded)
+
+    def _what_it_computes(self, plan: EnginePlan, adapters: AdapterSet | None) -> str:
+        """Name the weights an engine computes with; separate and swappable engines share them."""
+        if adapters is None:
+            return "base" if self.materials.finetuned is None else "full fine-tune"
+        kind = "merged" if plan.mode == "merged" else "unmerged"
+        return f"{kind} {adapters.label}"
+
+
+def _padded(adapter: Path, pairs: Iterable[tuple[TensorSpec, TensorSpec]]) -> dict[str, Tensor]:
+    """Return values for a swappable engine's inputs as the runtimes make them from the file."""
+    tensors = open_safetensors(adapter).tensors
+    values = {}
+    for spec in chain.from_iterable(pairs):
+        values[spec.name] = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        if spec.name in tensors:
+            part = tensors[spec.name].read()
+            values[spec.name][: part.shape[0], : part.shape[1]] = part
+    return values

@@ -1,0 +1,1 @@
+"""Checkpoints, found, opened or made of random weights. Imports model and storage."""

@@ -1,0 +1,131 @@
+"""Where a checkpoint's files lie: a folder with an index, a single file, or the hub's cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanexport.errors import CheckpointError
+from wanexport.storage.hub import cached_snapshot
+
+__all__ = ["Location", "locate_checkpoint", "own_path"]
+
+WEIGHTS_NAME = "diffusion_pytorch_model"
+INDEX_SUFFIX = ".safetensors.index.json"
+MAX_JSON_BYTES = 64 << 20
+SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.safetensors$")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A checkpoint's files, what its index says of them, and its config.json."""
+
+    path: Path
+    files: tuple[Path, ...]
+    weight_map: dict[str, str] | None = None
+    config: dict[str, object] | None = None
+
+
+def locate_checkpoint(path_or_id: str) -> Location:
+    """Find a checkpoint's files and read its index and config.json, if it has them.
+
+    Raises:
+        CheckpointError: there is no safetensors checkpoint, several, or an incomplete one.
+    """
+    path = Path(path_or_id).expanduser()
+    if not path.exists():
+        path = cached_snapshot(path_or_id)
+    if path.is_dir():
+        return _locate_in(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return _indexed(path)
+    if path.suffix == ".json":
+        raise CheckpointError(f"{path} isn't a checkpoint", f"give its folder: {path.parent}")
+    if SHARD.search(path.name):
+        raise CheckpointError(f"{path} is one of several shards", f"give its folder: {path.parent}")
+    return Location(path, (path,))
+
+
+def own_path(file: Path) -> Path:
+    """Return a file's absolute path with its folder's links followed, but not its own.
+
+    In the hub's cache that is a snapshot's file, which has a name; the blob it links to has a hash.
+    """
+    return file.parent.resolve() / file.name
+
+
+def _locate_in(folder: Path) -> Location:
+    indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    usual = folder / f"{WEIGHTS_NAME}{INDEX_SUFFIX}"
+    if usual in indexes or len(indexes) == 1:
+        return _indexed(usual if usual in indexes else indexes[0])
+    single = folder / f"{WEIGHTS_NAME}.safetensors"
+    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return Location(folder, (files[0],), config=_read_config(folder))
+    if files:
+        raise CheckpointError(
+            f"{folder} holds {len(files)} safetensors files and no single index of them",
+            f"name one: {files[0]}",
+        )
+    if (folder / "transformer_2").is_dir():
+        raise CheckpointError(
+            f"{folder} holds the two experts of a Wan2.2 model",
+            f"name one: {folder / 'transformer'}",
+        )
+    if (folder / "transformer").is_dir():
+        return _locate_in(folder / "transformer")
+    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
+        raise CheckpointError(
+            f"{folder} holds a pickle; loading one runs whatever code it holds",
+            "convert it to safetensors on a machine you can lose",
+        )
+    raise CheckpointError(
+        f"{folder} holds no checkpoint: no {usual.name}, no safetensors file, no transformer/"
+    )
+
+
+def _indexed(path: Path) -> Location:
+    folder = path.parent
+    index = _read_json(path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map", "download the checkpoint again")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors"):
+            raise CheckpointError(f"{path}: {name}: {file!r} is not a safetensors file's name")
+        if Path(file).name != file or "\\" in file or "\0" in file:
+            raise CheckpointError(f"{path}: {name}: {file!r} leads out of the folder")
+    files = tuple(folder / file for file in sorted(set(weight_map.values())))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {some(missing)} of the {len(files)} files that {path.name} names",
+            "download the checkpoint again",
+        )
+    return Location(folder, files, weight_map, _read_config(folder))
+
+
+def _read_config(folder: Path) -> dict[str, object] | None:
+    path = folder / "config.json"
+    return _read_json(path) if path.is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}", "download it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object", "download it again")
+    return content
+
+
+def some(names: list[str]) -> str:
+    """Return the first three of a list of names."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

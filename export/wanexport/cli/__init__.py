@@ -1,0 +1,1 @@
+"""The command `wanexport`: flags in, text out. Imports everything, and nothing imports it."""

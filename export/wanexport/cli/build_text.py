@@ -1,0 +1,80 @@
+"""What `wanexport build` says at its end and in a dry run, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanexport.storage.disk import format_bytes
+
+if TYPE_CHECKING:
+    from wanexport.build.recipe import Built
+    from wanexport.build.targets import EnginePlan
+
+__all__ = ["effect_warnings", "format_built", "format_plans"]
+
+
+def format_plans(plans: Sequence[EnginePlan], out: Path, to_make_bytes: int) -> str:
+    """Return a line per engine: what would happen, what it writes and needs, and why."""
+    prefix, names = _shorten([plan.name for plan in plans])
+    width = max(map(len, names), default=0)
+    lines = [f"{out / prefix}"]
+    if to_make_bytes:
+        lines.append(f"  make {format_bytes(to_make_bytes)} of random weights first")
+    lines += [
+        f"  {plan.action:<8} {name:<{width}}  writes {format_bytes(plan.write_bytes):>8}  "
+        f"memory {format_bytes(plan.memory_bytes):>8}  {plan.reason}"
+        for plan, name in zip(plans, names, strict=True)
+    ]
+    total = to_make_bytes + sum(plan.write_bytes for plan in plans)
+    lines.append(f"writes {format_bytes(total)} in all")
+    return "\n".join(lines)
+
+
+def format_built(built: Sequence[Built]) -> str:
+    """Return a line per engine: where it is and how well it was verified.
+
+    Errors and effects are relative L2 distances of the outputs.
+    """
+    prefix, names = _shorten([engine.path.name for engine in built])
+    width = max(map(len, names), default=0)
+    lines = [f"{engine.path.parent / prefix}" for engine in built[:1]]
+    for engine, name in zip(built, names, strict=True):
+        found = engine.verification
+        if found is None:
+            note = "there already, made from the same"
+        elif found.error is None:
+            note = "unverified: outputs not compared, linked weights not read"
+        else:
+            note = f"error {found.error:.1e} (at most {found.tolerance:.1e})"
+            if found.adapter_effect is not None:
+                note += f", adapter's effect {found.adapter_effect:.1e}"
+        lines.append(f"  {name:<{width}}  {note}")
+    return "\n".join(lines)
+
+
+def _shorten(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Split engine names into what they share, up to a dash, and the rest."""
+    split = [name.split("-") for name in names]
+    columns = zip(*(words[:-1] for words in split), strict=False) if len(names) > 1 else iter(())
+    shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, columns)]
+    rest = ["-".join(words[len(shared) :]) for words in split]
+    return "-".join([*shared, "*"]) if shared else "", rest
+
+
+def effect_warnings(built: Sequence[Built]) -> list[str]:
+    """Return a warning for every adapter whose effect is lost in the error."""
+    warnings = []
+    for engine in built:
+        v = engine.verification
+        if v is None or v.adapter_effect is None or v.error is None:
+            continue
+        if v.adapter_effect <= v.error:
+            warnings.append(
+                f"warning[no-effect]: {engine.plan.name}: the adapter moves the output by "
+                f"{v.adapter_effect:.1e}, no more than the error; can't tell that it is applied\n"
+                "   hint: is it trained? see its scale: wanexport inspect FILE"
+            )
+    return warnings

@@ -1,0 +1,251 @@
+"""What `wanexport plan` says, as text and as JSON; a GB is 10^9 bytes, as in datasheets."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from wanexport.cost import Cost, Outlook
+from wanexport.model.config import Config
+from wanrt.machine.predict import Prediction
+from wanrt.roofline import GraphName, count_parameters
+
+__all__ = ["costs_to_json", "render_costs"]
+
+PARTS = {
+    "self_attention_linear": "self-attention, linear",
+    "self_attention": "self-attention",
+    "cross_attention_linear": "cross-attention, linear",
+    "cross_attention": "cross-attention",
+    "ffn": "ffn",
+    "elementwise": "norms, modulation, rotary",
+    "embedding": "embedding",
+    "head": "head",
+}
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+TIME_UNITS = UNITS[4:]
+SHOWN: tuple[GraphName, ...] = ("forward", "step")
+WIDTH = 79
+SCHEMA = 1
+Unit = tuple[float, str]
+Row = Sequence[str]
+
+
+def render_costs(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlook]) -> str:
+    """Return the model, its engines, a forward by part, and a table for each device."""
+    blocks = [_head(config), _engines(costs), _parts(costs), _context(costs[0])]
+    blocks += [_device(config, outlook) for outlook in outlooks]
+    if outlooks:
+        blocks.append(
+            "forward: each part at the device's full rate or bandwidth, one after another;\n"
+            "  no kernel reaches those, so engines are slower\n"
+            "LoRA: what an adapter's branch adds to a forward\n"
+            "GB: 10^9 bytes"
+        )
+    return "\n\n".join(blocks)
+
+
+def costs_to_json(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlook]) -> str:
+    """Return all of it with its parts, in bytes, flops and seconds."""
+    document = {
+        "schema": SCHEMA,
+        "config": config.model_dump(mode="json"),
+        "workload": config.size.name,
+        "tokens": config.size.tokens,
+        "parameters": count_parameters(config.architecture.dims),
+        "engines": [{"label": cost.label, **asdict(cost)} for cost in costs],
+        "devices": [_outlook_values(config, outlook) for outlook in outlooks],
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _outlook_values(config: Config, outlook: Outlook) -> dict[str, object]:
+    tokens = config.size.batch * config.size.tokens
+    engines = [
+        {
+            "label": cost.label,
+            **{
+                graph: {
+                    "seconds": prediction.seconds,
+                    "tokens_per_s": None if graph == "context" else tokens / prediction.seconds,
+                    "lora_overhead": _overhead(prediction),
+                    "fits": outlook.fits(index, graph),
+                    "compute_s": prediction.compute_s,
+                    "memory_s": prediction.memory_s,
+                }
+                for graph, prediction in outlook.predictions[index].items()
+            },
+        }
+        for index, cost in enumerate(outlook.costs)
+    ]
+    return {**outlook.device.model_dump(mode="json"), "dtype": outlook.dtype, "engines": engines}
+
+
+def _head(config: Config) -> str:
+    size = config.size
+    batch = f"{size.batch} x " if size.batch > 1 else ""
+    items = [config.name, size.name, f"{batch}{_whole(size.tokens)} tokens per forward"]
+    counts = count_parameters(config.architecture.dims)
+    groups = [f"{part.replace('_', '-')} {_si(count, '')}" for part, count in counts.items()]
+    whole = f"{_whole(sum(counts.values()))} parameters: {', '.join(groups)}"
+    together = whole.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+    lines = [" · ".join([*items, config.dtype]), *_wrap(together)]
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _engines(costs: Sequence[Cost]) -> str:
+    header = ("engine", "parameters", "weights", "to write", "moved", "memory", "K/V once")
+    unit = _unit(costs[0].weight_bytes)
+    rows = [
+        (
+            cost.label,
+            _si(cost.parameters, ""),
+            _fixed(cost.weight_bytes, unit, "B"),
+            _fixed(cost.write_bytes, unit, "B"),
+            _fixed(sum(cost.moved["forward"].values()), unit, "B"),
+            _fixed(sum(cost.memory["forward"].values()), unit, "B"),
+            _fixed(sum(cost.memory["step"].values()), unit, "B"),
+        )
+        for cost in costs
+    ]
+    notes = (
+        "  to write: beside the base; model.onnx, a few MB, apart",
+        "  moved: what a forward can't avoid reading and writing, weights included",
+        "  memory: weights, adapter, activations of one layer; not a backend's workspace",
+        "  K/V once: the same if K and V are computed once per prompt, with them in it",
+    )
+    return "\n".join([*_table([header, *rows]), *notes])
+
+
+def _parts(costs: Sequence[Cost]) -> str:
+    """Return a table of the parts of a forward, and of the branches that adapters add."""
+    flops, moved = costs[0].flops["forward"], costs[0].moved["forward"]
+    base = [(label, flops.get(part, 0), moved[part]) for part, label in PARTS.items()]
+    total, traffic = sum(count for _, count, _ in base), sum(size for _, _, size in base)
+    branches = {
+        cost.rank: (
+            f"LoRA r{cost.rank}",
+            cost.flops["forward"]["lora"],
+            cost.moved["forward"]["lora"],
+        )
+        for cost in costs
+        if "lora" in cost.moved["forward"]
+    }
+    rows = [
+        (
+            label,
+            _fixed(count, _unit(total), "FLOP", 3),
+            f"{100 * count / total:.3f} %",
+            _fixed(size, _unit(traffic), "B"),
+            _whole(round(count / size)),
+        )
+        for label, count, size in (*base, ("without LoRA", total, traffic), *branches.values())
+    ]
+    return "\n".join(_table([("of a forward", "flops", "share", "moved", "FLOP/B"), *rows]))
+
+
+def _context(cost: Cost) -> str:
+    """Say what computing K and V once per prompt changes."""
+    flops = sum(count for part, count in cost.flops["context"].items() if part != "lora")
+    memory = cost.memory["context"]
+    return (
+        f"K/V once per prompt: {_si(flops, 'FLOP')} and {_si(memory['weights'], 'B')} of weights "
+        f"leave every forward;\n  {_si(memory['context'], 'B')} of K and V stay, "
+        "and LoRA on k and v costs a forward nothing"
+    )
+
+
+def _device(config: Config, outlook: Outlook) -> str:
+    device, dtype = outlook.device, outlook.dtype
+    instead = "" if dtype == config.dtype else f" (no {config.dtype})"
+    rate = f"{_si(device.tflops[dtype] * 1e12, 'FLOP/s')} in {dtype}{instead}"
+    bandwidth, memory = _si(device.bandwidth_gb_s * 1e9, "B/s"), _si(device.memory_gb * 1e9, "B")
+    lines = _wrap(f"at best on {device.name}: {rate}, {bandwidth}, {memory}")
+    lines += [*_wrap(f"  {device.full_name}; {device.source}"), "", *_timings(config, outlook)]
+    if not all(outlook.fits(i, g) for _, i in _rows(outlook.costs) for g in SHOWN):
+        lines.append(f"  M: needs more than its memory, {memory}")
+    return "\n".join(lines)
+
+
+def _timings(config: Config, outlook: Outlook) -> list[str]:
+    """Return a device's table; every column in one unit."""
+    least = min(graphs["forward"].seconds for graphs in outlook.predictions)
+    rows: list[Row] = [("engine", *("forward", "tok/s", "LoRA", "") * len(SHOWN))]
+    for label, index in _rows(outlook.costs):
+        cells = [label]
+        for graph in SHOWN:
+            cells += _timing(config, outlook, index, graph, least)
+        rows.append(cells)
+    lines = _table(rows)
+    context = _si(outlook.predictions[0]["context"].seconds, "s")
+    start = lines[0].rindex("forward")
+    return [f"{'':{start}}K/V once per prompt ({context})", *lines]
+
+
+def _rows(costs: Sequence[Cost]) -> list[tuple[str, int]]:
+    """Return labels and indexes of the rows; engines without a branch share one."""
+    plain = [index for index, cost in enumerate(costs) if "lora" not in cost.moved["forward"]]
+    modes = dict.fromkeys(costs[index].mode for index in plain)
+    rows = [(", ".join(modes), plain[0])] if plain else []
+    return rows + [(cost.label, i) for i, cost in enumerate(costs) if i not in plain]
+
+
+def _timing(
+    config: Config, outlook: Outlook, index: int, graph: GraphName, least: float
+) -> tuple[str, str, str, str]:
+    prediction = outlook.predictions[index][graph]
+    rate = config.size.batch * config.size.tokens / prediction.seconds
+    overhead = _overhead(prediction)
+    unit = _unit(least, TIME_UNITS)
+    return (
+        _fixed(prediction.seconds, unit, "s", _digits(least / unit[0])),
+        _si(rate, ""),
+        "" if overhead is None else f"{100 * overhead:.2f} %",
+        "" if outlook.fits(index, graph) else "M",
+    )
+
+
+def _overhead(prediction: Prediction) -> float | None:
+    """Return what an adapter's branch adds to a forward without it, or None if there is none."""
+    parts = prediction.parts_s
+    return parts["lora"] / (prediction.seconds - parts["lora"]) if "lora" in parts else None
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    """Return lines of columns, all but the first flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append(("  " + "  ".join([label.ljust(widths[0]), *padded])).rstrip())
+    return lines
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _unit(value: float, units: Sequence[Unit] = UNITS) -> Unit:
+    return next((unit for unit in units if value >= unit[0]), units[-1])
+
+
+def _fixed(value: float, unit: Unit, name: str, digits: int = 2) -> str:
+    return f"{value / unit[0]:,.{digits}f}".replace(",", " ") + f" {unit[1]}{name}"
+
+
+def _si(value: float, name: str) -> str:
+    """Return four significant digits in the nearest unit."""
+    scale, prefix = _unit(value)
+    return f"{value / scale:.{_digits(value / scale)}f} {prefix}{name}".rstrip()
+
+
+def _digits(value: float) -> int:
+    """Return how many decimals make four significant digits."""
+    return max(0, 3 - math.floor(math.log10(value))) if value > 0 else 0
+
+
+def _whole(count: int) -> str:
+    return f"{count:,}".replace(",", " ")

@@ -1,0 +1,162 @@
+"""What engines of a model would cost, from its configuration alone: no checkpoint, no torch.
+
+`build/targets.py` plans a build; this is `wanexport plan`: parameters, bytes, flops, memory, and
+how fast a forward could be on named devices. The formulas are `wanrt.roofline`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from wanexport.build.request import BuildRequest, Mode
+from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.model.config import Dtype
+from wanexport.model.names import module_shapes
+from wanexport.storage.tensor_file import ITEMSIZE, SAFETENSORS_DTYPE
+from wanrt.machine.devices import CPU, Device, find_device, load_devices
+from wanrt.machine.predict import Prediction, predict_forward
+from wanrt.roofline import (
+    GraphName,
+    Lora,
+    count_adapter,
+    count_bytes,
+    count_flops,
+    count_memory,
+    count_parameters,
+)
+
+__all__ = ["Cost", "Outlook", "choose_devices", "predict_engines", "price_engines"]
+
+GRAPHS: tuple[GraphName, ...] = ("forward", "step", "context")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one engine holds, and what running each of its graphs takes.
+
+    Args:
+        mode: full, merged, separate or swappable.
+        rank: of its adapter; a swappable engine's largest.
+        dtype: of weights and activations.
+        parameters: of the model, and of the adapter where that stays beside it.
+        weight_bytes: what loading the engine takes.
+        write_bytes: what it adds to the disk beside its base, the graph apart.
+        flops: per forward, step and context, by part.
+        moved: bytes, likewise.
+        memory: bytes that must be held at once, likewise.
+    """
+
+    mode: Mode
+    rank: int | None
+    dtype: Dtype
+    parameters: int
+    weight_bytes: int
+    write_bytes: int
+    flops: Mapping[GraphName, Mapping[str, int]]
+    moved: Mapping[GraphName, Mapping[str, int]]
+    memory: Mapping[GraphName, Mapping[str, int]]
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.mode if self.rank is None else f"{self.mode} r{self.rank}"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How fast engines could be on a device, each graph of each; `costs` are in its dtype."""
+
+    device: Device
+    costs: tuple[Cost, ...]
+    predictions: tuple[Mapping[GraphName, Prediction], ...]
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the device computes in."""
+        return self.costs[0].dtype
+
+    def fits(self, index: int, graph: GraphName) -> bool:
+        """Tell whether the device holds what an engine's graph needs at once."""
+        return sum(self.costs[index].memory[graph].values()) <= self.device.memory_gb * 1e9
+
+
+def price_engines(request: BuildRequest) -> tuple[Cost, ...]:
+    """Return the costs of the engines that a build makes, its adapters those that --rank makes."""
+    wanted: list[tuple[Mode, int | None]] = []
+    for mode in request.modes:
+        if mode == "full":
+            wanted.append((mode, None))
+        elif mode == "swappable":
+            wanted.append((mode, max(request.ranks)))  # one engine, padded to the largest
+        else:
+            wanted += [(mode, rank) for rank in request.ranks]
+    return tuple(_price(request, mode, rank) for mode, rank in wanted)
+
+
+def choose_devices(names: Sequence[str], dtype: Dtype) -> list[Device]:
+    """Return devices by name, `cpu` being this machine, measured; all of them without a name.
+
+    Raises:
+        WanrtError: there is no such device.
+    """
+    devices = load_devices()
+    found = [None if name.lower() == CPU else find_device(name, devices) for name in names]
+    chosen = {device.name if device else CPU: device for device in found} or {**devices, CPU: None}
+    return [device or _measure(dtype) for device in chosen.values()]
+
+
+def predict_engines(request: BuildRequest, device: Device) -> Outlook:
+    """Return how fast a build's engines could be on a device.
+
+    Where the device doesn't compute the request's dtype, they are taken in fp32.
+    """
+    if request.config.dtype not in device.tflops:
+        config = request.config.model_copy(update={"dtype": "fp32"})
+        request = replace(request, config=config)
+    costs = price_engines(request)
+    predictions = tuple(
+        {
+            graph: predict_forward(cost.flops[graph], cost.moved[graph], device, cost.dtype)
+            for graph in GRAPHS
+        }
+        for cost in costs
+    )
+    return Outlook(device, costs, predictions)
+
+
+def _measure(dtype: Dtype) -> Device:
+    from wanrt.machine.cpu_rates import measure_cpu
+
+    return measure_cpu("fp16" if dtype == "fp16" else "fp32")
+
+
+def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
+    config = request.config
+    arch, size = config.architecture, config.size
+    dims, itemsize = arch.dims, ITEMSIZE[SAFETENSORS_DTYPE[config.dtype]]
+    every = module_shapes(arch)
+    shapes = {module: every[f"{module}.weight"] for module in cross_attention_targets(arch)}
+    lora: Lora = {}
+    if rank is not None and mode in ("separate", "swappable"):
+        lora = {m: (rank, fan_in, fan_out) for m, (fan_out, fan_in) in shapes.items()}
+    weights = sum(count_parameters(dims).values())
+    written = 0
+    if mode == "merged":
+        written = sum(map(math.prod, shapes.values()))
+    elif mode == "separate":
+        written = count_adapter(lora)
+    elif mode == "swappable":  # a file for every rank
+        written = sum(r * sum(map(sum, shapes.values())) for r in request.ranks)
+    return Cost(
+        mode=mode,
+        rank=rank,
+        dtype=config.dtype,
+        parameters=weights + count_adapter(lora),
+        weight_bytes=(weights + (count_adapter(lora) if mode == "separate" else 0)) * itemsize,
+        write_bytes=written * itemsize,
+        flops={g: count_flops(dims, size.tokens, size.batch, lora, g) for g in GRAPHS},
+        moved={g: count_bytes(dims, size.tokens, itemsize, size.batch, lora, g) for g in GRAPHS},
+        memory={g: count_memory(dims, size.tokens, itemsize, size.batch, lora, g) for g in GRAPHS},
+    )

@@ -1,0 +1,1 @@
+"""The DiT traced without weights, and the passes over its graph. Imports model and storage."""

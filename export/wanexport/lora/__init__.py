@@ -1,0 +1,1 @@
+"""LoRA files of every dialect, resolved key by key; canonical adapters. Imports model, storage."""

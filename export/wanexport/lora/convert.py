@@ -1,0 +1,73 @@
+"""`wanexport adapter`: LoRA files of any dialect become the one file that runtimes load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wanexport.build.request import LoraArgument
+from wanexport.build.sources import find_lora, resolve_adapters
+from wanexport.errors import AdapterError, BuildError
+from wanexport.lora.adapter import split_rest
+from wanexport.lora.canonical import write_adapter
+from wanexport.model.config import parse_config
+from wanexport.model.names import module_shapes
+from wanexport.storage.hashes import hash_files
+from wanrt.errors import WanrtError
+from wanrt.manifest.read import read_manifest
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["make_canonical"]
+
+
+def make_canonical(
+    loras: Sequence[LoraArgument], engine: Path, output: Path, reporter: Reporter, *, force: bool
+) -> int:
+    """Write the canonical adapter of one engine that can swap, and return its rank.
+
+    Raises:
+        AdapterError: a file can't be applied in full by that engine: another architecture, a rank
+            or a module it has no room for, a part that isn't low-rank.
+        BuildError: the engine's adapter can't be changed, or the output exists.
+    """
+    try:
+        manifest = read_manifest(engine)
+    except WanrtError as error:
+        raise BuildError(str(error), error.hint) from None
+    inputs = manifest.adapter_inputs
+    if not inputs:
+        raise BuildError(
+            f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
+            "build a swappable one: wanexport build --mode swappable --rank 32",
+        )
+    if output.exists() and not force:
+        raise BuildError(f"{output} exists", "replace it with --force")
+    downs = [spec for spec in inputs if spec.role == "lora_A"]  # [rank, in] each
+    config = parse_config(manifest.config, str(engine / "engine.json"))
+    shapes = module_shapes(config.architecture)
+    files = [(find_lora(lora.path), lora.strength) for lora in loras]
+    adapters = resolve_adapters(files, shapes, reporter)
+    carried, rest = split_rest(adapters)
+    if rest:
+        parts = [part for adapter in rest for part in adapter.describe_parts()]
+        raise AdapterError(
+            f"{rest[0].path}: a {manifest.mode} engine can't carry {parts[0]}"
+            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
+        )
+    hash_files("the LoRA", (path for path, _ in files), reporter)  # the adapter's file says them
+    try:
+        with reporter.bytes(f"writing {output.name}", None) as piece:
+            return write_adapter(
+                carried,
+                output,
+                inputs[0].dtype,
+                max_rank=max(
+                    (dim for spec in downs for dim in spec.shape[:1] if isinstance(dim, int)),
+                    default=None,
+                ),
+                targets=[spec.module or "" for spec in downs],
+                on_bytes=piece.advance,
+            )
+    except OSError as error:
+        raise BuildError(f"{output} can't be written: {error.strerror or error}") from None

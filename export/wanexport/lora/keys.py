@@ -1,0 +1,218 @@
+"""The keys of LoRA files: which module each one names, and what its tensor is for.
+
+Every writer has its own prefix, separators and suffixes, and some mix them in one file; so each key
+is taken apart by itself, with two tables, instead of guessing a dialect for the whole file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from wanexport.model.names import to_diffusers, to_original
+
+__all__ = ["Key", "ModuleIndex", "name_dialect", "split_key"]
+
+# Prefix -> its writers. An underscored one turns the module's dots into underscores, too. Of two
+# that fit the longer comes first; dotted ones may be nested.
+PREFIXES = {
+    "base_model.model.": "PEFT",
+    "model.diffusion_model.": "ComfyUI",
+    "diffusion_model.": "ComfyUI",
+    "transformer.": "diffusers",
+    "unet.": "diffusers",
+    "model.": "PyTorch",
+    "lora_unet__": "VideoX-Fun",
+    "lora_unet_": "kohya/musubi",
+    "lora_transformer_": "kohya",
+    "lycoris_": "LyCORIS",
+}
+_ADAPTER = r"(?:\.(?P<adapter>[^.]+))?"  # PEFT's name of the adapter: `.lora_A.default.weight`
+
+# Suffix -> role. Roles of one module together decide what its change is.
+SUFFIXES = tuple(
+    (re.compile(rf"(?P<module>.*?)\.?(?P<suffix>(?<![^.]){pattern})"), role)
+    for pattern, role in (
+        (rf"lora_A{_ADAPTER}\.weight", "A"),
+        (rf"lora_B{_ADAPTER}\.weight", "B"),
+        (rf"lora_B{_ADAPTER}\.bias", "B_bias"),
+        (r"lora_A", "A"),
+        (r"lora_B", "B"),
+        (r"(?:lora_down|lora\.down|lora_linear_layer\.down)\.weight", "A"),
+        (r"(?:lora_up|lora\.up|lora_linear_layer\.up)\.weight", "B"),
+        (r"(?:lora_up|lora\.up)\.bias", "B_bias"),
+        (r"alpha", "alpha"),
+        (rf"lora_magnitude_vector{_ADAPTER}\.weight", "magnitude"),
+        (rf"lora_magnitude_vector{_ADAPTER}", "magnitude"),
+        (r"dora_scale", "magnitude"),
+        *((rf"hada_{part}{_ADAPTER}", part) for part in ("w1_a", "w1_b", "w2_a", "w2_b")),
+        *(
+            (rf"lokr_{part}{_ADAPTER}", f"kron_{part}")
+            for part in ("w1", "w2", "w1_a", "w1_b", "w2_a", "w2_b")
+        ),
+        (r"(?:diff|w_norm)", "diff"),
+        (r"(?:diff_b|b_norm)", "diff_b"),
+        (r"diff_m", "diff_m"),
+    )
+)
+# Suffix -> what it belongs to, of changes that are known and can't be applied.
+UNSUPPORTED = {
+    r"hada_t[12]": "a Tucker core (LoHa)",
+    r"lokr_t2": "a Tucker core (LoKr)",
+    r"lora_mid\.weight": "a Tucker core (LoCon)",
+    r"[ab][12]\.weight": "GLoRA",
+    r"(?:oft_|boft_).*": "OFT",
+    r"(?:lora_E|ranknum).*": "AdaLoRA",
+    r"vera_lambda_.*": "VeRA",
+    r"lora_embedding_[AB].*": "LoRA of an embedding",
+    r"ia3_l.*|on_input": "IA3",
+    r"set_weight|set_bias|reshape_weight": "a replaced weight",
+    r"scalar": "a trained scalar (LyCORIS)",
+    r"bias_(?:indices|values|size)": "a sparse bias",
+}
+LORA_ROLES = frozenset(role for _, role in SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a LoRA file, taken apart.
+
+    Args:
+        text: as it is in the file.
+        prefix: what stands before the module's name.
+        module: the module's name as written.
+        suffix: what stands after it.
+        role: the suffix's meaning, the same word in all dialects.
+    """
+
+    text: str
+    prefix: str
+    module: str
+    suffix: str
+    role: str
+
+
+def split_key(text: str) -> Key | None:
+    """Take a key apart; None if nothing of LoRA is about it."""
+    for pattern, role in SUFFIXES:
+        match = pattern.fullmatch(text)
+        if match:
+            prefix, module = _split_prefix(match["module"])
+            adapter = match.groupdict().get("adapter")
+            suffix = match["suffix"]
+            if adapter:
+                suffix = suffix.replace(f".{adapter}", ".NAME", 1)
+            return Key(text, prefix, module, suffix, role)
+    return None
+
+
+def find_unsupported(text: str) -> str:
+    """Return which known but unsupported kind of change a key belongs to, or nothing."""
+    for pattern, kind in UNSUPPORTED.items():
+        if re.fullmatch(rf".*\.(?:{pattern})", text):
+            return kind
+    return ""
+
+
+def _split_prefix(module: str) -> tuple[str, str]:
+    rest = module
+    while prefix := next((p for p in PREFIXES if rest.startswith(p)), ""):
+        rest = rest.removeprefix(prefix)
+        if prefix.endswith("_"):
+            break
+    return module.removesuffix(rest) if rest else module, rest
+
+
+Naming = Literal["diffusers", "original"]
+_SWAPPED = re.compile(r"blocks\.\d+\.norm[23]")
+
+
+class ModuleIndex:
+    """A model's modules and loose parameters by every name a LoRA file may give them."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+        self._names: dict[str, str] = {}
+        for parameter in shapes:
+            module = parameter.removesuffix(".weight").removesuffix(".bias")
+            for name in (module, to_original(module)):
+                if name is not None:
+                    self._names[name] = module
+        self._underscored = {name.replace(".", "_"): name for name in self._names}
+
+    def find(self, key: Key, namings: Collection[Naming] = ()) -> str | None:
+        """Return diffusers' name of the module or loose parameter that a key names.
+
+        Args:
+            key: the key.
+            namings: whose names the file uses (`detect_namings`); they decide what norm2 and
+                norm3 mean, which the two have swapped.
+        """
+        written = self._dotted(key)
+        if key.role == "diff_m":
+            return self._find_modulation(written)
+        if _SWAPPED.fullmatch(written):
+            meant: Naming = "diffusers" if written.endswith("norm2") else "original"
+            if namings and meant not in namings:
+                return None
+        return self._names.get(written)
+
+    def detect_namings(self, keys: Iterable[Key]) -> set[Naming]:
+        """Return whose names a file uses, as far as names that only one of them has tell."""
+        found: set[Naming] = set()
+        for key in keys:
+            written = self._dotted(key)
+            module = self._names.get(written)
+            if module is None or module == to_original(module) or _SWAPPED.fullmatch(written):
+                continue
+            found.add("diffusers" if written == module else "original")
+        return found
+
+    def _dotted(self, key: Key) -> str:
+        """Return the module's name as written, but with its dots back."""
+        if key.prefix.endswith("_") or key.module not in self._names:
+            return self._underscored.get(key.module, key.module)
+        return key.module
+
+    def _find_modulation(self, written: str) -> str | None:
+        """Return the modulation table of a block, or the model's for its head."""
+        module = re.sub(r"^(blocks)_(\d+)$", r"\1.\2", written)
+        table = f"{module}.modulation"
+        found = to_diffusers(table) or f"{module}.scale_shift_table".lstrip(".")
+        return found if found in self.shapes else None
+
+    @property
+    def names(self) -> list[str]:
+        """Every dotted name that is understood."""
+        return list(self._names)
+
+    @property
+    def blocks(self) -> int:
+        """The number of the model's blocks."""
+        return len({name.split(".")[1] for name in self.shapes if name.startswith("blocks.")})
+
+    @property
+    def has_image_conditioning(self) -> bool:
+        """Whether the model attends to an image, too."""
+        return any("add_k_proj" in name for name in self.shapes)
+
+
+def name_dialect(keys: Iterable[Key], extras: Iterable[str] = ()) -> str:
+    """Return for people what kind of file these keys are of, and what it holds beyond LoRA."""
+    labels = dict.fromkeys(_label(key) for key in keys)
+    return " + ".join([", ".join(labels), *dict.fromkeys(extras)])
+
+
+def _label(key: Key) -> str:
+    prefix = next((p for p in PREFIXES if key.prefix.endswith(p)), "")
+    writer = PREFIXES.get(prefix)
+    if writer is not None:
+        return f"{writer} ({prefix})"
+    if ".NAME" in key.suffix:
+        return "DiffSynth (lora_A.NAME)"
+    if key.suffix in ("lora_A", "lora_B"):
+        return "canonical adapter"
+    original = to_diffusers(key.module) is not None and to_original(key.module) is None
+    return f"{'original' if original else 'diffusers'} names without prefix"

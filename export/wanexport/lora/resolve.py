@@ -1,0 +1,297 @@
+"""From a LoRA file's keys to changes of parameters; what doesn't resolve is a named problem."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from wanexport.lora.delta import Delta, Kind
+from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect, split_key
+from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, read_settings
+from wanexport.model.names import to_original
+from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+
+__all__ = ["Problem", "Resolution", "resolve_file"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+Roles = dict[str, tuple[Key, TensorRef]]
+
+_FAMILIES: dict[Kind, tuple[str, ...]] = {
+    "lora": ("A", "B"),
+    "loha": ("w1_a", "w1_b", "w2_a", "w2_b"),
+    "lokr": ("kron_w1", "kron_w1_a", "kron_w1_b", "kron_w2", "kron_w2_a", "kron_w2_b"),
+}
+_DIFFS = ("diff", "diff_b", "diff_m")
+_IMAGE_KEY = re.compile(r"[kv]_img|img_emb|add_[kv]_proj|image_embedder|norm_added_k")
+_OTHER_MODELS = {
+    r"^(text_encoder|lora_te)": "the text encoder",
+    r"^transformer_2\.": "Wan2.2's second transformer",
+    r"vace_": "VACE's blocks",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Keys that can't be applied, and why."""
+
+    keys: tuple[str, ...]
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a LoRA file's keys come to, on one model.
+
+    Args:
+        dialect: for people.
+        settings: PEFT's, from the file's metadata or beside it.
+        deltas: the changes of the model's parameters.
+        alphas: of its products, where metadata or an alpha tensor says it.
+        problems: what couldn't be applied; every key is in a delta or here.
+    """
+
+    dialect: str
+    settings: PeftSettings | None
+    deltas: tuple[Delta, ...]
+    alphas: tuple[float, ...]
+    problems: tuple[Problem, ...]
+
+
+def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -> Resolution:
+    """Resolve every key of a file against a model's parameters.
+
+    Raises:
+        AdapterError: its metadata can't be read or asks for what isn't supported.
+    """
+    settings = read_settings(file)
+    index = ModuleIndex(shapes)
+    keys = {name: split_key(name) for name in file.tensors}
+    namings = index.detect_namings(key for key in keys.values() if key)
+    problems = _find_strays(keys, len(file.tensors))
+    groups: dict[str, Roles] = {}
+    lost = []
+    for name, key in ((name, key) for name, key in keys.items() if key):
+        target = index.find(key, namings)
+        if target is None:
+            lost.append(name)
+        elif key.role in groups.setdefault(target, {}):
+            other = groups[target][key.role][0].text
+            problems.append(Problem((name,), f"{other} and {name} are both for {target}"))
+        else:
+            groups[target][key.role] = (key, file.tensors[name])
+    problems += _explain_lost(lost, index, len(keys))
+    builder = _Builder(index, settings, strength)
+    for target, roles in groups.items():
+        try:
+            builder.build(target, roles)
+        except ValueError as error:
+            problems.append(Problem(tuple(key.text for key, _ in roles.values()), str(error)))
+    dialect = name_dialect([key for key in keys.values() if key], _extras(builder, settings))
+    return Resolution(
+        dialect, settings, tuple(builder.deltas), tuple(builder.alphas), tuple(problems)
+    )
+
+
+class _Builder:
+    """Makes the changes of one module after the other."""
+
+    def __init__(self, index: ModuleIndex, settings: PeftSettings | None, strength: float) -> None:
+        self._index, self._settings, self._strength = index, settings, strength
+        self.deltas: list[Delta] = []
+        self.alphas: list[float] = []
+        self.has_alpha_tensors = False
+
+    def build(self, target: str, roles: Roles) -> None:
+        """Add a module's changes; raise ValueError, and add none, if its keys make none."""
+        refs = {role: ref for role, (_, ref) in roles.items()}
+        kinds = [kind for kind, members in _FAMILIES.items() if any(m in refs for m in members)]
+        made = []
+        if len(kinds) > 1:
+            raise ValueError(f"{target} has tensors of {' and '.join(kinds)}")
+        if kinds:
+            made += self._build_product(target, kinds[0], roles, refs)
+        for role in ("B_bias", "alpha", "magnitude"):
+            if role in refs and not kinds:
+                raise ValueError(f"{refs[role].name} has no LoRA tensors beside it")
+        suffixes = {"diff": ".weight", "diff_b": ".bias", "diff_m": ""}
+        for role in (role for role in _DIFFS if role in refs):
+            made.append(self._delta(target, suffixes[role], "diff", {"diff": refs[role]}))
+        self.deltas += made
+
+    def _build_product(
+        self, target: str, kind: Kind, roles: Roles, refs: dict[str, TensorRef]
+    ) -> list[Delta]:
+        _check_complete(kind, refs)
+        tensors = {role: refs[role] for role in _FAMILIES[kind] if role in refs}
+        if "magnitude" in refs:
+            tensors["magnitude"] = refs["magnitude"]
+        elif self._settings and self._settings.use_dora:
+            raise ValueError(f"the metadata says DoRA, but {target} has no magnitude")
+        delta = self._delta(target, ".weight", kind, tensors)
+        alpha = _read_alpha(refs["alpha"]) if "alpha" in refs else None
+        self.has_alpha_tensors |= alpha is not None
+        written = next(iter(roles.values()))[0].module
+        names = (target, written, to_original(target) or target)
+        try:
+            scale = find_scale(self._settings, names, _rank(kind, refs), alpha)
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from None
+        stated = find_alpha(self._settings, names, alpha)
+        self.alphas += [] if stated is None else [stated]
+        made = [replace(delta, scale=scale)]
+        if "B_bias" in refs:
+            made.append(self._delta(target, ".bias", "diff", {"diff": refs["B_bias"]}, scale))
+        return made
+
+    def _delta(
+        self,
+        target: str,
+        suffix: str,
+        kind: Kind,
+        tensors: dict[str, TensorRef],
+        scale: float = 1.0,
+    ) -> Delta:
+        shapes = self._index.shapes
+        parameter = target if target in shapes and suffix != ".bias" else f"{target}{suffix}"
+        if parameter not in shapes:
+            name = next(iter(tensors.values())).name
+            raise ValueError(f"{name} would change {parameter}, which the model doesn't have")
+        delta = Delta(target, parameter, shapes[parameter], kind, tensors, scale, self._strength)
+        odd = next(
+            (ref for ref in tensors.values() if ref.dtype[0] not in "FB" or ref.dtype == "BOOL"),
+            None,
+        )
+        if odd is not None:
+            raise ValueError(f"{odd.name} is {odd.dtype}, which holds no weights")
+        misfit = delta.find_misfit()
+        if misfit:
+            raise ValueError(f"{misfit}: {parameter} is {list(delta.shape)}")
+        return delta
+
+
+def _check_complete(kind: Kind, refs: Mapping[str, TensorRef]) -> None:
+    present = next(refs[role].name for role in _FAMILIES[kind] if role in refs)
+    if kind != "lokr":
+        absent = [role for role in _FAMILIES[kind] if role not in refs]
+        if absent:
+            raise ValueError(f"{present} lacks its other half ({absent[0]})")
+        return
+    for factor in ("kron_w1", "kron_w2"):
+        halves = [f"{factor}_{half}" in refs for half in "ab"]
+        if any(halves) != all(halves) or (factor in refs) == any(halves):
+            raise ValueError(f"{present} needs either {factor[5:]} or both its halves")
+
+
+def _rank(kind: Kind, refs: Mapping[str, TensorRef]) -> int | None:
+    """Return the rank that alpha is divided by; of LoKr's two LyCORIS takes the second factor's."""
+    roles = {"lora": ("A",), "loha": ("w1_b",), "lokr": ("kron_w2_b", "kron_w1_b"), "diff": ()}
+    return next((refs[role].shape[0] for role in roles[kind] if role in refs), None)
+
+
+def _read_alpha(ref: TensorRef) -> float:
+    if math.prod(ref.shape) != 1:
+        raise ValueError(f"{ref.name} is {list(ref.shape)}, it should be one number")
+    alpha = float(ref.read().item())
+    if not math.isfinite(alpha) or alpha == 0:
+        raise ValueError(f"{ref.name} is {alpha}")
+    return alpha
+
+
+def _extras(builder: _Builder, settings: PeftSettings | None) -> list[str]:
+    kinds = {delta.kind for delta in builder.deltas}
+    dora = any("magnitude" in delta.tensors for delta in builder.deltas)
+    found = {
+        "metadata": settings is not None,
+        "alpha": builder.has_alpha_tensors,
+        "rsLoRA": settings is not None and settings.use_rslora,
+        "DoRA": dora,
+        "LoHa": "loha" in kinds,
+        "LoKr": "lokr" in kinds,
+        "diff": "diff" in kinds,
+    }
+    return [name for name, present in found.items() if present]
+
+
+def _find_strays(keys: Mapping[str, Key | None], total: int) -> list[Problem]:
+    """Return the problems of keys that aren't LoRA's."""
+    strays = [name for name, key in keys.items() if key is None]
+    if not keys:
+        return [Problem((), "holds no tensors")]
+    if len(strays) == total and not any(find_unsupported(name) for name in strays):
+        return [
+            Problem(
+                tuple(strays),
+                f"holds no LoRA tensors, but {_some(strays)}: it looks like a checkpoint",
+                "give a checkpoint with --base or --finetuned",
+            )
+        ]
+    problems = []
+    whole = [name for name in strays if not find_unsupported(name)]
+    for name in (name for name in strays if find_unsupported(name)):
+        problems.append(Problem((name,), f"{name} is {find_unsupported(name)}, not supported"))
+    if whole:
+        problems.append(
+            Problem(
+                tuple(whole),
+                f"{len(whole)} of {total} keys are no LoRA tensors: {_some(whole)}",
+                "whole parameters belong into a checkpoint (--finetuned)",
+            )
+        )
+    return problems
+
+
+def _explain_lost(lost: list[str], index: ModuleIndex, total: int) -> list[Problem]:
+    """Sort keys that match no module by what is the matter with them."""
+    problems, left = [], list(lost)
+
+    def take(test: Callable[[str], object], message: str, hint: str) -> None:
+        taken = [name for name in left if test(name)]
+        if taken:
+            left[:] = [name for name in left if not test(name)]
+            count = f"{len(taken)} of {total} keys"
+            problems.append(Problem(tuple(taken), f"{count} {message}: {_some(taken)}", hint))
+
+    for pattern, what in _OTHER_MODELS.items():
+        take(
+            re.compile(pattern).search,
+            f"are for {what}, which isn't part of this model",
+            "split the file",
+        )
+    if not index.has_image_conditioning:
+        take(
+            _IMAGE_KEY.search,
+            "are for image conditioning, which this text-to-video model lacks",
+            "it is a LoRA of an image-to-video model; choose such a --config",
+        )
+    take(
+        lambda name: _block(name) >= index.blocks,
+        f"are for blocks that the model, of {index.blocks} blocks, doesn't have",
+        f"the LoRA is of a model with at least {max(map(_block, left), default=0) + 1} blocks",
+    )
+    if left:
+        hint = "; ".join(f"{name}: nearest is {_nearest(name, index)}" for name in left[:3])
+        message = f"{len(left)} of {total} keys match no module of the model: {_some(left)}"
+        problems.append(Problem(tuple(left), message, hint))
+    return problems
+
+
+def _block(name: str) -> int:
+    match = re.search(r"blocks[._](\d{1,6})[._]", name)
+    return int(match[1]) if match else -1
+
+
+def _nearest(name: str, index: ModuleIndex) -> str:
+    key = split_key(name)
+    module = key.module if key else name
+    known = [name for name in index.names if name != module]  # norm2 of the wrong naming
+    if key and key.prefix.endswith("_"):
+        known = [known_name.replace(".", "_") for known_name in known]
+    return next(iter(difflib.get_close_matches(module, known, n=1, cutoff=0.3)), "none")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

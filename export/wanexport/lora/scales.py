@@ -1,0 +1,163 @@
+"""The scale of a LoRA: metadata, else the alpha tensor over the rank, else 1.
+
+Metadata is what PEFT trained with: diffusers keeps it in the file's header, PEFT in
+adapter_config.json beside the file. Without it nothing marks rsLoRA.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wanexport.errors import AdapterError
+from wanexport.storage.tensor_file import SafetensorsFile
+
+__all__ = ["PeftSettings", "find_alpha", "find_scale", "read_settings"]
+
+DIFFUSERS_KEY = "lora_adapter_metadata"
+DIFFUSERS_PREFIX = "transformer."
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Other ways to initialize take something off the base weights, which the file doesn't record.
+HARMLESS_INITS = (True, False, "gaussian", "eva", "orthogonal")
+# Variants that compute something else than W + s B A from the same tensors.
+REFUSED_OPTIONS = (
+    "fan_in_fan_out", "use_qalora", "layer_replication", "alora_invocation_tokens", "use_bdlora",
+    "arrow_config", "kasa_config", "monteclora_config", "velora_config",
+)  # fmt: skip
+
+
+class PeftSettings(BaseModel):
+    """What of PEFT's configuration decides how its tensors are applied."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    peft_type: Literal["LORA", "LOHA", "LOKR"] = "LORA"
+    r: int | None = Field(None, ge=1)
+    lora_alpha: float | None = Field(None, allow_inf_nan=False)
+    alpha: float | None = Field(None, allow_inf_nan=False)  # LoHa's and LoKr's name of it
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, float] = {}
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: bool | str | None = True
+
+    def find_rank(self, names: Sequence[str]) -> int | None:
+        """Return the rank that a module of any of these names was trained with."""
+        found = _match(self.rank_pattern, names)
+        return self.r if found is None else int(found)
+
+    def find_alpha(self, names: Sequence[str]) -> float | None:
+        """Return the alpha that a module of any of these names was trained with."""
+        found = _match(self.alpha_pattern, names)
+        if found is not None:
+            return found
+        return self.lora_alpha if self.lora_alpha is not None else self.alpha
+
+
+def find_alpha(
+    settings: PeftSettings | None, names: Sequence[str], tensor: float | None
+) -> float | None:
+    """Return a module's alpha: the metadata's, else the file's alpha tensor's, if it has one."""
+    stated = settings.find_alpha(names) if settings else None
+    return tensor if stated is None else stated
+
+
+def find_scale(
+    settings: PeftSettings | None, names: Sequence[str], rank: int | None, alpha: float | None
+) -> float:
+    """Return what a module's change is multiplied by.
+
+    Args:
+        settings: the file's metadata.
+        names: the module's names, to be matched with the metadata's patterns.
+        rank: what the tensors say; None for LoKr of two whole factors.
+        alpha: what the file's alpha tensor says.
+
+    Raises:
+        ValueError: metadata and tensors contradict each other.
+    """
+    trained = settings.find_rank(names) if settings else None
+    if rank is not None and trained is not None and trained != rank:
+        raise ValueError(f"the metadata says rank {trained}, the tensors have {rank}")
+    stated = settings.find_alpha(names) if settings else None
+    if stated is None:
+        if alpha is None or rank is None:  # LyCORIS gives whole factors the scale 1
+            return 1.0
+        stated = alpha
+    rank = rank or trained
+    if rank is None:
+        return 1.0
+    return stated / (math.sqrt(rank) if settings and settings.use_rslora else rank)
+
+
+def read_settings(file: SafetensorsFile) -> PeftSettings | None:
+    """Return the PEFT settings in a file's header or beside it, if there are any.
+
+    Raises:
+        AdapterError: they can't be read, or describe something other than LoRA, LoHa and LoKr.
+    """
+    text, where = file.metadata.get(DIFFUSERS_KEY), f"{file.path}: {DIFFUSERS_KEY}"
+    beside = file.path.with_name(PEFT_CONFIG)
+    if text is None and file.path.name == PEFT_FILE and beside.is_file():
+        where = str(beside)
+        try:
+            text = beside.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise AdapterError(f"{where} can't be read: {error}") from None
+    if text is None:
+        return None
+    settings = _parse(text, where)
+    if settings is not None:
+        _refuse_variants(settings, where)
+    return settings
+
+
+def _parse(text: str, where: str) -> PeftSettings | None:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{where} is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise AdapterError(f"{where} is not a JSON object")
+    ours = {
+        key.removeprefix(DIFFUSERS_PREFIX): value
+        for key, value in raw.items()
+        if key.startswith(DIFFUSERS_PREFIX) or "." not in key
+    }
+    if not ours:
+        return None
+    try:
+        return PeftSettings.model_validate({k: v for k, v in ours.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise AdapterError(f"{where}: {place}: {first['msg']}") from None
+
+
+def _refuse_variants(settings: PeftSettings, where: str) -> None:
+    if settings.init_lora_weights not in (None, *HARMLESS_INITS):
+        raise AdapterError(
+            f"{where} says init_lora_weights {settings.init_lora_weights!r}: it belongs to changed "
+            "base weights that the file doesn't hold",
+            "save it again with PEFT's path_initial_model_for_weight_conversion",
+        )
+    for option in REFUSED_OPTIONS:
+        if (settings.model_extra or {}).get(option):
+            raise AdapterError(f"{where} says {option}, which isn't supported")
+
+
+def _match(pattern: Mapping[str, float], names: Sequence[str]) -> float | None:
+    """Look a module up as PEFT's `get_pattern_key` does: a pattern fits the end of its name."""
+    for key, value in pattern.items():
+        for name in names:
+            try:
+                if re.match(rf"(.*\.)?({key})$", name):
+                    return value
+            except re.error as error:
+                raise ValueError(f"{key!r} in the metadata is no pattern: {error}") from None
+    return None

@@ -1,0 +1,289 @@
+"""What is built: a TOML per model and size, read and checked in full before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from wanexport.errors import ConfigError
+from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
+from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
+
+__all__ = ["Architecture", "Config", "Size", "load_config"]
+
+DEMO = "wan2.1-i2v-demo"
+TEXT_TOKENS = 512  # diffusers and the original both hard-code the padded prompt's length
+CLIP_TOKENS = 257
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Architecture(_Model):
+    """The DiT's sizes under the names of diffusers' `transformer/config.json`."""
+
+    num_layers: Positive
+    num_attention_heads: Positive
+    ffn_dim: Positive
+    in_channels: Positive
+    out_channels: Positive = 16
+    attention_head_dim: Literal[128] = 128
+    text_dim: Positive = 4096
+    freq_dim: Positive = 256
+    image_dim: Positive | None = None
+    added_kv_proj_dim: Positive | None = None
+    pos_embed_seq_len: Positive | None = None
+    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    rope_max_seq_len: Positive = 1024
+
+    @model_validator(mode="after")
+    def _image_conditioning(self) -> Architecture:
+        if (self.image_dim is None) != (self.added_kv_proj_dim is None):
+            raise ValueError(
+                "image_dim and added_kv_proj_dim go together; with image conditioning they are "
+                f"1280 and {self.width}"
+            )
+        if self.added_kv_proj_dim not in (None, self.width):
+            raise ValueError(
+                f"added_kv_proj_dim is {self.added_kv_proj_dim}; it must be num_attention_heads "
+                f"x attention_head_dim, {self.width}"
+            )
+        if self.pos_embed_seq_len is not None and self.image_dim is None:
+            raise ValueError("pos_embed_seq_len needs image_dim")
+        return self
+
+    @property
+    def width(self) -> int:
+        """The length of a token's vector: heads x head_dim."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def image_tokens(self) -> int:
+        """CLIP tokens that condition one sample: none, one image's, or both frames' (FLF2V)."""
+        if self.image_dim is None:
+            return 0
+        return self.pos_embed_seq_len or CLIP_TOKENS
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes that wanrt's formulas need."""
+        return Dims(
+            layers=self.num_layers,
+            width=self.width,
+            ffn=self.ffn_dim,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            text_dim=self.text_dim,
+            text_tokens=TEXT_TOKENS,
+            freq_dim=self.freq_dim,
+            image_dim=self.image_dim,
+            image_tokens=self.image_tokens,
+        )
+
+
+class Size(_Model):
+    """A video's size, and how many of them one forward takes."""
+
+    width: Positive
+    height: Positive
+    frames: Positive
+    batch: Positive = 1
+
+    @field_validator("width", "height")
+    @classmethod
+    def _patches(cls, value: int) -> int:
+        step = VAE_STRIDE[1] * PATCH[1]
+        if value % step:
+            near = max(step, round(value / step) * step)
+            raise ValueError(f"{value} isn't a multiple of {step}; the nearest is {near}")
+        return value
+
+    @field_validator("frames")
+    @classmethod
+    def _latent_frames(cls, value: int) -> int:
+        if value % VAE_STRIDE[0] != 1:
+            near = max(1, round((value - 1) / VAE_STRIDE[0]) * VAE_STRIDE[0] + 1)
+            raise ValueError(f"{value} isn't 4k + 1; the nearest is {near}")
+        return value
+
+    @property
+    def name(self) -> str:
+        """The workload's name: 832x480x81, and -b2 for a batch of two."""
+        batch = f"-b{self.batch}" if self.batch > 1 else ""
+        return f"{self.width}x{self.height}x{self.frames}{batch}"
+
+    @property
+    def tokens(self) -> int:
+        """Latent patches of one sample."""
+        return count_tokens(self.width, self.height, self.frames)
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """The VAE latent's (frames, height, width)."""
+        return latent_shape(self.width, self.height, self.frames)
+
+
+class Config(_Model):
+    """One model at one size. What varies in a study (rank, mode, dtype, backend) is a flag."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    dtype: Dtype = "bf16"
+    architecture: Architecture
+    size: Size
+    dynamic_sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()  # TOML knows only lists
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Config:
+        sizes = (self.size, *self.dynamic_sizes)
+        for index, size in enumerate(sizes):
+            key = f"dynamic_sizes.{index - 1}" if index else "size"
+            if size in sizes[:index]:
+                raise ValueError(f"{key}: {size.name} is listed twice")
+            longest = max(size.latent[0], size.latent[1] // PATCH[1], size.latent[2] // PATCH[2])
+            if longest > self.architecture.rope_max_seq_len:
+                raise ValueError(
+                    f"{key}: {size.name} has {longest} positions along one axis; the rotary table "
+                    f"ends at {self.architecture.rope_max_seq_len}"
+                )
+        return self
+
+
+def config_dir() -> Path:
+    """Return the folder of the shipped configurations, of a wheel or of a checkout."""
+    packaged = Path(__file__).parents[1] / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
+
+
+def list_configs() -> list[str]:
+    """Return the names of the shipped configurations."""
+    return sorted(p.stem for p in config_dir().glob("wan*.toml"))
+
+
+def load_config(name_or_file: str) -> Config:
+    """Read a shipped configuration by name, or a TOML file or an engine's engine.json by path.
+
+    Raises:
+        ManifestError: the engine.json isn't right.
+        ConfigError: no such configuration, not TOML, an unknown key (named with the nearest right
+            one), a wrong type, or a size the VAE and the patches can't make.
+    """
+    path = Path(name_or_file)
+    if path.name == MANIFEST_NAME:
+        return parse_config(read_manifest_only(path.parent).config, str(path))
+    if path.suffix != ".toml" and not path.is_file():
+        path = config_dir() / f"{name_or_file}.toml"
+        if name_or_file not in list_configs():
+            raise ConfigError(
+                f"there is no configuration {name_or_file!r}",
+                nearest(name_or_file, list_configs()) or f"shipped: {', '.join(list_configs())}",
+            )
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    return parse_config(raw, str(path))
+
+
+def parse_config(
+    raw: dict[str, object], where: str, flags: Mapping[str, str] | None = None
+) -> Config:
+    """Check a configuration's values.
+
+    Args:
+        raw: the values.
+        where: names their file in errors.
+        flags: key -> the flag that its value came from; errors name that instead.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        # a misspelt key is also a missing one; the misspelling says more
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"])
+        place = (flags or {}).get(key) or f"{where}: {key}".removesuffix(": ")
+        message, hint = _explain(first)
+        raise ConfigError(f"{place}: {message}", hint) from None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return `did you mean ...?` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _explain(error: ErrorDetails) -> tuple[str, str]:
+    """Return what is wrong with one value, and what to do about it."""
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = _keys_beside(error["loc"])
+        word = str(error["loc"][-1])
+        return "unknown key", nearest(word, known) or f"known: {', '.join(known)}"
+    if kind == "missing":
+        return "missing key", ""
+    if kind == "value_error":
+        return error["msg"].removeprefix("Value error, "), ""
+    if kind == "literal_error":
+        hint = nearest(value, list(dtypes())) if isinstance(value, str) else ""
+        return f"is {value!r}; it should be {error['ctx']['expected']}", hint
+    if kind.startswith(("model_", "tuple_", "list_")):
+        table = "list of tables" if error["loc"] == ("dynamic_sizes",) else "table"
+        return f"is {value!r}; it should be a {table}", ""
+    if kind == "string_pattern_mismatch":
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
+        return f"is {value!r}; it becomes part of a folder's name", slug and f"try {slug!r}"
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    return f"is {value!r}; it should be {wanted}", _as_number(value) if kind == "int_type" else ""
+
+
+def _as_number(value: object) -> str:
+    """Return the hint for a whole number that was written as something else."""
+    if isinstance(value, str) and value.strip().isdigit():
+        return f"without quotes: {int(value)}"
+    if isinstance(value, float) and value.is_integer():
+        return f"without a decimal point: {int(value)}"
+    return ""
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+    models: dict[str, type[BaseModel]] = {
+        "architecture": Architecture,
+        "size": Size,
+        "dynamic_sizes": Size,
+    }
+    model = models.get(str(loc[0]), Config) if len(loc) > 1 else Config
+    return list(model.model_fields)
+
+
+def dtypes() -> tuple[str, ...]:
+    """Return the names that --dtype takes."""
+    return get_args(Dtype)
+
+
+def override(config: Config, dtype: str | None, size: Mapping[str, int | None]) -> Config:
+    """Return a configuration with the flags that were given in place of the file's values.
+
+    Raises:
+        ConfigError: a value the file couldn't have either; it names the flag.
+    """
+    raw = config.model_dump()
+    raw["size"] |= {key: value for key, value in size.items() if value is not None}
+    if size.get("batch") is not None:  # the other sizes of a dynamic engine follow
+        raw["dynamic_sizes"] = [other | {"batch": size["batch"]} for other in raw["dynamic_sizes"]]
+    raw["dynamic_sizes"] = [other for other in raw["dynamic_sizes"] if other != raw["size"]]
+    if dtype is not None:
+        raw["dtype"] = dtype
+    flags = {f"size.{key}": f"--{key}" for key, value in size.items() if value is not None}
+    return parse_config(raw, ", ".join(flags.values()), flags)

@@ -1,0 +1,1 @@
+"""Bytes on disk: files, hashes, links, locks; knows no model and imports only errors."""

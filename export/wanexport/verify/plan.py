@@ -1,0 +1,97 @@
+"""Run a plan on the GPU that built it, and compare what comes out, before the engine may exist.
+
+A stripped plan whose refit went wrong says zero, and TensorRT 11.3 could lose a bias: neither shows
+in the graph, which is verified on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wanexport.errors import VerificationError
+from wanexport.graph.trace import TORCH_DTYPES
+from wanexport.verify.compare import Oracle, relative_l2
+from wanrt.backends.load import load_engine
+from wanrt.engine.engine import Engine
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.schema import Manifest
+
+__all__ = ["PLAN_FACTOR", "verify_plan"]
+
+PLAN_FACTOR = 1.5  # of PyTorch's own error in the engine's dtype
+
+
+def verify_plan(
+    folder: Path,
+    manifest: Manifest,
+    inputs: Mapping[str, Tensor],
+    oracles: Mapping[str | None, Oracle],
+) -> float | None:
+    """Run a finished engine folder and return its output's relative L2 error.
+
+    Args:
+        folder: the engine folder, engine.json written.
+        manifest: what it says.
+        inputs: what the oracles were asked, in fp32; used if there are oracles.
+        oracles: what should come out, per adapter file of a swappable engine (None: of an engine
+            as it is); empty if the engine takes other sizes than a reference can be run with.
+
+    Returns:
+        The worst error; None without oracles: then the outputs are finite and not all zero.
+
+    Raises:
+        VerificationError: the outputs are all zero, not finite, or off by more than the dtype
+            explains.
+    """
+    plan = manifest.forward.plan
+    streams = plan is not None and plan.weight_streaming  # it may be larger than the GPU's memory
+    with load_engine(folder, weight_streaming=0 if streams else None) as engine:
+        if not oracles:
+            workload = next(iter(manifest.workloads.values()))
+            _run(engine, make_inputs(manifest, workload, seed=0))
+            return None
+        return max(_compare(engine, folder, inputs, name, told) for name, told in oracles.items())
+
+
+def _compare(
+    engine: Engine, folder: Path, inputs: Mapping[str, Tensor], adapter: str | None, oracle: Oracle
+) -> float:
+    assert oracle.rounded is not None
+    if adapter is not None:
+        engine.swap(folder / adapter)
+    dtype = TORCH_DTYPES[engine.manifest.dtype]
+    feeds = {n: v if n == "timestep" else v.to(dtype) for n, v in inputs.items()}
+    sample = torch.from_numpy(_run(engine, feeds).astype(np.float32))
+    error = relative_l2(sample, oracle.sample)
+    tolerance = PLAN_FACTOR * relative_l2(oracle.rounded, oracle.sample)
+    if error > tolerance:
+        raise VerificationError(
+            f"the plan's outputs are off by {error:.2g} (relative L2), more than {tolerance:.2g}, "
+            "though its graph's aren't",
+            "try --refit none or --bake, and report it: this version of TensorRT computes "
+            "something else",
+        )
+    return error
+
+
+def _run(
+    engine: Engine, inputs: Mapping[str, object]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    sample = engine.forward(**inputs)["sample"]
+    values = sample.astype(np.float32)
+    if not values.any():
+        raise VerificationError(
+            "the plan's output is all zero: its weights weren't refitted", "try --bake; report it"
+        )
+    if not np.isfinite(values).all():
+        raise VerificationError(
+            "the plan's output isn't finite",
+            "look for NaN or overflow in the weights: wanexport inspect; fp16 overflows where "
+            "bf16 doesn't",
+        )
+    return sample

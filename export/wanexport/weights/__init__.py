@@ -1,0 +1,1 @@
+"""A graph's weights: linked, pooled or written. Imports lora, graph, model, storage."""

@@ -1,0 +1,89 @@
+"""The parameters an engine has to compute with, made from the sources and not from the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack_low_rank
+from wanexport.storage.tensor_file import TensorRef, TensorSpec
+from wanexport.weights.store import TORCH_DTYPES, cast_tensor
+
+__all__ = ["Reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Reads parameters of one engine in fp32, rounded where the engine rounds.
+
+    Args:
+        refs: the checkpoint's tensors by diffusers name.
+        dtypes: parameter -> the safetensors dtype the engine stores it in.
+        merged: adapters merged into the weights (all of them, or what no branch can carry).
+        carried: adapters that run as a low-rank branch.
+        adapter_dtype: the safetensors dtype of the branch's A and B.
+    """
+
+    refs: Mapping[str, TensorRef]
+    dtypes: Mapping[str, str]
+    merged: Sequence[Adapter] = ()
+    carried: Sequence[Adapter] = ()
+    adapter_dtype: str = "F32"
+
+    def stored(self, name: str) -> Iterator[Tensor]:
+        """Yield a parameter as the engine stores it, merged in fp32, in blocks of rows."""
+        dtype = self.dtypes[name]
+        blocks = self.refs[name].read_blocks()
+        if self.merged:
+            blocks = merge_blocks(name, blocks, self.merged, TORCH_DTYPES[dtype])
+        for block in blocks:
+            yield cast_tensor(block, dtype, self._place(name))
+
+    def effective(self, name: str) -> Tensor:
+        """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
+        weight, dtype = self.refs[name].read(), self.dtypes[name]
+        if self.merged:
+            weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
+        weight = cast_tensor(weight, dtype, self._place(name)).float()
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and self.carried:
+            branch = self.branch(module)
+            if branch is not None:
+                down, up = (tensor.float() for tensor in branch)
+                weight = weight + (up @ down).reshape(weight.shape)
+        return weight
+
+    def branch(self, module: str) -> tuple[Tensor, Tensor] | None:
+        """Return A [r, in] and B [out, r] of a module's branch, in the engine's dtype."""
+        deltas = [
+            delta
+            for adapter in self.carried
+            for delta in adapter.by_parameter.get(f"{module}.weight", ())
+        ]
+        if not deltas:
+            return None
+        down, up = stack_low_rank(deltas)
+        return (
+            cast_tensor(down, self.adapter_dtype, f"{module}.lora_A"),
+            cast_tensor(up, self.adapter_dtype, f"{module}.lora_B"),
+        )
+
+    def branch_specs(self, ranks: Mapping[str, int]) -> list[tuple[TensorSpec, TensorSpec]]:
+        """Return A [rank, in] and B [out, rank] of every branch in the engine's graph."""
+        specs = []
+        for module, rank in ranks.items():
+            fan_out, *fan_in = self.refs[f"{module}.weight"].shape
+            down = TensorSpec(f"{module}.lora_A", self.adapter_dtype, (rank, math.prod(fan_in)))
+            up = TensorSpec(f"{module}.lora_B", self.adapter_dtype, (fan_out, rank))
+            specs.append((down, up))
+        return specs
+
+    def base(self, name: str) -> Tensor:
+        """Return a parameter in fp32 without any adapter."""
+        return cast_tensor(self.refs[name].read(), self.dtypes[name], self._place(name)).float()
+
+    def _place(self, name: str) -> str:
+        return f"{self.refs[name].path}: {self.refs[name].name}"

@@ -1,0 +1,128 @@
+"""The choice of the backend that an engine is made for; the only module that names them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanrt.errors import EngineError, UnsupportedError
+from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
+
+if TYPE_CHECKING:
+    from wanrt.backends.tensorrt.memory import Scratch
+
+from wanrt.engine.engine import Device, Engine
+from wanrt.manifest.read import check_times
+
+__all__ = ["check_engine", "load_engine"]
+
+
+def load_engine(
+    path: Path | str,
+    *,
+    device: Device | None = None,
+    threads: int | None = None,
+    mapped: bool = False,
+    workload: str | None = None,
+    stream: int | None = None,
+    weight_streaming: int | None = None,
+    cuda_graph: bool = True,
+    scratch: Scratch | None = None,
+) -> Engine:
+    """Load the engine folder at `path`; use it as a context manager.
+
+    One thread at a time may use an engine; different engines may run in parallel threads. Inputs
+    that were bound or passed to `forward` are read in place where they can be and stay referenced
+    until the next call or `close`.
+
+    Args:
+        path: the engine folder.
+        device: where the engine runs; by default a TensorRT engine's is cuda, another's cpu.
+        threads: ONNX Runtime: of the engine's own pool; by default one per usable core.
+        mapped: ONNX Runtime: leave the weights in the file's pages, shared with other processes,
+            rather than repack them in private memory; loads at once, runs slower on a CPU.
+        workload: accept this workload's shapes only, by its name in the manifest.
+        stream: TensorRT: the CUDA stream to enqueue everything on, as an integer; by default the
+            engine has its own.
+        weight_streaming: TensorRT: bytes of weights that stay on the GPU, the others are streamed
+            to it in every forward; the plan must have been built for that.
+        cuda_graph: TensorRT: run as a CUDA graph, except while weights are streamed.
+        scratch: TensorRT: activation memory to share among engines of which at most one runs at
+            any time.
+
+    Raises:
+        ManifestError: engine.json or a file it names isn't right.
+        UnsupportedError: this machine lacks what the engine needs.
+        EngineError: the backend refuses the engine, or there is no such workload.
+    """
+    folder = Path(path)
+    manifest = check_engine(folder, device)
+    if workload is not None and workload not in manifest.workloads:
+        raise EngineError(
+            f"{folder} has no workload {workload!r}", f"it has: {', '.join(manifest.workloads)}"
+        )
+    ort_only = {"threads": threads is not None, "mapped": mapped}
+    trt_only = {
+        "stream": stream is not None,
+        "weight_streaming": weight_streaming is not None,
+        "cuda_graph=False": not cuda_graph,
+    }
+    if manifest.backend == "onnxruntime":
+        from wanrt.backends.onnxruntime.engine import OrtEngine
+
+        _refuse(folder, manifest, trt_only)
+        return OrtEngine(
+            folder,
+            manifest,
+            device=device or "cpu",
+            threads=threads,
+            mapped=mapped,
+            workload=workload,
+        )
+    from wanrt.backends.tensorrt.cuda import open_cuda
+    from wanrt.backends.tensorrt.engine import TrtEngine
+
+    _refuse(folder, manifest, ort_only)
+    return TrtEngine(
+        folder,
+        manifest,
+        open_cuda(),
+        workload=workload,
+        stream=stream,
+        weight_streaming=weight_streaming,
+        cuda_graph=cuda_graph,
+        scratch=scratch,
+    )
+
+
+def check_engine(folder: Path, device: Device | None = None) -> Manifest:
+    """Return a folder's manifest after every check that needs no loading.
+
+    Raises:
+        ManifestError: engine.json or a file isn't right, or linked weights have another mtime.
+        UnsupportedError: this machine lacks what the engine needs.
+    """
+    manifest = read_manifest(folder)
+    check_times(folder, manifest)
+    if manifest.backend == "onnxruntime":
+        from wanrt.backends.onnxruntime.session import check_runtime
+
+        check_runtime(manifest, device or "cpu")
+        return manifest
+    from wanrt.backends.tensorrt.check import check_plan
+
+    check_plan(folder, manifest)
+    if device == "cpu":
+        raise UnsupportedError(
+            f"a {manifest.backend} engine runs on a GPU alone", "run it with --device cuda"
+        )
+    return manifest
+
+
+def _refuse(folder: Path, manifest: Manifest, options: dict[str, bool]) -> None:
+    for name, given in options.items():
+        if given:
+            raise UnsupportedError(
+                f"{folder} is a {manifest.backend} engine, {name} is nothing to it"
+            )

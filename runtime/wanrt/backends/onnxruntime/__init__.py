@@ -1,0 +1,1 @@
+"""Engines on ONNX Runtime. Imports engine and what is below."""

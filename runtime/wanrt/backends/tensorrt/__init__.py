@@ -1,0 +1,1 @@
+"""Engines on TensorRT and TensorRT-RTX. Imports engine and what is below."""

@@ -1,0 +1,145 @@
+"""A TensorRT engine's inputs and outputs: checked, and put where its plan finds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wanrt.backends.tensorrt.context import Execution
+from wanrt.backends.tensorrt.cuda import ALIGNMENT, Cuda
+from wanrt.backends.tensorrt.dlpack import TensorView, view_tensor
+from wanrt.backends.tensorrt.memory import Blocks
+from wanrt.backends.tensorrt.weights import MISMATCH, REBUILD
+from wanrt.engine.feeds import check_input, check_names
+from wanrt.engine.tensors import resolve_shape, show_shape
+from wanrt.errors import EngineError
+from wanrt.manifest.schema import Manifest
+from wanrt.storage.dtypes import NUMPY, Array
+
+__all__ = ["Feed", "TrtIo"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Checked inputs: where they lie, what their symbols come to, and the profile for them."""
+
+    views: Mapping[str, TensorView]
+    symbols: Mapping[str, int]
+    profile: int
+
+
+class TrtIo:
+    """The data inputs and the outputs of an engine.
+
+    A tensor on the GPU is read where it lies, another from a block that it is copied to. Blocks
+    stay where they are as long as shapes do, so that a CUDA graph stays valid.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        pinned: Mapping[str, Shape],
+        cuda: Cuda,
+        stream: int,
+        blocks: Blocks,
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._pinned = pinned
+        self._cuda = cuda
+        self._stream = stream
+        self._blocks = blocks
+        inputs = manifest.forward.inputs
+        self._data = {spec.name: spec for spec in inputs if spec.role == "data"}
+        self._adapter = {spec.name: spec for spec in inputs if spec.role != "data"}
+        self._held: Feed | None = None
+        self._outputs: dict[str, tuple[int, Shape]] = {}
+
+    def check(self, inputs: Mapping[str, object]) -> Feed:
+        """Check a forward's inputs, and find the profile of their shapes; nothing is changed.
+
+        Raises:
+            EngineError: an input is missing, unknown, of another dtype, or of shapes that aren't a
+                workload's.
+        """
+        check_names(inputs, self._data, self._adapter)
+        gpu = self._cuda.device()
+        views = {n: view_tensor(n, inputs[n], self._stream, gpu) for n in self._data}
+        symbols: dict[str, int] = {}
+        for name, view in views.items():
+            check_input(self._data[name], view.dtype, view.shape, symbols, self._pinned)
+        return Feed(views, symbols, self._find_profile(views))
+
+    def place(self, execution: Execution, feed: Feed) -> None:
+        """Have a plan read these inputs, and write its outputs to blocks; return once copied."""
+        shapes = {name: view.shape for name, view in feed.views.items()}
+        for name, spec in self._adapter.items():
+            shapes[name] = tuple(dim for dim in spec.shape if isinstance(dim, int))
+        execution.shape(feed.profile, shapes)
+        for name, view in feed.views.items():
+            execution.place(name, self._place_input(name, view))
+        for spec in self._manifest.forward.outputs:
+            shape = execution.output_shape(spec.name)
+            want = resolve_shape(spec, feed.symbols)
+            if -1 in shape or want not in (None, shape):
+                raise EngineError(
+                    f"{self._folder}: {MISMATCH}: output {spec.name} has shape "
+                    f"{show_shape(shape)} in the plan, {show_shape(spec.shape, feed.symbols)} in "
+                    "engine.json",
+                    REBUILD,
+                )
+            address = self._blocks.take(f"output {spec.name}", _bytes(shape, spec.dtype))
+            execution.place(spec.name, address)
+            self._outputs[spec.name] = address, shape
+        self._cuda.synchronize(self._stream)  # host memory is the caller's again
+        self._held = feed
+
+    def read_outputs(self) -> dict[str, Array]:
+        """Return the outputs in memory of the caller's own."""
+        arrays: dict[str, Array] = {}
+        for spec in self._manifest.forward.outputs:
+            address, shape = self._outputs[spec.name]
+            array = np.empty(shape, NUMPY[spec.dtype])
+            self._cuda.copy_out(array.ctypes.data, address, array.nbytes, self._stream)
+            arrays[spec.name] = array
+        self._cuda.synchronize(self._stream)
+        return arrays
+
+    def close(self) -> None:
+        """Let go of the caller's tensors."""
+        self._held = None
+
+    def _find_profile(self, views: Mapping[str, TensorView]) -> int:
+        plan = self._manifest.forward.plan
+        assert plan is not None
+        known = {name: self._manifest.workloads[name].shapes for name in plan.profiles}
+        for index, shapes in enumerate(known.values()):
+            if all(shapes.get(name, view.shape) == view.shape for name, view in views.items()):
+                return index
+        given = ", ".join(f"{name} {show_shape(view.shape)}" for name, view in views.items())
+        there = [
+            f"{workload}: " + ", ".join(f"{name} {show_shape(s)}" for name, s in shapes.items())
+            for workload, shapes in known.items()
+        ]
+        raise EngineError(f"no workload has the shapes {given}", f"there are {'; '.join(there)}")
+
+    def _place_input(self, name: str, view: TensorView) -> int:
+        """Return where an input lies: its own address, or a block that it was copied to."""
+        if view.on_device and view.address % ALIGNMENT == 0:
+            return view.address
+        size = _bytes(view.shape, view.dtype)
+        address = self._blocks.take(name, size)
+        copy = self._cuda.copy if view.on_device else self._cuda.copy_in
+        copy(address, view.address, size, self._stream)
+        return address
+
+
+def _bytes(shape: Shape, dtype: str) -> int:
+    return math.prod(shape) * NUMPY[dtype].itemsize

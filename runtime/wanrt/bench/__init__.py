@@ -1,0 +1,1 @@
+"""Engines measured in rounds beside their baseline. Imports backends, results and what is below."""

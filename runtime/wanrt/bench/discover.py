@@ -1,0 +1,54 @@
+"""Which engine folders a path holds, and which device they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from wanrt.backends.load import check_engine
+from wanrt.engine.engine import Device
+from wanrt.errors import ResultsError, WanrtError
+from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
+
+__all__ = ["choose_device", "find_engines"]
+
+
+def find_engines(paths: Iterable[Path]) -> list[Path]:
+    """Return the engine folders among `paths` and directly in them, each once.
+
+    Raises:
+        ResultsError: a path doesn't exist or holds no engine.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ResultsError(f"{path} is no folder", "build engines: wanexport build --rank 32")
+        inside = [path] if (path / MANIFEST_NAME).exists() else _engines_in(path)
+        if not inside:
+            raise ResultsError(f"{path} holds no engine", "build some: wanexport build --rank 32")
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def choose_device(paths: Iterable[Path]) -> Device:
+    """Return cuda if a TensorRT engine among the paths can run here, otherwise cpu.
+
+    Raises:
+        ResultsError: a path doesn't exist or holds no engine.
+    """
+    for folder in find_engines(paths):
+        with suppress(WanrtError):  # whoever loads it says why not
+            if read_manifest_only(folder).backend != "onnxruntime":
+                check_engine(folder)
+                return "cuda"
+    return "cpu"
+
+
+def _engines_in(path: Path) -> list[Path]:
+    try:
+        children = sorted(path.iterdir())
+    except OSError as error:
+        raise ResultsError(f"{path} can't be read: {error.strerror}") from None
+    return [c for c in children if not c.name.startswith(".") and (c / MANIFEST_NAME).exists()]

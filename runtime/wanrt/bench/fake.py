@@ -1,0 +1,187 @@
+"""A bench's world by script: engines whose forwards take the time they are told, no sleeping.
+
+`wanrt bench --fake SCRIPT.json` and the tests use it. The script, every part optional:
+
+    {"forward_s": {"NAME": [0.10, 0.11], "NAME ADAPTER": [0.12]},   cycled through; by manifest name
+     "enqueue_s": {"NAME": 0.09},                      the host's share of every forward on a GPU
+     "unsupported": {"NAME": "why"}, "failing": {"NAME": "why"},
+     "memory_bytes": {"NAME": 1000}, "available_bytes": 10000, "load_s": 0.0,
+     "machine": {"processor": "..."}, "interrupt_at": 40}           Ctrl-C at the 40th forward
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from itertools import count, cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wanrt.errors import EngineError, ResultsError, UnsupportedError
+from wanrt.machine.describe import Machine
+from wanrt.machine.nvml import Clocks
+from wanrt.manifest.fields import Dtype
+from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
+from wanrt.results.values import Probe
+
+if TYPE_CHECKING:
+    from wanrt.bench.candidates import Candidate
+    from wanrt.machine.devices import Device
+
+__all__ = ["FakeEngine", "FakeLab", "Script", "read_script"]
+
+MACHINE = Machine(
+    processor="Fake CPU",
+    cores=2,
+    threads=2,
+    memory_bytes=8 << 30,
+    gpu=None,
+    driver=None,
+    onnxruntime="1.2.3",
+    wanrt="0.1.0",
+    python="3.11.0",
+    system="Fake",
+    load_average=0.0,
+)
+
+
+class Script(BaseModel):
+    """What happens in a fake bench."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    forward_s: dict[str, list[float]] = {}
+    enqueue_s: dict[str, float] = {}
+    unsupported: dict[str, str] = {}
+    failing: dict[str, str] = {}
+    failing_probes: dict[str, str] = {}
+    memory_bytes: dict[str, int] = {}
+    available_bytes: int | None = 1 << 40
+    load_s: float = 0.0
+    rivals: list[str] = []
+    machine: dict[str, str | int | float | tuple[int, ...]] = {}
+    interrupt_at: int | None = None
+
+
+def read_script(path: Path) -> Script:
+    """Read a script.
+
+    Raises:
+        ResultsError: it can't be read.
+    """
+    try:
+        return Script.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ResultsError(f"{path} is no script of a fake bench: {error}") from None
+
+
+@dataclass
+class FakeLab:
+    """A machine whose clock only its engines move."""
+
+    script: Script
+    clock: float = 0.0
+    forwards: count[int] = field(default_factory=lambda: count(1))
+    times: dict[str, cycle[float]] = field(default_factory=dict)
+
+    def check(self, folder: Path) -> Manifest:
+        """Return the manifest, or raise as the script says."""
+        manifest = read_manifest(folder)
+        if manifest.name in self.script.unsupported:
+            raise UnsupportedError(self.script.unsupported[manifest.name])
+        return manifest
+
+    def check_rival(self, name: str) -> None:
+        """Raise unless the script knows the rival."""
+        if name not in self.script.rivals:
+            raise ResultsError(f"there is no rival {name}")
+
+    def load(self, candidate: Candidate, workload: str, seed: int) -> FakeEngine:  # noqa: ARG002
+        """Return an engine that follows the script."""
+        self.clock += self.script.load_s
+        return FakeEngine(self, candidate.rival or candidate.manifest.name)
+
+    def probe(
+        self,
+        candidate: Candidate,
+        baseline: Candidate | None,
+        workload: str,  # noqa: ARG002 (the protocol's)
+        seed: int,  # noqa: ARG002
+    ) -> Probe:
+        """Return what the script says, and the sizes that the manifests say."""
+        if candidate.manifest.name in self.script.failing_probes:
+            raise EngineError(self.script.failing_probes[candidate.manifest.name])
+        weights = {file.sha256: file.bytes for file in candidate.manifest.weights}
+        held = {file.sha256 for file in baseline.manifest.weights} if baseline else set()
+        return Probe(
+            warm_load_s=self.script.load_s,
+            memory_bytes=self.script.memory_bytes.get(candidate.manifest.name),
+            disk_bytes=sum(file.bytes for file in candidate.manifest.files),
+            shared_bytes=sum(size for sha256, size in weights.items() if sha256 in held),
+        )
+
+    def now(self) -> float:
+        """Return the seconds that all loads and forwards took until now."""
+        return self.clock
+
+    def available_bytes(self) -> int | None:
+        """Return what the script says."""
+        return self.script.available_bytes
+
+    def clocks(self) -> Clocks | None:
+        """Return nothing: there is no GPU."""
+        return None
+
+    def describe(self, rivals: bool = False) -> Machine:
+        """Return a machine that doesn't exist."""
+        versions = {"torch": "4.5.6"} if rivals else {}
+        return replace(MACHINE, **(versions | self.script.machine))  # type: ignore[arg-type]
+
+    def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002 (the protocol's)
+        """Return nothing: nothing is computed."""
+        return None
+
+    def spend(self, name: str, adapter: str | None) -> float:
+        """Return the next scripted forward of an engine and let its time pass."""
+        if next(self.forwards) == self.script.interrupt_at:
+            raise KeyboardInterrupt
+        key = f"{name} {adapter}" if adapter else name
+        scripted = self.script.forward_s.get(key, [0.1])
+        seconds = next(self.times.setdefault(key, cycle(scripted)))
+        self.clock += seconds
+        return seconds
+
+
+class FakeEngine:
+    """An engine that computes nothing; `wanrt.engine.engine.Runner` is its contract."""
+
+    def __init__(self, lab: FakeLab, name: str) -> None:
+        self._lab = lab
+        self._name = name
+        self._adapter: str | None = None
+
+    @property
+    def timed(self) -> str:
+        """What `time_forward` measures."""
+        return "a scripted clock, nothing is run"
+
+    @property
+    def enqueue_s(self) -> float | None:
+        """What the script says, the same for every forward."""
+        return self._lab.script.enqueue_s.get(self._name)
+
+    def swap(self, adapter: Path | str | None) -> None:
+        """Change to another row of the script."""
+        self._adapter = Path(adapter).stem if adapter is not None else None
+
+    def time_forward(self) -> float:
+        """Return the next scripted time."""
+        if self._name in self._lab.script.failing:
+            raise EngineError(self._lab.script.failing[self._name])
+        return self._lab.spend(self._name, self._adapter)
+
+    def close(self) -> None:
+        """Do nothing."""

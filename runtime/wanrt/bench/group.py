@@ -1,0 +1,347 @@
+"""The bench of one model and workload: a pilot, then as many loads as its spread asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from wanrt.bench.candidates import Candidate, Group, find_baseline
+from wanrt.bench.memory import Room, plan_sets
+from wanrt.bench.rounds import Entry, LoadPlan, count_bytes, measure_load
+from wanrt.bench.testbed import Lab
+from wanrt.errors import ResultsError, UnsupportedError, WanrtError
+from wanrt.machine.predict import predict_forward
+from wanrt.results.advice import advise_on_row
+from wanrt.results.ratios import Timed, count_loads, find_band
+from wanrt.results.result import CandidateResult, GroupResult
+from wanrt.results.values import Probe, Ratio
+from wanrt.terminal.progress import Piece, Reporter
+
+if TYPE_CHECKING:
+    from wanrt.bench.options import BenchOptions
+    from wanrt.machine.devices import Device
+
+__all__ = ["GroupBench"]
+
+MIN_LOADS = 3
+MAX_LOADS = 100
+
+
+class GroupBench:
+    """The bench of one group: its entries and what is known of them so far."""
+
+    def __init__(self, lab: Lab, group: Group, options: BenchOptions) -> None:
+        self._lab = lab
+        self._group = group
+        self._options = options
+        self._title = f"{group.model} {group.name}"
+        self._entries = [Entry(c, skipped=c.skipped, failed=c.failed) for c in group.candidates]
+        self._notes = list(group.notes)
+        self._rounds = options.rounds
+        self._loads = options.loads
+        self._done = 0  # loads
+        self._sets = 1
+        self._earlier: GroupResult | None = None
+        self._rates: dict[str, Device | None] = {}
+        self.timed = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What groups are told apart by: model and workload."""
+        return self._group.model, self._group.name
+
+    @property
+    def device(self) -> str | None:
+        """What predictions are for."""
+        return next((rates.full_name for rates in self._rates.values() if rates), None)
+
+    def resume(self, earlier: GroupResult, timed: str, *, same_aim: bool) -> None:
+        """Go on where an earlier bench of the same group ended.
+
+        Args:
+            earlier: what it measured.
+            timed: what it timed.
+            same_aim: whether half-width and time budget are its, and so its number of loads.
+
+        Raises:
+            ResultsError: it had other engines.
+        """
+        known = {(row.label, row.dtype): row for row in earlier.candidates}
+        for entry in self._entries:
+            candidate = entry.candidate
+            row = known.pop((candidate.label, candidate.manifest.dtype), None)
+            if row is None or row.identity != _identity(candidate):
+                raise ResultsError(
+                    f"{candidate.folder} isn't what the earlier bench measured",
+                    "measure anew, without --resume",
+                )
+            entry.probe, entry.clocks = row.probe, row.clocks
+            entry.forwards = list(row.forwards)
+        if known:
+            label, dtype = next(iter(known))
+            raise ResultsError(
+                f"the earlier bench had {label} {dtype}, which is gone",
+                "measure anew, without --resume",
+            )
+        self._earlier = earlier
+        self.timed = timed
+        self._sets = earlier.sets
+        self._rounds = self._rounds or earlier.rounds or None
+        if same_aim:
+            self._loads = self._loads or earlier.loads or None
+
+    def run(self, budget_s: float, save: Callable[[], None], reporter: Reporter) -> float:
+        """Measure all entries and return the seconds that took, probes apart."""
+        self._probe(reporter)
+        start = self._lab.now()
+        with reporter.work("measuring the device"):
+            self._rate()
+        options = self._options
+        room = Room(
+            self._lab.available_bytes(),
+            self._group.name,
+            options.device,
+            options.mapped,
+            options.weight_streaming,
+        )
+        sets, notes = plan_sets(self._entries, room)
+        self._notes += notes
+        adopted = self._adopt(len(sets))
+        with reporter.steps(self._title, None, "rounds") as rounds:
+            rounds.advance(adopted * len(sets) * (self._rounds or 0))
+            while any(e.active for e in self._entries) and (
+                self._loads is None or self._done < self._loads
+            ):
+                self._load_all(sets, save, reporter, rounds)
+                if self._loads is None and self._done >= MIN_LOADS:
+                    spent = self._lab.now() - start
+                    self._loads = self._choose(spent / (self._done - adopted), budget_s - spent)
+        return self._lab.now() - start
+
+    def timed_candidates(self) -> list[Timed]:
+        """Return what has been measured, as ratios are taken from it."""
+        measured = [entry.candidate for entry in self._entries if entry.forwards]
+        order = {id(entry.candidate): i for i, entry in enumerate(self._entries)}
+        timed = []
+        for entry in self._entries:
+            base = find_baseline(entry.candidate, measured)
+            timed.append(
+                Timed(
+                    entry.forwards,
+                    order[id(base)] if base is not None and entry.forwards else None,
+                    control=entry.candidate.control,
+                    check=entry.candidate.manifest.mode == "merged",
+                )
+            )
+        return timed
+
+    def result(self, timed: Sequence[Timed], ratios: Sequence[Ratio | None]) -> GroupResult:
+        """Return what is known so far."""
+        rows = tuple(
+            self._row(entry, own, ratio)
+            for entry, own, ratio in zip(self._entries, timed, ratios, strict=True)
+        )
+        notes = [*self._notes, *self._switched(), *self._missing(timed)]
+        baselines = dict.fromkeys(own.baseline for own in timed if own.baseline is not None)
+        bands = (find_band(timed, ratios, index) for index in baselines)
+        return GroupResult(
+            self._group.model,
+            self._group.name,
+            rows,
+            self._loads or 0,
+            self._rounds or 0,
+            self._sets,
+            tuple(notes),
+            next((band for band in bands if band is not None), None),
+            self._options.half_width,
+        )
+
+    def _switched(self) -> list[str]:
+        """Say which baselines failed, since others take their place without a control."""
+        full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
+        taken = {e.candidate.folder for e in self._entries if e.candidate.again}
+        if not any(entry.forwards for entry in full):
+            return []
+        return [
+            f"{entry.candidate.label} failed: ratios are to another full engine, without a control"
+            for entry in full
+            if entry.failed and entry.candidate.folder in taken
+        ]
+
+    def _missing(self, timed: Sequence[Timed]) -> list[str]:
+        """Say why there are no ratios, or which rows have none."""
+        full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
+        if not full:
+            return ["no `full` engine of this model and workload: no ratios"]
+        measured = [e for e in self._entries if e.forwards]
+        pairs = zip(self._entries, timed, strict=True)
+        alone = [e.candidate for e, own in pairs if e.forwards and own.baseline is None]
+        notes = []
+        for kind in dict.fromkeys(candidate.kind for candidate in alone):
+            rows = [f"{c.label} {c.manifest.dtype}" for c in alone if c.kind == kind]
+            who = "" if len(rows) == len(measured) else f" for {', '.join(rows)}"
+            alike = [entry for entry in full if entry.candidate.kind == kind]
+            reasons = [_why_not(entry) for entry in alike if not entry.active]
+            if reasons:
+                notes.append(f"no ratios{who}: {'; '.join(reasons)}")
+            elif not alike:
+                notes.append(f"no ratios{who}: no `full` engine of {_show_kind(kind)}")
+        return notes
+
+    def _probe(self, reporter: Reporter) -> None:
+        """Find out once per engine what it takes to load; controls are the same engine again."""
+        if not self._options.probe:
+            return
+        unknown = (e for e in self._entries if not e.candidate.again and e.probe == Probe())
+        with reporter.bytes("probing", count_bytes(unknown)) as piece:
+            self._probe_each(piece)
+
+    def _probe_each(self, piece: Piece) -> None:
+        candidates = [entry.candidate for entry in self._entries if entry.active]
+        for entry in self._entries:
+            candidate = entry.candidate
+            if not entry.active or candidate.again or entry.probe != Probe():
+                continue
+            alike = [e for e in self._entries if e.candidate.loads_as == candidate.loads_as]
+            if alike[0] is not entry:
+                entry.probe = alike[0].probe
+                continue
+            piece.tell(f"probing {candidate.label}")
+            base = find_baseline(candidate, candidates)
+            other = base if base is not candidate else None
+            try:
+                entry.probe = self._lab.probe(
+                    candidate, other, self._group.name, self._options.seed
+                )
+            except UnsupportedError as error:
+                _mark(alike, skipped=str(error))
+            except WanrtError as error:
+                _mark(alike, failed=str(error))
+            piece.advance(candidate.bytes)
+
+    def _rate(self) -> None:
+        for dtype in {e.candidate.manifest.dtype for e in self._entries if e.active}:
+            self._rates[dtype] = self._lab.rates(dtype)
+
+    def _adopt(self, sets: int) -> int:
+        """Keep the earlier bench's whole loads and return how many there are."""
+        if self._earlier is None or not self._rounds:
+            self._sets = sets
+            return 0
+        if self._sets != sets:
+            raise ResultsError(
+                f"memory now holds the engines in {sets} sets, not {self._sets}",
+                "free some, or measure anew, without --resume",
+            )
+        begun = [entry for entry in self._entries if entry.forwards]
+        while begun and all(self._whole(entry, self._done) for entry in begun if entry.active):
+            self._done += 1
+        for entry in begun:
+            entry.forwards = [f for f in entry.forwards if f.load < self._done * sets]
+        return self._done
+
+    def _whole(self, entry: Entry, load: int) -> bool:
+        """Tell whether an entry has all rounds of a load, in whichever set it was loaded."""
+        numbers = range(load * self._sets, (load + 1) * self._sets)
+        counts = [sum(1 for f in entry.forwards if f.load == number) for number in numbers]
+        return any(counts) and all(n in (0, 2 * (self._rounds or 0)) for n in counts)
+
+    def _load_all(
+        self,
+        sets: Sequence[list[Entry]],
+        save: Callable[[], None],
+        reporter: Reporter,
+        rounds: Piece,
+    ) -> None:
+        """Load every set once and run its rounds."""
+
+        def on_round() -> None:
+            save()
+            rounds.advance()
+
+        for index, entries in enumerate(sets):
+            number = self._done * len(sets) + index
+            loads = self._loads or max(MIN_LOADS, self._done + 1)
+            rounds.tell(self._title, loads * self._sets * (self._rounds or 0) or None)
+            plan = LoadPlan(
+                number, self._group.name, self._rounds, self._options.warmup, self._options.seed
+            )
+            count, timed = measure_load(self._lab, entries, plan, on_round, reporter)
+            self._rounds = self._rounds or count or None
+            self.timed = self.timed or timed
+        self._done += 1
+
+    def _choose(self, load_s: float, left_s: float) -> int:
+        """Fix the number of loads: what the half-width needs, or what the time allows."""
+        fitting = self._done
+        while fitting < MAX_LOADS and (fitting + 1 - self._done) * load_s <= left_s:
+            fitting += 1
+        if left_s < 0:
+            self._notes.append(
+                f"the fewest loads, {MIN_LOADS}, took {-left_s:.3g} s longer than the time budget "
+                "allows"
+            )
+        needed = count_loads(self.timed_candidates(), self._options.half_width, MAX_LOADS)
+        return max(self._done, min(fitting, needed))
+
+    def _row(self, entry: Entry, timed: Timed, ratio: Ratio | None) -> CandidateResult:
+        candidate = entry.candidate
+        manifest = candidate.manifest
+        workload = manifest.workloads[self._group.name]
+        base = None if timed.baseline is None else self._entries[timed.baseline].candidate
+        row = CandidateResult(
+            engine=str(candidate.folder),
+            identity=_identity(candidate),
+            label=candidate.label,
+            mode=manifest.mode,
+            rank=candidate.rank,
+            dtype=manifest.dtype,
+            random_weights=manifest.random_weights,
+            verified=manifest.verification.method != "none",
+            full_finetune=manifest.full_finetune,
+            batch=workload.batch,
+            tokens=workload.tokens,
+            flops=sum(workload.flops.values()),
+            baseline=base.label if base else None,
+            baseline_dtype=base.manifest.dtype if base else None,
+            forwards=tuple(entry.forwards),
+            control=candidate.control,
+            rival=candidate.rival,
+            probe=entry.probe,
+            clocks=entry.clocks,
+            predicted_s=self._predict(candidate),
+            ratio=ratio,
+            skipped=entry.skipped,
+            failed=entry.failed,
+        )
+        return advise_on_row(row, self._options.half_width)
+
+    def _predict(self, candidate: Candidate) -> float | None:
+        rates = self._rates.get(candidate.manifest.dtype)
+        if rates is None or candidate.manifest.dtype not in rates.tflops:
+            return None
+        workload = candidate.manifest.workloads[self._group.name]
+        dtype = candidate.manifest.dtype
+        return predict_forward(workload.flops, workload.bytes, rates, dtype).seconds
+
+
+def _show_kind(kind: tuple[str, str]) -> str:
+    backend, refit = kind
+    return f"{backend}, refit {refit}" if refit else backend
+
+
+def _why_not(entry: Entry) -> str:
+    name = f"{entry.candidate.label} {entry.candidate.manifest.dtype}"
+    if entry.failed is not None:
+        return f"{name} failed: {entry.failed}"
+    return f"{name} was skipped: {entry.skipped}"
+
+
+def _mark(entries: Sequence[Entry], skipped: str | None = None, failed: str | None = None) -> None:
+    for entry in entries:
+        entry.skipped, entry.failed = skipped, failed
+
+
+def _identity(candidate: Candidate) -> str:
+    return sha256(candidate.manifest.to_json().encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""One load of some candidates, and its rounds: all in random order, then in reverse.
+
+The first forwards of each visit are discarded: they pay for caches that another engine filled. How
+many rounds a load has is fixed by the first one from costs alone, never from results.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wanrt.bench.candidates import Candidate
+from wanrt.bench.testbed import Lab
+from wanrt.engine.engine import Runner
+from wanrt.errors import UnsupportedError, WanrtError
+from wanrt.machine.nvml import Clocks
+from wanrt.results.values import Forward, Probe
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["MIN_ROUNDS", "Entry", "LoadPlan", "count_bytes", "measure_load"]
+
+MIN_ROUNDS = 3
+MAX_ROUNDS = 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """A candidate and what has been measured of it."""
+
+    candidate: Candidate
+    forwards: list[Forward] = field(default_factory=list)
+    probe: Probe = field(default_factory=Probe)
+    clocks: Clocks | None = None
+    skipped: str | None = None
+    failed: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still to be measured."""
+        return self.skipped is None and self.failed is None
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """How one load goes.
+
+    Args:
+        number: its number; those loaded together share it.
+        workload: whose shapes to run.
+        rounds: how many; None for as many as take the time of loading, after one that finds out.
+        warmup: forwards discarded at each visit.
+        seed: of inputs and order.
+    """
+
+    number: int
+    workload: str
+    rounds: int | None
+    warmup: int
+    seed: int
+
+
+@dataclass
+class _Held:
+    runner: Runner
+    adapter: Path | None = None
+
+
+_Loaded = dict[tuple[Path, bool, str | None], _Held]
+
+
+def measure_load(
+    lab: Lab,
+    entries: Sequence[Entry],
+    plan: LoadPlan,
+    on_round: Callable[[], None],
+    reporter: Reporter,
+) -> tuple[int, str]:
+    """Load the entries' engines side by side and measure them.
+
+    A candidate that can't be loaded or run is marked so and the others go on. A round that is
+    broken off (Ctrl-C) counts for nobody.
+
+    Returns:
+        The number of rounds, and what was timed; 0 and nothing if nothing could be loaded.
+    """
+    rng = np.random.default_rng([plan.seed, plan.number])
+    with ExitStack() as stack:
+        start = lab.now()
+        loaded: _Loaded = {}
+        load = f"load {plan.number + 1}"
+        with reporter.bytes(load, count_bytes(entries)) as piece:
+            for index in rng.permutation(len(entries)):
+                entry = entries[index]
+                if entry.active and entry.candidate.loads_as not in loaded:
+                    piece.tell(f"{load}: {entry.candidate.label}")
+                    _load(lab, entry, entries, plan, loaded, stack)
+                    piece.advance(entry.candidate.bytes)
+        loading_s = lab.now() - start
+        if not loaded:
+            return 0, ""
+        rounds = plan.rounds
+        if rounds is None:
+            start = lab.now()
+            _run_round(lab, entries, loaded, plan, None, rng)
+            rounds = _balance(loading_s, lab.now() - start)
+            log.debug("loading takes %.2f s: %d rounds", loading_s, rounds)
+        for number in range(rounds):
+            _run_round(lab, entries, loaded, plan, number, rng)
+            on_round()
+        engines = [held.runner for (_, _, rival), held in loaded.items() if rival is None]
+        return rounds, "; ".join(dict.fromkeys(runner.timed for runner in engines))
+
+
+def count_bytes(entries: Iterable[Entry]) -> int:
+    """Return the bytes of the engines that would be loaded for the active entries, each once."""
+    active = (entry.candidate for entry in entries if entry.active)
+    return sum({one.loads_as: one.bytes for one in active}.values())
+
+
+def _balance(loading_s: float, round_s: float) -> int:
+    """Spend as much on rounds as on loading, about (Kalibera and Jones, section 8)."""
+    fitting = math.ceil(loading_s / round_s) if round_s > 0 else MAX_ROUNDS
+    return min(max(fitting, MIN_ROUNDS), MAX_ROUNDS)
+
+
+def _load(
+    lab: Lab,
+    entry: Entry,
+    entries: Sequence[Entry],
+    plan: LoadPlan,
+    loaded: _Loaded,
+    stack: ExitStack,
+) -> None:
+    """Load an entry's engine and run it once, for all entries that share it."""
+    key = entry.candidate.loads_as
+    alike = [other for other in entries if other.candidate.loads_as == key]
+    try:
+        runner = stack.enter_context(closing(lab.load(entry.candidate, plan.workload, plan.seed)))
+        runner.time_forward()
+        loaded[key] = _Held(runner)
+    except UnsupportedError as error:
+        for other in alike:
+            other.skipped = str(error)
+    except WanrtError as error:
+        for other in alike:
+            other.failed = str(error)
+
+
+def _run_round(
+    lab: Lab,
+    entries: Sequence[Entry],
+    loaded: _Loaded,
+    plan: LoadPlan,
+    number: int | None,
+    rng: np.random.Generator,
+) -> None:
+    """Visit all entries there and back; without a number (a pilot) nothing is recorded."""
+    active = [entry for entry in entries if entry.active]
+    order = [active[i] for i in rng.permutation(len(active))]
+    timed: list[tuple[Entry, float, float | None]] = []
+    for entry in (*order, *reversed(order)):
+        if not entry.active:
+            continue
+        try:
+            timed.append((entry, *_visit(entry.candidate, loaded, plan.warmup)))
+        except WanrtError as error:
+            entry.failed = str(error)
+            # half a load would halve what the others' are compared by
+            entry.forwards = [f for f in entry.forwards if f.load != plan.number]
+        else:
+            entry.clocks = _join_clocks(entry.clocks, lab.clocks())
+    if number is None:
+        return
+    for entry, seconds, enqueue_s in timed:
+        if entry.active:
+            entry.forwards.append(Forward(plan.number, number, seconds, enqueue_s))
+
+
+def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> tuple[float, float | None]:
+    """Run an entry's forwards; return the timed one's seconds and the host's share of them."""
+    held = loaded[candidate.loads_as]
+    adapter = candidate.folder / candidate.adapter.file if candidate.adapter else None
+    if adapter != held.adapter:
+        held.runner.swap(adapter)
+        held.adapter = adapter
+    for _ in range(warmup):
+        held.runner.time_forward()
+    return held.runner.time_forward(), held.runner.enqueue_s
+
+
+def _join_clocks(first: Clocks | None, second: Clocks | None) -> Clocks | None:
+    if first is None or second is None:
+        return first or second
+    return Clocks(
+        min(first.min_mhz, second.min_mhz),
+        max(first.max_mhz, second.max_mhz),
+        tuple(dict.fromkeys((*first.throttled, *second.throttled))),
+    )

@@ -1,0 +1,130 @@
+"""Bench engines against the full fine-tune's: plan, load, measure in rounds, return the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wanrt.bench.candidates import plan_bench
+from wanrt.bench.group import GroupBench
+from wanrt.bench.options import EXTENDABLE, BenchOptions
+from wanrt.bench.testbed import Lab, RealLab
+from wanrt.errors import ResultsError
+from wanrt.results.advice import advise_on_machine
+from wanrt.results.ratios import compare_groups
+from wanrt.results.result import BenchResult
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["bench_engines", "make_lab"]
+
+
+def bench_engines(
+    paths: Iterable[Path | str],
+    options: BenchOptions | None = None,
+    *,
+    lab: Lab | None = None,
+    earlier: BenchResult | None = None,
+    on_round: Callable[[BenchResult], None] | None = None,
+    reporter: Reporter | None = None,
+) -> BenchResult:
+    """Measure every engine in `paths` and compare it with the `full` engine of its model.
+
+    Args:
+        paths: engine folders, or folders of engine folders.
+        options: how to measure.
+        lab: where engines, clock and memory come from; this machine by default.
+        earlier: the result of a bench that was broken off; it goes on where that one ended.
+        on_round: called with the result so far, before the first and after every round, to save it.
+        reporter: who is told of it; nobody by default.
+
+    Raises:
+        ResultsError: there is nothing to bench, or `earlier` is of other engines, options or
+            another machine. Engines that can't be read, loaded or run don't raise: they are rows
+            that say so. Nor does Ctrl-C: the result says `interrupted`.
+    """
+    options = options or BenchOptions()
+    lab = lab or make_lab(options)
+    reporter = reporter or Reporter(quiet=True)
+    for name in options.rivals:
+        lab.check_rival(name)
+    plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
+    result = BenchResult(
+        machine=lab.describe(bool(options.rivals)),
+        options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        broken=plan.broken,
+        advice=tuple(plan.stale),
+    )
+    benches = [GroupBench(lab, group, options) for group in plan.groups]
+    if earlier is not None:
+        _resume(earlier, result, benches)
+
+    def snapshot() -> BenchResult:
+        return _gather(result, benches)
+
+    def save() -> None:
+        if on_round is not None:
+            on_round(snapshot())
+
+    save()  # a results file that can't be written is known before the work
+    left_s = options.time_budget_s
+    try:
+        for number, bench in enumerate(benches):
+            left_s -= bench.run(left_s / (len(benches) - number), save, reporter)
+    except KeyboardInterrupt:
+        return replace(snapshot(), interrupted=True)
+    return snapshot()
+
+
+def make_lab(options: BenchOptions) -> RealLab:
+    """Return this machine, for engines to be loaded as the options say."""
+    return RealLab(
+        options.device,
+        options.threads,
+        options.mapped,
+        options.weight_streaming,
+        options.cuda_graph,
+    )
+
+
+def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:
+    """Compare what all groups have measured so far: claims are corrected for all candidates."""
+    timed = [bench.timed_candidates() for bench in benches]
+    ratios = compare_groups(timed)
+    groups = tuple(
+        bench.result(own, found) for bench, own, found in zip(benches, timed, ratios, strict=True)
+    )
+    measured = any(row.forwards for group in groups for row in group.candidates)
+    return replace(
+        result,
+        groups=groups,
+        timed=next((bench.timed for bench in benches if bench.timed), ""),
+        device=next((bench.device for bench in benches if bench.device), None),
+        advice=(*(advise_on_machine(result.machine) if measured else ()), *result.advice),
+    )
+
+
+def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBench]) -> None:
+    """Let benches go on with an earlier result, or refuse one that measured something else."""
+    hint = "measure anew, without --resume"
+    if earlier.machine.lasting != result.machine.lasting:
+        raise ResultsError("the earlier bench ran on another machine or with other versions", hint)
+    defaults = asdict(BenchOptions())
+    for name in defaults.keys() - EXTENDABLE:
+        if earlier.options.get(name, defaults[name]) != result.options[name]:
+            flag = f"--{name.replace('_', '-')}"
+            raise ResultsError(f"the earlier bench had another {flag}", hint)
+    same_aim = all(
+        earlier.options.get(name) == result.options[name]
+        for name in ("half_width", "time_budget_s")
+    )
+    groups = {(group.model, group.workload): group for group in earlier.groups}
+    for bench in benches:
+        found = groups.pop(bench.key, None)
+        if found is not None:
+            bench.resume(found, earlier.timed, same_aim=same_aim)
+    if groups:
+        model, workload = next(iter(groups))
+        raise ResultsError(f"the earlier bench also had {model} {workload}", hint)

@@ -1,0 +1,159 @@
+"""An engine's manifest as text for people."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from wanrt.engine.tensors import show_shape
+from wanrt.manifest.fields import TensorSpec
+from wanrt.manifest.schema import Manifest, Source, Verification
+from wanrt.storage.hub import hub_file
+
+__all__ = ["render_info", "show_sources"]
+
+WIDTH = 79
+INDENT = 14
+
+
+def render_info(folder: Path, manifest: Manifest) -> str:
+    """Return what the engine is, in lines of at most 79 columns unless a name is longer."""
+    lines = [str(folder)]
+    for key, value in _facts(manifest):
+        lines += textwrap.wrap(
+            value,
+            WIDTH,
+            initial_indent=key.ljust(INDENT),
+            subsequent_indent=" " * INDENT,
+            break_long_words=False,  # names are there to be copied
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    weights = "random weights" if manifest.random_weights else "real weights"
+    if not manifest.full_finetune and manifest.mode == "full":
+        weights += ", the base's own (no fine-tune given)"
+    total = _size(sum(file.bytes for file in manifest.weights))
+    used = _size(manifest.weight_bytes)
+    count = len(manifest.weights)
+    files = f"{used} in {count} {'file' if count == 1 else 'files'} of {total}"
+    facts = [
+        ("name", manifest.name),
+        ("model", manifest.model),
+        ("mode", _mode(manifest)),
+        ("dtype", manifest.dtype),
+        ("backend", manifest.backend),
+        *_plan_facts(manifest),
+        ("weights", f"{files}, {weights}"),
+        ("verified", _verified(manifest.verification)),
+    ]
+    for key, workload in manifest.workloads.items():
+        tokens = f"{workload.tokens:,}".replace(",", " ")
+        flops = f"{sum(workload.flops.values()) / 1e12:.4g} TFLOP per forward"
+        facts.append(("workload", f"{key}: {workload.batch} x {tokens} tokens, {flops}"))
+    specs = manifest.forward.inputs
+    facts += [("input", _spec(spec)) for spec in specs if spec.role == "data"]
+    facts += [("output", _spec(spec)) for spec in manifest.forward.outputs]
+    facts += [
+        ("adapter", f"{adapter.file}: rank {adapter.rank}, {_size(adapter.bytes)}")
+        for adapter in manifest.adapters
+    ]
+    facts += [
+        ("file", f"{file.file}: {_size(file.bytes)}, {file.origin}, {file.storage}")
+        for file in manifest.weights
+    ]
+    facts += [("source", text) for text in show_sources(manifest.sources)]
+    tools = ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items())
+    return [*facts, ("tools", tools or "-")]
+
+
+def _plan_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    plan = manifest.forward.plan
+    if plan is None:
+        return []
+    refit = {
+        "baked": "weights inside",
+        "none": "bound to these weights",
+        "targets": "the adapter's matrices can be refitted",
+        "all": "all weights can be refitted",
+    }
+    capabilities = ", ".join(plan.compute_capabilities)
+    facts = [
+        f"{plan.file}: {_size(plan.bytes)}, {manifest.backend} {plan.library}",
+        f"built on {plan.gpu or 'no GPU'} for compute capability {capabilities}",
+        f"{refit[plan.refit]} ({plan.refit})",
+    ]
+    choices = {
+        f"on {plan.hardware_compatibility} GPUs": plan.hardware_compatibility != "none",
+        "runs with later versions": plan.version_compatible,
+        "can stream weights": plan.weight_streaming,
+        "swaps adapters in place": plan.swap is not None,
+        "a build control": plan.control,
+    }
+    return [("plan", ", ".join([*facts, *(name for name, on in choices.items() if on)]))]
+
+
+def _mode(manifest: Manifest) -> str:
+    if manifest.mode == "swappable":
+        what = f"swappable, rank up to {manifest.max_rank}"
+    elif manifest.rank is not None:
+        what = f"{manifest.mode}, rank {manifest.rank}"
+    else:
+        return manifest.mode
+    return f"{what}, on {len(manifest.targets)} modules"
+
+
+def _verified(verification: Verification) -> str:
+    if verification.method == "none":
+        return "no: outputs weren't compared; linked weights weren't read, and may hold NaN"
+    facts = [f"by {verification.method}, against diffusers in fp32"]
+    if verification.error is not None:
+        facts.append(f"relative L2 {verification.error:.2g}")
+    if verification.tolerance is not None:
+        facts.append(f"tolerance {verification.tolerance:.2g}")
+    if verification.reference_error is not None:
+        facts.append(f"PyTorch's own error {verification.reference_error:.2g}")
+    if verification.adapter_effect is not None:
+        facts.append(f"the adapter's effect {verification.adapter_effect:.2g}")
+    if verification.plan_error is not None:
+        facts.append(f"the plan's on its GPU {verification.plan_error:.2g}")
+    if verification.tokens is not None:
+        facts.append(f"at {verification.tokens} tokens")
+    if verification.dtype is not None:
+        facts.append(f"in {verification.dtype}")
+    return ", ".join(facts)
+
+
+def _spec(spec: TensorSpec) -> str:
+    bounds = f", {spec.range[0]:g} to {spec.range[1]:g}" if spec.range else ""
+    return f"{spec.name}: {spec.dtype} {show_shape(spec.shape)}{bounds}"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
+def show_sources(sources: Sequence[Source]) -> Iterator[str]:
+    """Yield a text per source; several of one folder follow a line that names it."""
+    for folder, members in groupby(sources, lambda source: Path(source.path).parent):
+        held = list(members)
+        cached = hub_file(Path(held[0].path))
+        revision = f", revision {cached.revision[:12]}" if cached and cached.revision else ""
+        if len(held) == 1:
+            name = cached.id if cached else held[0].path
+            yield f"{name} {_identify(held[0])}{revision}"
+            continue
+        yield f"{cached.repo_path(cached.inside.parent) if cached else folder}{revision}:"
+        yield from (f"  {Path(source.path).name} {_identify(source)}" for source in held)
+
+
+def _identify(source: Source) -> str:
+    strength = "" if source.strength in (None, 1.0) else f", strength {source.strength:g}"
+    return f"{source.sha256[:12]}{strength}"

@@ -1,0 +1,1 @@
+"""What every loaded engine offers, its inputs and adapters. Imports manifest, storage, errors."""

@@ -1,0 +1,65 @@
+"""An engine in memory: what every backend offers, and the choice of the backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from wanrt.manifest.schema import Manifest
+from wanrt.storage.dtypes import Array
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Device", "Engine", "Runner"]
+
+Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+
+
+class Runner(Protocol):
+    """What can be timed: an engine with its inputs bound, or a rival."""
+
+    @property
+    def timed(self) -> str:
+        """What `time_forward` measures, in one sentence."""
+
+    @property
+    def enqueue_s(self) -> float | None:
+        """The host's seconds of the last timed forward until all of it was enqueued.
+
+        None where the host computes it, or before there was one.
+        """
+
+    def swap(self, adapter: Path | str | None) -> None:
+        """Load a canonical adapter; None goes back to the base."""
+
+    def time_forward(self) -> float:
+        """Run one forward on the bound inputs and return its seconds."""
+
+    def close(self) -> None:
+        """Free what was loaded; a second call does nothing."""
+
+
+class Engine(Runner, Protocol):
+    """A loaded engine. One thread at a time may use it; different engines may run in parallel.
+
+    `swap` and a forward of the same engine must not overlap. On a CPU a forward runs on the
+    engine's own thread pool (`threads`), and releases Python's global lock.
+    """
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the engine is."""
+
+    def bind(self, **inputs: object) -> None:
+        """Check the data inputs and make them resident for `time_forward`."""
+
+    def forward(self, **inputs: object) -> dict[str, Array]:
+        """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,48 @@
+"""Seeded inputs of a workload: unit normal, or uniform where the manifest gives a range."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from wanrt.errors import EngineError
+from wanrt.manifest.fields import TensorSpec
+from wanrt.manifest.schema import Manifest, Workload
+from wanrt.storage.dtypes import Array, numpy_dtype
+
+__all__ = ["make_inputs"]
+
+
+def make_inputs(manifest: Manifest, workload: Workload, seed: int) -> dict[str, Array]:
+    """Return the data inputs of one forward.
+
+    An input depends on the seed, its name and its shape alone, so that every engine of a model is
+    fed the same values, rounded to its dtype.
+
+    Raises:
+        EngineError: the manifest doesn't give an input's shape.
+    """
+    return {
+        spec.name: _draw(spec, _shape(spec, workload), seed)
+        for spec in manifest.forward.inputs
+        if spec.role == "data"
+    }
+
+
+def _shape(spec: TensorSpec, workload: Workload) -> tuple[int, ...]:
+    shape = workload.shapes.get(spec.name, spec.shape)
+    sizes = tuple(dim for dim in shape if isinstance(dim, int))
+    if len(sizes) != len(shape):
+        raise EngineError(f"the workload gives no shape of input {spec.name}", "rebuild the engine")
+    return sizes
+
+
+def _draw(spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Array:
+    rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
+    if spec.range is None:
+        values = rng.standard_normal(shape, dtype=np.float32)
+    else:
+        low, high = spec.range
+        values = (low + (high - low) * rng.random(shape, dtype=np.float32)).astype(np.float32)
+    return values.astype(numpy_dtype(spec.dtype))

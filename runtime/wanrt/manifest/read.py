@@ -1,0 +1,126 @@
+"""engine.json and the files that it names, read and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from wanrt.errors import ManifestError
+from wanrt.manifest.schema import SCHEMA_VERSION, Manifest
+from wanrt.storage.strict_json import parse_json
+
+__all__ = ["check_file", "check_times", "parse_manifest", "read_manifest", "read_manifest_only"]
+
+MANIFEST_NAME = "engine.json"
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/engine.json`, without touching the weights.
+
+    Raises:
+        ManifestError: the file is missing, malformed, of a newer schema, or names a file that lies
+            outside the folder, is missing, or has another size than recorded.
+    """
+    manifest = read_manifest_only(folder)
+    for part in manifest.files:
+        check_file(folder, part.file, part.bytes)
+    return manifest
+
+
+def read_manifest_only(folder: Path) -> Manifest:
+    """Read `folder/engine.json` without looking at the files that it names.
+
+    Raises:
+        ManifestError: the file is missing, malformed or of a newer schema.
+    """
+    path = folder / MANIFEST_NAME
+    return parse_manifest(_read_text(path), str(path))
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Parse engine.json's text; `where` names it in errors."""
+    try:
+        raw = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where} is not JSON: {error}", "rebuild the engine") from None
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{where} is not a JSON object", "rebuild the engine")
+    version = raw.get("schema_version")
+    if isinstance(version, bool | float):  # pydantic takes both for the 1 that they equal
+        raise ManifestError(f"{where}: schema_version: Input should be 1", "rebuild the engine")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{where} has schema version {version}, this wanrt reads up to {SCHEMA_VERSION}",
+            "upgrade: pip install -U wanexport",
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "engine.json"
+        problem = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise ManifestError(
+            f"{where}: {place}: {problem}", "rebuild the engine with this release's wanexport"
+        ) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise ManifestError(f"{path} is not a file")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{path.parent} is not an engine folder: it has no {path.name}",
+            "build one: wanexport build --rank 32",
+        ) from None
+    except NotADirectoryError:
+        raise ManifestError(f"{path.parent} is a file, not an engine folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} can't be read: {error}") from None
+
+
+def check_file(folder: Path, file: str, size: int) -> None:
+    """Check that a file lies in the folder and has the recorded size.
+
+    Raises:
+        ManifestError: it is missing, leads out of the folder, or has another size.
+    """
+    path = folder / file
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise ManifestError(f"{path} is missing", "rebuild the engine with --force") from None
+    if not resolved.is_relative_to(folder.resolve()):
+        raise ManifestError(f"{path} leads out of the engine folder", "rebuild the engine")
+    if not resolved.is_file():
+        raise ManifestError(f"{path} is not a file", "rebuild the engine")
+    if resolved.stat().st_size != size:
+        raise ManifestError(
+            f"{path} has {resolved.stat().st_size:,} bytes, engine.json says {size:,}",
+            "rebuild the engine with --force",
+        )
+
+
+LINKED = ("hardlink", "pool", "own")
+
+
+def check_times(folder: Path, manifest: Manifest) -> None:
+    """Refuse linked weights whose modification time isn't the recorded one.
+
+    A linked file shares its bytes with a checkpoint or the pool, so that writing over that in
+    place changes the engine. Copies and reflinks can't change so; only their sizes are compared.
+    """
+    for weights in manifest.weights:
+        path = folder / weights.file
+        if weights.storage in LINKED and path.stat().st_mtime_ns != weights.mtime_ns:
+            raise ManifestError(
+                f"{path}: its mtime isn't the recorded one: the engine was copied or moved, "
+                "or somebody wrote over these bytes",
+                f"compare the bytes: wanrt verify {folder} --restore-mtime; "
+                "if they differ, rebuild with --force",
+            )

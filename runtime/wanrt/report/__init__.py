@@ -1,0 +1,1 @@
+"""A bench's result as text, files and a page. Imports results and what is below."""

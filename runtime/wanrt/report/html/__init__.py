@@ -1,0 +1,1 @@
+"""The page with its plots. Imports report, results and what is below."""

@@ -1,0 +1,34 @@
+"""A bench's result as Markdown."""
+
+from __future__ import annotations
+
+from wanrt.report.headline import headlines
+from wanrt.report.table import COLUMNS, group_notes, shown_rows, table_rows, title
+from wanrt.results.result import BenchResult, CandidateResult
+
+__all__ = ["to_markdown"]
+
+
+def to_markdown(result: BenchResult) -> str:
+    """Return the terminal's tables in Markdown, with the machine above them."""
+    lines = [" · ".join(result.machine.headline), ""]
+    for group in result.groups:
+        lines += [title(group), "", _markdown_line((*COLUMNS[:-1], "weights"))]
+        lines.append("|---|---|--:|--:|---|--:|---|")
+        for row, candidate in zip(table_rows(group), shown_rows(group), strict=True):
+            cells = list(row.cells[:-1])
+            if row.reason and not cells[2]:
+                cells[4] = row.reason
+            lines.append(_markdown_line((*cells, _weights(candidate))))
+        lines += ["", *(f"- {line}" for line in (*headlines(group), *group_notes(group))), ""]
+    lines += [f"- failed: {reason}" for reason in result.broken.values()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _weights(row: CandidateResult) -> str:
+    kind = "random weights" if row.random_weights else "real"
+    return kind if row.verified else f"{kind}, unverified"
+
+
+def _markdown_line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,1 @@
+"""What a bench measured and what may be claimed of it. Imports machine, storage and terminal."""

@@ -1,0 +1,73 @@
+"""The plain values that a bench's result is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Advice", "Forward", "Probe", "Ratio", "Verdict"]
+
+TICK_S = 1e-9
+"""A clock that saw no time pass leaves rates and logarithms finite."""
+
+Verdict = Literal["baseline", "faster", "slower", "same", "unresolved"]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One timed forward: of which load of the engine, in which round, how long.
+
+    `enqueue_s` are the host's seconds of it until all was enqueued, where a device computes.
+    """
+
+    load: int
+    round: int
+    seconds: float
+    enqueue_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Speed against the baseline: above 1 is faster.
+
+    `low` to `high` is the 95 % interval over loads; there is none of a single load. `p` is the
+    two-sided p-value of "as fast as the baseline", corrected for all candidates of the bench (a
+    control's is not), and `verdict` what may be claimed.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    loads: int
+    rounds: int
+    p: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one engine takes, found in a process of its own.
+
+    `cold_load_s` is a load with none of its files in the page cache, `first_forward_s` the first
+    forward after it, `warm_load_s` a load with all of them there. `memory_bytes` is the peak of
+    anonymous memory, mapped file pages apart; `device_bytes` what the device lost to it.
+    `disk_bytes` are the folder's files, `shared_bytes` those of them that are the baseline's own,
+    by inode.
+    """
+
+    cold_load_s: float | None = None
+    warm_load_s: float | None = None
+    first_forward_s: float | None = None
+    memory_bytes: int | None = None
+    device_bytes: int | None = None
+    disk_bytes: int | None = None
+    shared_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A warning: its code, what was seen, what to do."""
+
+    code: str
+    text: str
+    hint: str

@@ -1,0 +1,1 @@
+"""Files, JSON, dtypes and hub paths as bytes and names. Imports only errors."""

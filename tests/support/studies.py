@@ -1,0 +1,51 @@
+"""Tiny models of the real architecture, and engines built from them through the public surface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanexport.build.request import BuildRequest
+from wanexport.model.config import Architecture, Config, Size
+from wanexport.tensorrt.progress import Reporter
+
+if TYPE_CHECKING:
+    from wanexport.build.recipe import Built
+
+I2V = Architecture(
+    num_layers=2,
+    num_attention_heads=2,
+    ffn_dim=320,
+    in_channels=36,
+    text_dim=64,
+    image_dim=80,
+    added_kv_proj_dim=256,
+)
+T2V = Architecture(num_layers=2, num_attention_heads=1, ffn_dim=320, in_channels=16, text_dim=64)
+FLF2V = I2V.model_copy(update={"pos_embed_seq_len": 514, "num_layers": 1})
+SIZE = Size(width=96, height=64, frames=5)
+OTHER_SIZES = (Size(width=48, height=80, frames=1), Size(width=64, height=32, frames=13, batch=2))
+I2V_14B = Architecture(
+    num_layers=40,
+    num_attention_heads=40,
+    ffn_dim=13824,
+    in_channels=36,
+    image_dim=1280,
+    added_kv_proj_dim=5120,
+)
+
+
+def config(arch: Architecture = I2V, dtype: str = "fp32", size: Size = SIZE) -> Config:
+    return Config(name="tiny", dtype=dtype, architecture=arch, size=size)
+
+
+def build(out: Path, arch: Architecture = I2V, **options: object) -> list[Built]:
+    """Build engines; `dtype` and `size` go to the configuration, the rest to the request."""
+    from wanexport.build.recipe import build_engines  # torch, which sizes alone don't need
+
+    chosen = {key: options.pop(key) for key in ("dtype", "size") if key in options}
+    made = config(arch, **chosen)  # type: ignore[arg-type]
+    if options.get("dynamic"):
+        made = made.model_copy(update={"dynamic_sizes": OTHER_SIZES})
+    request = BuildRequest(config=made, out=out, **options)  # type: ignore[arg-type]
+    return build_engines(request, Reporter(quiet=True))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wanexport
+import wanrt
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"wanexport": ROOT / "export/wanexport", "wanrt": ROOT / "runtime/wanrt"}
+HEAVY = ("torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir", "onnxscript",
+         "onnxruntime", "polygraphy", "tensorrt", "tensorrt_rtx_bindings", "cuda", "matplotlib",
+         "jinja2")  # fmt: skip
+NOT_IN_WANRT = {"wanexport", "torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir",
+                "onnxscript", "polygraphy"}  # fmt: skip
+# what wanexport may know of the runtime: the contract, the formulas and devices, the engine loader,
+# and what a rival in a bench has to know
+OPEN_TO_WANEXPORT = ("wanrt.manifest", "wanrt.roofline", "wanrt.engine.engine", "wanrt.load_engine",
+                     "wanrt.backends.load", "wanrt.errors", "wanrt.machine.devices",
+                     "wanrt.machine.predict", "wanrt.machine.cpu_rates",
+                     "wanrt.storage.files.write_text", "wanrt.backends.tensorrt.api",
+                     "wanrt.backends.tensorrt.cuda", "wanrt.backends.tensorrt.library.open_plan",
+                     "wanrt.bench.jobs", "wanrt.engine.inputs", "wanrt.machine.cores.usable_cores",
+                     "wanrt.terminal.progress", "wanrt.storage.hub")  # fmt: skip
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield everything a module imports, wherever in it, as `package.module.name`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def within(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == a or name.startswith(f"{a}.") for a in allowed)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGES["wanrt"].rglob("*.py")), ids=label)
+def test_wanrt_knows_nothing_of_the_exporter(path: Path) -> None:
+    assert not {name for name in imports(path) if name.split(".")[0] in NOT_IN_WANRT}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGES["wanexport"].rglob("*.py")), ids=label)
+def test_wanexport_knows_the_contract_alone(path: Path) -> None:
+    used = {name for name in imports(path) if name.split(".")[0] == "wanrt"}
+    assert not {name for name in used if not within(name, OPEN_TO_WANEXPORT)}
+
+
+@pytest.mark.parametrize("package", [wanexport, wanrt], ids=lambda p: p.__name__)
+def test_packages_offer_what_they_say(package: object) -> None:
+    names = package.__all__  # type: ignore[attr-defined]
+    assert len(names) <= 6
+    assert names == sorted(names)
+    for name in names:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # type: ignore[attr-defined] # noqa: B018
+
+
+LIGHT = (
+    "wanexport", "wanexport.cli.main", "wanexport.cli.estimate_text", "wanexport.checkpoint.open",
+    "wanexport.checkpoint.random_weights", "wanexport.cost", "wanexport.model.config",
+    "wanexport.storage.hashes", "wanexport.storage.links", "wanexport.storage.tensor_file",
+    "wanrt", "wanrt.cli.main", "wanrt.backends.load", "wanrt.backends.tensorrt.api",
+    "wanrt.backends.tensorrt.cuda", "wanrt.backends.tensorrt.engine", "wanrt.bench.child",
+    "wanrt.bench.jobs", "wanrt.bench.probe", "wanrt.bench.process", "wanrt.machine.cpu_rates",
+    "wanrt.machine.devices", "wanrt.machine.predict", "wanrt.manifest", "wanrt.roofline",
+)  # fmt: skip
+BLOCKER = """
+import importlib, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {heavy!r}:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocker())
+sys.path[:0] = {path!r}
+for name in {modules!r}:
+    importlib.import_module(name)
+{then}
+"""
+
+
+def run_bare(then: str = "", modules: tuple[str, ...] = LIGHT) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter that has no heavy package, after importing modules there."""
+    paths = [str(folder.parent) for folder in PACKAGES.values()]
+    code = BLOCKER.format(heavy=HEAVY, path=paths, modules=modules, then=then)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_light_modules_need_no_heavy_package() -> None:
+    done = run_bare()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("cli", ["wanexport", "wanrt"])
+def test_clis_start_without_heavy_packages(cli: str) -> None:
+    then = f"import {cli}.cli.main as c; sys.argv[1:] = ['--help']; c.main()"
+    done = run_bare(then, modules=())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage" in done.stdout
+
+
+def test_a_dry_run_needs_no_heavy_package(tmp_path: Path) -> None:
+    argv = ["build", "--rank", "4", "--dry-run", "--out", str(tmp_path / "engines")]
+    done = run_bare(f"import wanexport.cli.main as c; sys.argv[1:] = {argv}; c.main()", modules=())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "swappable-r4" in done.stdout

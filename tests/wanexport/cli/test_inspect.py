@@ -1,0 +1,217 @@
+"""What `wanexport inspect` says of LoRA files and checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hubcache
+import pytest
+import torch
+from commands import wanexport, write_config
+from hubcache import add_files
+from lorafiles import ARCH, CROSS, DIALECTS, SHAPES, make_lora, settings
+from safetensors.torch import save_file
+
+from wanexport.errors import WanExportError
+from wanexport.inspection import describe_file, format_description
+from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.model.config import Config, Size, load_config
+from wanexport.model.names import module_shapes
+
+TINY = Config(name="tiny", architecture=ARCH, size=Size(width=64, height=64, frames=5))
+I2V_14B = load_config("wan2.1-i2v-14b-480p").architecture
+
+hub = hubcache.hub  # fixture
+
+
+def inspect(file: object, *flags: object) -> dict[str, str]:
+    """Return what the command says: the file's line as `title`, the others by their first word."""
+    code, out, err = wanexport("inspect", file, *flags)
+    assert (code, err) == (0, "")
+    title, *lines = out.splitlines()
+    split = (line.strip().split("  ", 1) for line in lines if "  " in line.strip())
+    return {"title": title} | {key: value.strip() for key, value in split}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_config(tmp_path / "tiny.toml", TINY)
+
+
+WRITERS = {
+    "A-diffusers": "diffusers (transformer.)",
+    "A-diffusers-named": "diffusers (transformer.)",
+    "A-diffusers-down-up": "diffusers (transformer.)",
+    "A'-no-prefix": "diffusers names without prefix",
+    "raw-peft": "PEFT (base_model.model.)",
+    "raw-peft-original": "PEFT (base_model.model.)",
+    "B-comfy-peft": "ComfyUI (diffusion_model.)",
+    "B-model-prefix": "ComfyUI (model.diffusion_model.)",
+    "C-comfy-down-up": "ComfyUI (diffusion_model.)",
+    "C-dotted": "ComfyUI (diffusion_model.)",
+    "C-unet": "diffusers (unet.)",
+    "D-musubi": "kohya/musubi (lora_unet_)",
+    "D-diffusers-names": "kohya/musubi (lora_unet_)",
+    "D'-videox-fun": "VideoX-Fun (lora_unet__)",
+    "E-diffsynth": "original names without prefix, DiffSynth (lora_A.NAME)",  # alpha has no NAME
+    "original-no-prefix": "original names without prefix",
+    "lycoris": "LyCORIS (lycoris_)",
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_says_the_same_of_every_dialect(dialect: str, tmp_path: Path, tiny: Path) -> None:
+    made = make_lora(dialect, CROSS, rank=4, alpha=2.0)
+    found = inspect(made.save(tmp_path / "lora.safetensors"), "--config", tiny)
+    names = ("add_k_proj", "add_v_proj", "to_k", "to_out.0", "to_q", "to_v")
+    assert found == {
+        "title": str(tmp_path / "lora.safetensors"),
+        "LoRA": f"{WRITERS[dialect]} + alpha",
+        "tensors": "36 (36 F32), 12,300 parameters",
+        "fits": "tiny",
+        "targets": ", ".join(f"attn2.{name} x2" for name in names),
+        "rank": "4",
+        "alpha": "2",
+        "scale": "0.5",
+        "low-rank": "12 changes",
+    }
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_alpha_may_be_the_metadata_s(rslora: bool, tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("A-diffusers", CROSS, rank=4)
+    made.metadata = settings(r=4, lora_alpha=8, use_rslora=rslora)
+    found = inspect(made.save(tmp_path / "lora.safetensors"), "--config", tiny)
+    assert (found["alpha"], found["scale"]) == ("8", "4" if rslora else "2")
+    assert "+ alpha" not in found["LoRA"]  # it has no such tensors
+
+
+def test_alpha_may_lie_beside_peft_s_file(tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("raw-peft", CROSS, rank=4)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2}))
+    found = inspect(made.save(tmp_path / "adapter_model.safetensors"), "--config", tiny)
+    assert (found["alpha"], found["scale"]) == ("2", "0.5")
+
+
+def test_an_unknown_alpha_is_not_made_up(tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("A-diffusers", CROSS[:1])
+    found = inspect(made.save(tmp_path / "lora.safetensors"), "--config", tiny)
+    assert "alpha" not in found
+    assert (found["scale"], found["low-rank"]) == ("1", "1 change")
+
+
+@pytest.mark.parametrize(
+    ("heads", "near", "more"),
+    [(36, "14b", 237), (14, "1.3b", 178)],  # 10 of the 40 blocks are one problem there
+)
+def test_a_lora_that_fits_nothing_is_held_against_the_nearest(
+    heads: int, near: str, more: int, tmp_path: Path
+) -> None:
+    width = heads * 128
+    arch = I2V_14B.model_copy(update={"num_attention_heads": heads, "added_kv_proj_dim": width})
+    path = tmp_path / "lora.safetensors"
+    seeded_adapter(path, module_shapes(arch), cross_attention_targets(arch), 1, seed=0)
+    code, out, _ = wanexport("inspect", path)
+    assert code == 0
+    (fits,) = (line for line in out.splitlines() if line.startswith("  fits "))
+    assert near in fits.partition("no configuration; the nearest is ")[2]
+    problems = [line for line in out.splitlines() if line.startswith("  not applied")]
+    assert len(problems) == 3
+    assert f"lora_A.weight is [1, {width}], it should be [1, " in problems[-1]
+    assert out.endswith(f"\n  and {more} more problems\n")
+
+
+def test_a_checkpoint_s_architecture_is_told(tmp_path: Path, tiny: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in SHAPES.items()}, path)
+    model = (
+        "2 layers, width 128 in 1 head, ffn 64, channels 36 to 16, text 32, 257 image tokens of 40"
+    )
+    found = inspect(path, "--config", tiny)
+    assert (found["model"], found["fits"]) == (model, "tiny")
+    assert "differs" not in found
+    found = inspect(path)
+    assert found["model"] == model
+    assert found["fits"] == "no configuration; the nearest is wan2.1-i2v-demo"
+    assert found["differs"].startswith("num_layers: 2, not 4; num_attention_heads: 1, not 4; ")
+
+
+def test_files_of_the_hub_s_cache_go_by_their_names_there(
+    hub: Path, tmp_path: Path, tiny: Path
+) -> None:
+    lora = make_lora("D-musubi", CROSS).save(tmp_path / "lora.safetensors")
+    save_file(
+        {name: torch.zeros(shape) for name, shape in SHAPES.items()}, tmp_path / "m.safetensors"
+    )
+    add_files(hub, "org/style", {"pytorch_lora_weights.safetensors": lora})
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    add_files(hub, "org/tuned", {weights: tmp_path / "m.safetensors"})
+    where = "(of the Hugging Face cache)"
+    found = inspect("org/style", "--config", tiny)
+    assert found["title"] == f"org/style/pytorch_lora_weights.safetensors {where}"
+    found = inspect("org/tuned", "--config", tiny)
+    assert (found["title"], found["fits"]) == (f"org/tuned/transformer {where}", "tiny")
+
+
+def test_describes_a_lora(tmp_path: Path) -> None:
+    made = make_lora("D-musubi", CROSS, rank=4, alpha=2.0)
+    made.tensors["lora_unet_blocks_0_norm3.diff"] = torch.ones(128)
+    made.tensors["lora_unet_blocks_7_ffn_0.lora_down.weight"] = torch.ones(4, 128)
+    found = describe_file(made.save(tmp_path / "lora.safetensors"), TINY)
+    assert (found.what, found.dialect) == ("LoRA", "kohya/musubi (lora_unet_) + alpha + diff")
+    assert (found.tensors, found.dtypes) == (38, {"F32": 38})
+    assert found.targets is not None
+    assert found.targets["attn2.to_q"] == 2
+    assert (found.ranks, found.alphas, found.scales) == ((4, 4), (2.0, 2.0), (0.5, 0.5))
+    assert (len(found.low_rank), found.rest) == (12, ("diff of blocks.0.norm2.weight",))
+    assert (found.fits, found.config) == ((), "tiny")
+    assert [problem.keys for problem in found.problems] == [
+        ("lora_unet_blocks_7_ffn_0.lora_down.weight",)
+    ]
+    text = format_description(found)
+    for part in ("attn2.add_k_proj x2", "scale       0.5", "of 2 blocks", "not tiny"):
+        assert part in text
+
+
+def test_describes_what_a_lora_fits(tmp_path: Path) -> None:
+    shapes = module_shapes(load_config("wan2.1-t2v-1.3b-480p").architecture)
+    path = tmp_path / "lora.safetensors"
+    seeded_adapter(path, shapes, ["blocks.29.attn2.to_q"], 4, seed=1)
+    found = describe_file(path)
+    assert found.fits == ("wan2.1-fun-1.3b-inp-480p", "wan2.1-t2v-1.3b-480p")
+    assert found.random_weights
+    assert not found.problems
+    wrong = describe_file(path, load_config("wan2.1-t2v-14b-480p"))
+    assert wrong.fits == ()
+    assert "[4, 5120]" in wrong.problems[0].message
+
+
+def test_describes_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in SHAPES.items()}, path)
+    found = describe_file(path, TINY)
+    assert (found.what, found.dialect) == ("checkpoint", "diffusers names")
+    assert found.fits == ("tiny",)
+    assert found.tensors == len(SHAPES)
+    other = describe_file(path, load_config("wan2.1-t2v-1.3b-480p"))
+    assert other.fits == ()
+    assert other.differences["num_layers"] == (2, 30)
+    text = format_description(other)
+    assert "fits        not wan2.1-t2v-1.3b-480p" in text
+    assert "differs     num_layers: 2, not 30; num_attention_heads: 1, not 12; " in text
+    assert "image_dim: 40, not none" in text
+
+
+def test_describes_half_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "part.safetensors"
+    save_file({"proj_out.weight": torch.zeros(64, 128)}, path)
+    found = describe_file(path)
+    assert (found.what, found.dialect) == ("checkpoint", "not a whole Wan2.1 DiT")
+    assert "has no tensor patch_embedding.weight" in found.problems[0].message
+
+
+def test_refuses_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(WanExportError, match="not a whole safetensors file"):
+        describe_file(tmp_path / "x.safetensors")

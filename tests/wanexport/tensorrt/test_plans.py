@@ -1,0 +1,142 @@
+"""Plans by TensorRT-RTX's own builder, which needs no GPU: what they are and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import folders
+import pytest
+from commands import wanexport
+from folders import engines, manifests, plan_of, snapshot
+from studies import I2V, OTHER_SIZES, SIZE, build
+
+from wanexport.errors import BuildError
+from wanexport.tensorrt import builder
+from wanexport.tensorrt.protocol import Job, Phase
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.read import read_manifest
+
+sources = folders.sources  # a fixture
+
+RTX = PlanSettings("tensorrt-rtx", capabilities=("8.9", "12.0"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo, planned for two GPUs in both dtypes; tests only read it."""
+    out = tmp_path_factory.mktemp("plans")
+    for dtype in ("fp16", "bf16"):
+        code, _, said = wanexport(
+            "build", "--rank", "8", "--backend", "tensorrt-rtx", "--compute-capability",
+            "89,120", "--dtype", dtype, "--verify", "none", "--out", out,
+        )  # fmt: skip
+        assert code == 0, said
+    return out
+
+
+class TestRealPlans:
+    def test_every_mode_in_both_dtypes(self, demo: Path) -> None:
+        found = manifests(demo)
+        assert {(m.mode, m.dtype) for m in found} == {
+            (mode, dtype) for mode in folders.MODES for dtype in ("fp16", "bf16")
+        }
+        for manifest in found:
+            plan = plan_of(manifest)
+            assert manifest.backend == "tensorrt-rtx"
+            assert (plan.refit, plan.weights, plan.swap, plan.gpu) == ("baked", {}, None, None)
+            assert plan.compute_capabilities == ("8.9", "12.0")
+            weights = manifest.weight_bytes
+            assert weights < plan.bytes < 1.5 * weights
+
+    def test_the_layers_are_described(self, demo: Path) -> None:
+        for manifest in manifests(demo):
+            told = json.loads((demo / manifest.name / "layers.json").read_text())
+            assert told["network"][f"ATTENTION_INPUT {manifest.dtype}"] == 12
+            assert told["engine"] is None  # read back on a GPU alone
+
+    def test_nothing_is_built_twice(self, demo: Path) -> None:
+        before = snapshot(demo)
+        code, said, _ = wanexport(
+            "build", "--rank", "8", "--backend", "tensorrt-rtx", "--compute-capability", "89,120",
+            "--dtype", "fp16", "--verify", "none", "--out", demo,
+        )  # fmt: skip
+        assert code == 0
+        assert said.count("there already, made from the same") == 4
+        assert snapshot(demo) == before
+
+    def test_a_deleted_engine_gets_its_plan_back(self, sources: Path, tmp_path: Path) -> None:
+        options = {"modes": ("full", "separate"), "ranks": (4,), "dtype": "fp16", "plans": RTX}
+        first = build(tmp_path, base=str(sources / "base"), verify=False, **options)
+        inode = (first[0].path / "engine.plan").stat().st_ino
+        twin = tmp_path / "twin.plan"
+        os.link(first[0].path / "engine.plan", twin)  # or the pool would forget it
+        for path in first[0].path.rglob("*"):
+            path.unlink() if path.is_file() else None
+        for path in (first[0].path / "weights", first[0].path):
+            path.rmdir()
+        again = build(tmp_path, base=str(sources / "base"), verify=False, **options)
+        assert [b.plan.action for b in again] == ["build", "reuse"]
+        assert (again[0].path / "engine.plan").stat().st_ino == inode
+
+    def test_a_dynamic_engine_has_a_profile_per_workload(self, tmp_path: Path) -> None:
+        build(tmp_path, modes=("full",), dtype="bf16", dynamic=True, plans=RTX, verify=False)
+        (manifest,) = manifests(tmp_path)
+        names = (SIZE.name, *(size.name for size in OTHER_SIZES))
+        assert plan_of(manifest).profiles == names
+        assert tuple(manifest.workloads) == names
+
+    def test_fp32_attention_is_refused_and_can_be_allowed(self, tmp_path: Path) -> None:
+        options = {"modes": ("full",), "dtype": "fp32", "verify": False}
+        with pytest.raises(BuildError, match="no fused kernel") as caught:
+            build(tmp_path, plans=RTX, **options)
+        assert "--allow-unfused" in caught.value.hint
+        assert not engines(tmp_path)
+        assert not list((tmp_path / ".plans").glob("*.plan"))
+        unfused = PlanSettings("tensorrt-rtx", capabilities=("8.9",), allow_unfused=True)
+        assert build(tmp_path, plans=unfused, **options)[0].plan.action == "build"
+
+    def test_an_engine_that_may_be_unfused_is_verified(self, tmp_path: Path) -> None:
+        unfused = PlanSettings("tensorrt-rtx", capabilities=("8.9",), allow_unfused=True)
+        made = build(tmp_path, modes=("full",), dtype="fp32", plans=unfused)
+        assert made[0].verification is not None
+        assert made[0].verification.error is not None
+
+    @pytest.mark.parametrize("limit", [50, 150, 200])
+    def test_too_little_memory(self, tmp_path: Path, limit: int) -> None:
+        tight = PlanSettings("tensorrt-rtx", capabilities=("8.9",), memory_limit=limit << 20)
+        with pytest.raises(BuildError, match=f"its memory of {limit} MiB"):
+            build(tmp_path, modes=("full",), dtype="fp16", plans=tight, verify=False)
+        assert not engines(tmp_path)
+
+    def test_phases_are_told(self, tmp_path: Path) -> None:
+        build(tmp_path, modes=("full",), dtype="fp16", plans=RTX, verify=False)
+        (folder,) = engines(tmp_path).values()
+        manifest = read_manifest(folder)
+        job = Job(
+            backend="tensorrt-rtx",
+            model=str(folder / "model.onnx"),
+            plan=str(tmp_path / "again.plan"),
+            refit="baked",
+            capabilities=("8.9",),
+            dtypes={s.name: s.dtype for s in (*manifest.forward.inputs, *manifest.forward.outputs)},
+            attentions=3 * I2V.num_layers,
+        )
+        told: list[Phase] = []
+        builder.build_plan(job, told.append)
+        assert told[0].name == "Building engine"
+        assert told[0].parent is None
+        open_phases = {phase.name for phase in told} - {p.name for p in told if p.done >= p.steps}
+        assert not open_phases
+
+
+def test_a_plan_that_holds_weights_takes_their_room(tmp_path: Path) -> None:
+    code, said, _ = wanexport(
+        "build", "--mode", "full", "--backend", "tensorrt-rtx", "--bake", "--dry-run",
+        "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    (written,) = re.findall(r"writes +([0-9.]+) MiB +memory", said)
+    assert float(written) > 55

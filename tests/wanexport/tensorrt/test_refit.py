@@ -1,0 +1,128 @@
+"""Where a plan's weights live, and what swaps in place; built by a fake of TensorRT's builder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import folders
+import pytest
+from commands import wanexport
+from folders import manifests, plan_of
+from studies import I2V, build
+
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.plan import PlanFile
+
+sources = folders.sources  # a fixture
+
+
+@pytest.mark.usefixtures("fake_builder")
+class TestWhereWeightsLive:
+    """With a builder that has a GPU to say."""
+
+    def names(self, plan: PlanFile) -> set[str]:
+        return set(plan.weights)
+
+    def test_all_shares_one_plan_between_full_and_merged(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        build(tmp_path, ranks=(8, 32, 128, 256), dtype="fp16", plans=settings, verify=False)
+        keys: dict[str, set[str]] = {}
+        for manifest in manifests(tmp_path):
+            keys.setdefault(manifest.mode, set()).add(plan_of(manifest).key)
+        assert keys["full"] == keys["merged"]
+        assert [len(keys[mode]) for mode in folders.MODES] == [1, 1, 4, 1]
+        assert len(set().union(*keys.values())) == 6
+        plans = list((tmp_path / ".plans").glob("*.plan"))
+        assert len(plans) == 7  # and one that merges, for the one shape of its matrices
+        inodes = {(tmp_path / m.name / "engine.plan").stat().st_ino for m in manifests(tmp_path)}
+        assert len(inodes) == 6
+
+    def test_none_is_bound_to_the_very_bytes(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="none")
+        options = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16", "plans": settings}
+        build(tmp_path, verify=False, **options)
+        full, merged = manifests(tmp_path)
+        assert plan_of(full).key != plan_of(merged).key
+        job = json.loads((tmp_path / full.name / "engine.plan").read_text())
+        assert (job["refit"], job["refittable"]) == ("none", [])
+        assert plan_of(full).swap is None
+
+    def test_targets_frees_what_the_adapter_changes(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="targets")
+        build(tmp_path, ranks=(8, 16), dtype="fp16", plans=settings, verify=False)
+        found = {m.name.split("fp16-")[1].split("-tensorrt")[0]: m for m in manifests(tmp_path)}
+        free = {
+            name: set(json.loads((tmp_path / m.name / "engine.plan").read_text())["refittable"])
+            for name, m in found.items()
+        }
+        adapted = {f"{module}.weight" for module in found["merged-r8"].targets}
+        assert free["merged-r8"] == adapted
+        assert free["full"] == free["swappable-r16"] == set()
+        assert free["separate-r8"] == {
+            f"{module}.{half}"
+            for module in found["merged-r8"].targets
+            for half in ("lora_A", "lora_B")
+        }
+        assert plan_of(found["merged-r8"]).key == plan_of(found["merged-r16"]).key
+        assert plan_of(found["merged-r8"]).key != plan_of(found["full"]).key
+
+    @pytest.mark.parametrize("copy", [False, True], ids=["link", "copy"])
+    def test_a_merged_engine_can_swap_in_place(
+        self, sources: Path, tmp_path: Path, copy: bool
+    ) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        build(
+            tmp_path, modes=("merged",), ranks=(4, 8), dtype="fp16", plans=settings, verify=False,
+            base=str(sources / "base"), copy=copy,
+        )  # fmt: skip
+        for manifest in manifests(tmp_path):
+            swap = plan_of(manifest).swap
+            assert swap is not None
+            assert set(swap.base) == {f"{module}.weight" for module in manifest.targets}
+            assert {spec.shape for spec in swap.inputs} == {(8, I2V.width), (I2V.width, 8)}
+            assert {spec.dtype for spec in swap.inputs} == {"fp32"}
+            (merge,) = swap.merges
+            assert (merge.shape, merge.max_rank) == ((I2V.width, I2V.width), 8)
+            merging = json.loads((tmp_path / manifest.name / merge.file).read_text())
+            assert merging["dtypes"] == {
+                "weight": "fp16", "merged": "fp16", "lora_A": "fp32", "lora_B": "fp32",
+            }  # fmt: skip
+
+    def test_its_pristine_weights_are_the_base(self, sources: Path, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        options = {"dtype": "fp16", "plans": settings, "verify": False}
+        build(tmp_path, modes=("full", "merged"), ranks=(4,), base=str(sources / "base"), **options)
+        full, merged = manifests(tmp_path)
+        swap = plan_of(merged).swap
+        assert swap is not None
+        for name, part in swap.base.items():
+            own = plan_of(full).weights[name]
+            assert self.read(tmp_path / merged.name, part) == self.read(tmp_path / full.name, own)
+            now = plan_of(merged).weights[name]
+            assert self.read(tmp_path / merged.name, now) != self.read(tmp_path / full.name, own)
+
+    @staticmethod
+    def read(folder: Path, part: object) -> bytes:
+        with (folder / part.file).open("rb") as file:  # type: ignore[attr-defined]
+            file.seek(part.offset)  # type: ignore[attr-defined]
+            return file.read(part.bytes)  # type: ignore[attr-defined]
+
+    def test_its_canonical_adapter_is_fp32(self, tmp_path: Path) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        style = folders.write_lora(tmp_path / "style.safetensors")
+        made = build(
+            tmp_path / "e",
+            modes=("merged",),
+            ranks=(8,),
+            dtype="fp16",
+            plans=settings,
+            verify=False,
+        )
+        out = tmp_path / "canonical.safetensors"
+        code, said, problem = wanexport("adapter", style, "--for", made[0].path, "-o", out)
+        assert (code, problem) == (0, "")
+        assert said == f"saved {out} (rank 4)\n"
+        from safetensors.numpy import load_file
+
+        assert {t.dtype.name for t in load_file(out).values()} == {"float32"}

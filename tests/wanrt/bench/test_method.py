@@ -1,0 +1,66 @@
+"""The measuring method on a thousand simulated machines: how often it claims what isn't so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from simulated import SimulatedLab
+from tinyengines import Tiny, make_engine
+
+from wanrt import bench_engines
+from wanrt.bench.options import BenchOptions
+from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
+from wanrt.results.result import BenchResult
+
+EQUAL = 1000
+DIFFERENT = 200
+UNSTEADY = 400
+OPTIONS = BenchOptions(half_width=0.003, time_budget_s=math.inf)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Manifest]:
+    """A full engine and eight others."""
+    root = tmp_path_factory.mktemp("engines")
+    kinds = [Tiny(name="full")]
+    kinds += [Tiny(name=f"merged-{r}", mode="merged", rank=r) for r in (2, 4)]
+    kinds += [Tiny(name=f"separate-{r}", mode="separate", rank=r) for r in range(1, 7)]
+    folders = [make_engine(root / kind.name, kind) for kind in kinds]
+    return {folder: read_manifest(folder) for folder in folders}
+
+
+def bench(engines: dict[Path, Manifest], seed: int, **true_s: float) -> BenchResult:
+    lab = SimulatedLab(engines, seed, {name.replace("_", "-"): s for name, s in true_s.items()})
+    return bench_engines(engines, OPTIONS, lab=lab)
+
+
+def claims(result: BenchResult) -> list[str]:
+    return [
+        row.label
+        for row in result.rows
+        if not row.control and row.ratio and row.ratio.verdict in ("faster", "slower")
+    ]
+
+
+def test_equal_engines_are_rarely_told_apart(engines: dict[Path, Manifest]) -> None:
+    false = sum(bool(claims(bench(engines, seed))) for seed in range(EQUAL))
+    assert false <= 65
+
+
+def test_one_percent_is_found(engines: dict[Path, Manifest]) -> None:
+    found = sum(
+        "separate r3" in claims(bench(engines, 10_000 + seed, separate_3=1.01))
+        for seed in range(DIFFERENT)
+    )
+    assert found >= 0.95 * DIFFERENT
+
+
+def test_an_unsteady_engine_is_not_told_apart_for_it(engines: dict[Path, Manifest]) -> None:
+    unsteady = {"separate-2": 0.01}
+    few = BenchOptions(loads=3, rounds=3)
+    labs = (SimulatedLab(engines, s, load_effects=unsteady) for s in range(UNSTEADY))
+    false = sum(bool(claims(bench_engines(engines, few, lab=lab))) for lab in labs)
+    assert false <= 0.065 * UNSTEADY

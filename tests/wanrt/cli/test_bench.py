@@ -1,0 +1,124 @@
+"""`wanrt bench` as a command: what it prints and saves, how it exits, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import wanrt
+from tinyengines import Tiny, make_engine
+
+
+def test_bench_prints_a_table_and_saves(
+    family: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    script = fake(forward_s={"tiny-separate-r4": [0.125]})
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "markdown")}
+    flags = [part for kind, path in files.items() for part in (f"--{kind}", path)]
+    code, out, err = wanrt("bench", family, "--fake", script, "--rounds", 8, *flags)
+    assert code == 0
+    assert "separate r4 runs at 0.800 x the full fine-tune, 95 % interval 0.800 to" in out
+    assert err.splitlines() == [f"saved {path}" for path in files.values()]
+    assert len(json.loads(files["json"].read_text())["results"]) == 6  # the control too
+    assert files["csv"].read_text().startswith("model,workload")
+    assert "| separate r4 | fp32 |" in files["markdown"].read_text()
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "markdown"])
+def test_results_on_stdout_move_the_table_to_stderr(
+    family: Path, fake: Callable[..., Path], kind: str
+) -> None:
+    code, out, err = wanrt("bench", family, "--fake", fake(), "--rounds", 6, f"--{kind}", "-")
+    assert code == 0
+    assert "Fake CPU · 2 cores" in err
+    starts = {"json": "{", "csv": "model,", "markdown": "Fake CPU"}
+    assert out.startswith(starts[kind])
+    if kind == "json":
+        json.loads(out)
+
+
+def test_a_failing_engine_exits_with_1(family: Path, fake: Callable[..., Path]) -> None:
+    script = fake(failing={"tiny-merged-r4": "out of memory"})
+    code, out, _ = wanrt("bench", family, "--fake", script, "--rounds", 6)
+    assert code == 1
+    assert "failed: out of memory" in out
+    assert "separate r4" in out
+
+
+def test_a_skipped_engine_exits_with_0_unless_nothing_ran(
+    family: Path, fake: Callable[..., Path]
+) -> None:
+    script = fake(unsupported={"tiny-merged-r4": "too new"})
+    code, out, _ = wanrt("bench", family, "--fake", script, "--rounds", 6)
+    assert (code, "skipped: too new" in out) == (0, True)
+    code, _, _ = wanrt("bench", family / "tiny-merged-r4", "--fake", script)
+    assert code == 1
+
+
+def test_interrupted_exits_with_130_and_keeps_what_it_has(
+    family: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "out.json"
+    script = fake(interrupt_at=100)
+    code, out, _ = wanrt("bench", family, "--fake", script, "--rounds", 50, "--json", path)
+    assert code == 130
+    assert "interrupted: only what was measured until then is shown" in out
+    value = json.loads(path.read_text())
+    assert value["context"]["interrupted"]
+    assert value["results"][0]["forward_s"]["times"]
+
+
+@pytest.mark.system
+def test_bench_on_this_machine(family: Path) -> None:
+    make_engine(family / "tiny-bf16", Tiny(name="tiny-bf16", dtype="bf16"))
+    code, out, _ = wanrt("bench", family, "--loads", 2, "--rounds", 3, "--threads", 1, "-v")
+    assert code == 0
+    assert "skipped: bf16 doesn't run on ONNX Runtime's CPU" in out
+    assert "n 12 · min" in out
+    assert "random weights" in out
+
+
+def test_a_broken_off_bench_goes_on(
+    family: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    saved = tmp_path / "bench.json"
+    fixed = ("--loads", 3, "--rounds", 2, "--json", saved)
+    code, out, err = wanrt("bench", family, "--fake", fake(interrupt_at=150), *fixed)
+    assert code == 130
+    assert "interrupted" in out
+    assert f"go on with: --resume --json {saved}" in err
+    part = json.loads(saved.read_text())["results"][0]["forward_s"]
+    code, _, _ = wanrt("bench", family, "--fake", fake(), *fixed, "--resume")
+    assert code == 0
+    whole = json.loads(saved.read_text())["results"][0]["forward_s"]
+    assert len(part["times"]) < len(whole["times"]) == 12
+    assert whole["loads"] == [0] * 4 + [1] * 4 + [2] * 4
+    code, _, err = wanrt("bench", family, "--fake", fake(), *fixed, "--warmup", 2, "--resume")
+    assert code == 1
+    assert "had another --warmup" in err
+
+
+def test_resume_without_a_file_begins(
+    family: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    new = ("--resume", "--json", tmp_path / "new.json")
+    assert wanrt("bench", family, "--fake", fake(), "--loads", 1, *new)[0] == 0
+    code, _, err = wanrt("bench", family, "--fake", fake(), "--resume")
+    assert code == 2
+    assert "--resume needs the --json FILE" in err
+
+
+@pytest.mark.parametrize("value", ["0.5", "0%", "100%", "half", "-1%"])
+def test_percentages_have_their_sign(family: Path, value: str) -> None:
+    code, _, err = wanrt("bench", family, "--half-width", value)
+    assert code == 2
+    assert "is no percentage, like 0.5%" in " ".join(err.split())
+
+
+def test_an_unknown_rival_is_named(family: Path) -> None:
+    code, _, err = wanrt("bench", family, "--with", "torch-egger")
+    assert code == 1
+    assert "there is no rival 'torch-egger'" in err
+    assert "torch-eager" in err

@@ -1,0 +1,232 @@
+"""The wanrt command: what it starts with, refuses and shows, and one forward by it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import wanrt
+from safetensors.numpy import load_file, save_file
+from tinyengines import Tiny, adapter_tensors, expect, make_engine
+
+import wanrt as package
+
+
+def test_public_names() -> None:
+    assert dir(package) == package.__all__
+    assert len(package.__all__) <= 6
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'x'"):
+        package.x  # noqa: B018
+
+
+@pytest.mark.system
+def test_help_starts_fast_and_bare() -> None:
+    code = (
+        "import sys\n"
+        "from wanrt.cli.main import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'diffusers', 'wanexport', 'onnxruntime', 'scipy', 'numpy', 'onnx',\n"
+        "         'pydantic', 'rich', 'safetensors', 'psutil', 'matplotlib',\n"
+        "         'jinja2'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.system
+def test_help_takes_no_time() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "wanrt", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+@pytest.mark.system
+def test_running_imports_neither_torch_nor_wanexport(family: Path) -> None:
+    code = (
+        "import sys, wanrt\n"
+        f"with wanrt.load_engine({str(family / 'tiny-full')!r}): pass\n"
+        "import wanrt.bench.run, wanrt.cli.main, wanrt.results.json, wanrt.report.table\n"
+        "import wanrt.report.csv, wanrt.report.markdown, wanrt.cli.verify, wanrt.cli.info\n"
+        "print(sorted({'torch', 'diffusers', 'wanexport', 'scipy'} & set(sys.modules)))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+SAVE = ("--save", "{tmp}/o.safetensors")
+
+USAGE: dict[str, list[str]] = {
+    "no such command": ["measure"],
+    "unknown flag": ["bench", "x", "--colour"],
+    "unknown device": ["bench", "x", "--device", "tpu"],
+    "no threads": ["bench", "x", "--threads", "0"],
+    "negative warm-up": ["bench", "x", "--warmup", "-1"],
+    "budget as text": ["bench", "x", "--time-budget", "long"],
+    "weights of no unit": ["bench", "x", "--weight-streaming", "20"],
+    "weights of no number": ["run", "x", *SAVE, "--weight-streaming", "manyGiB"],
+    "endless weights": ["run", "x", *SAVE, "--weight-streaming", "infGiB"],
+    "two results on stdout": ["bench", "x", "--json", "-", "--csv", "-"],
+    "two results in one file": ["bench", "x", "--json", "y", "--csv", "./y"],
+    "run without --save": ["run", "x"],
+    "outputs of another kind": ["run", "x", "--save", "y.npz"],
+    "outputs of no kind": ["run", "x", "--save", "y"],
+    "outputs over the inputs": ["run", "x", *SAVE, "--inputs", SAVE[1]],
+    "outputs over the adapter": ["run", "x", *SAVE, "--adapter", SAVE[1]],
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_exits_with_2(case: str) -> None:
+    code, out, err = wanrt(*USAGE[case])
+    assert code == 2
+    assert not out
+    assert "Traceback" not in err
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "bench without engines/": (["bench"], "engines is no folder"),
+    "verify without engines/": (["verify"], "engines is no folder"),
+    "bench of nothing": (["bench", "{tmp}/none"], "is no folder"),
+    "bench of an empty folder": (["bench", "{tmp}"], "holds no engine"),
+    "unknown workload": (["bench", "{e}", "--workload", "x"], "no engine has the workload 'x'"),
+    "results to nowhere": (["bench", "{e}", "--json", "{tmp}/no/x.json"], "can't be written"),
+    "script that isn't": (["bench", "{e}", "--fake", "{e}/tiny-full/model.onnx"], "no script"),
+    "info of nothing": (["info", "{tmp}"], "is not an engine folder"),
+    "verify nothing": (["verify", "{tmp}/none"], "is no folder"),
+    "run without engine": (["run", "{tmp}", *SAVE], "is not an engine folder"),
+    "run on CUDA": (["run", "{e}/tiny-full", *SAVE, "--device", "cuda"], "CUDA"),
+    "run to nowhere": (
+        ["run", "{e}/tiny-full", "--save", "{tmp}/no/o.safetensors"], "can't be written"),
+    "run with no such inputs": (
+        ["run", "{e}/tiny-full", *SAVE, "--inputs", "{tmp}/i"], "can't be read"),
+    "run with other inputs": (
+        ["run", "{e}/tiny-full", *SAVE, "--inputs",
+         "{e}/tiny-full/weights/tiny.safetensors"], "no input"),
+    "adapter for a fixed engine": (
+        ["run", "{e}/tiny-full", *SAVE, "--adapter", "{tmp}/a"], "is fixed"),
+    "no such adapter": (
+        ["run", "{e}/tiny-swappable", *SAVE, "--adapter", "{tmp}/a"], "can't be"),
+    "no such workload": (
+        ["run", "{e}/tiny-full", *SAVE, "--workload", "x"], "no workload 'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_an_error_in_one_line(
+    tmp_path: Path, family: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    argv, message = MISTAKES[case]
+    if "CUDA" in case and _has_cuda():
+        pytest.skip("this machine has what the case lacks")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    code, out, err = wanrt(*(arg.format(tmp=empty, e=family) for arg in argv))
+    assert code == 1
+    assert not out
+    lines = err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert all(line.startswith("hint: ") for line in lines[1:])
+    assert list(empty.iterdir()) == []
+
+
+def _has_cuda() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def test_info(family: Path) -> None:
+    code, out, _ = wanrt("info", family / "tiny-swappable")
+    assert code == 0
+    assert "swappable, rank up to 4, on 1 modules" in out
+    assert "random weights" in out
+    assert "relative L2 3e-07" in out
+    assert "1.1 KiB in 1 file of 1.2 KiB, random weights" in out
+    assert "adapters/r2.safetensors: rank 2" in out
+    assert max(len(line) for line in out.splitlines()[1:]) <= 79
+
+
+def test_info_of_an_unverified_engine(tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "e", Tiny(verified=False, random_weights=False))
+    _, out, _ = wanrt("info", folder)
+    assert "linked weights weren't read, and may hold NaN" in " ".join(out.split())
+    assert "real weights" in out
+
+
+def test_info_as_json_is_the_manifest(family: Path) -> None:
+    _, out, _ = wanrt("info", family / "tiny-full", "--json")
+    assert json.loads(out)["name"] == "tiny-full"
+
+
+def test_run_saves_the_outputs(family: Path, tmp_path: Path) -> None:
+    x = np.ones((6, 16), np.float32)
+    save_file({"x": x, "timestep": np.zeros(1, np.float32)}, tmp_path / "in.safetensors")
+    folder, saved = family / "tiny-swappable", tmp_path / "out.safetensors"
+    adapter = folder / "adapters" / "r2.safetensors"
+    code, out, _ = wanrt(
+        "run",
+        folder,
+        "--inputs",
+        tmp_path / "in.safetensors",
+        "--adapter",
+        adapter,
+        "--save",
+        saved,
+    )
+    assert (code, out) == (0, "y float32 [6, 16]\n")
+    want = expect(Tiny(mode="swappable"), x, adapter_tensors(2))
+    np.testing.assert_allclose(load_file(saved)["y"], want, rtol=1e-4, atol=1e-4)
+
+
+class TestSave:
+    def test_into_no_folder_is_found_before_anything_is_loaded(
+        self, family: Path, tmp_path: Path
+    ) -> None:
+        (family / "tiny-full" / "model.onnx").write_text("this would be found next")
+        missing = tmp_path / "my outputs"
+        found = wanrt("run", family / "tiny-full", "--save", missing / "out.safetensors")
+        assert (found.code, found.out) == (1, "")
+        assert found.err.splitlines() == [
+            f"error: {missing}/out.safetensors can't be written: {missing} is no folder",
+            f"hint: mkdir -p '{missing}'",
+        ]
+
+    def test_over_a_folder(self, family: Path, tmp_path: Path) -> None:
+        (tmp_path / "out.safetensors").mkdir()
+        found = wanrt("run", family / "tiny-full", "--save", tmp_path / "out.safetensors")
+        assert found.code == 1
+        assert "out.safetensors can't be written: it is a folder" in found.err
+
+    def test_under_another_suffix_names_the_right_one(self, family: Path, tmp_path: Path) -> None:
+        found = wanrt("run", family / "tiny-full", "--save", tmp_path / "out.npz")
+        assert found.code == 2
+        assert "--save writes safetensors: name it out.safetensors" in " ".join(found.err.split())
+        assert not (tmp_path / "out.npz").exists()
+
+
+def test_run_with_a_seed_repeats(family: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for path, seed in zip(paths, (1, 1, 2), strict=True):
+        wanrt("run", family / "tiny-full", "--seed", seed, "--save", path)
+    a, b, c = (load_file(path)["y"] for path in paths)
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+
+
+def test_run_of_one_workload(tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "e", Tiny(workloads={"small": 6, "large": 10}))
+    _, out, _ = wanrt("run", folder, "--workload", "large", "--save", tmp_path / "o.safetensors")
+    assert out == "y float32 [10, 16]\n"
