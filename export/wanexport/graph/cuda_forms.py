@@ -15,12 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-__all__ = ["fold_modulation", "fuse_gelu_bias", "lower_for_cuda", "narrow", "scale_in_attention"]
+__all__ = ["fold_modulation", "lower_for_cuda", "narrow", "scale_in_attention"]
 
 NARROWED = ("Add", "LayerNormalization", "Mul", "RMSNormalization", "RotaryEmbedding")
 """Operators whose CUDA kernels read and write bf16; norms compute in fp32 inside."""
-
-MICROSOFT = "com.microsoft"
 
 
 def lower_for_cuda(model: ir.Model) -> None:
@@ -28,7 +26,6 @@ def lower_for_cuda(model: ir.Model) -> None:
     fold_modulation(model)
     scale_in_attention(model)
     narrow(model)
-    fuse_gelu_bias(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
 
@@ -112,37 +109,6 @@ def _narrowed(wide: ir.Value, cast: ir.Node, added: list[ir.Node]) -> ir.Value:
     return node.outputs[0]
 
 
-def fuse_gelu_bias(model: ir.Model) -> None:
-    """Let the kernel of a tanh Gelu add the bias of the Gemm before it.
-
-    The provider's Gemm writes the bias to its output first, in a pass of its own.
-    """
-    for gelu in _nodes(model, "Gelu"):
-        if gelu.attributes["approximate"].as_string() != "tanh" or gelu.inputs[0] is None:
-            continue
-        shaped = gelu.inputs[0].producer()
-        gemm = shaped
-        if shaped is not None and shaped.op_type == "Reshape" and shaped.inputs[0] is not None:
-            gemm = shaped.inputs[0].producer()
-        if shaped is None or gemm is None or gemm.op_type != "Gemm" or not _has_plain_bias(gemm):
-            continue
-        product = _like(
-            "FusedMatMul", gemm.inputs[:2], gemm.outputs[0], attributes={"transB": _one()}
-        )
-        added = _like("FastGelu", [product.outputs[0], gemm.inputs[2]], gemm.outputs[0])
-        product.domain = added.domain = MICROSOFT
-        nodes = [product, added]
-        if shaped is not gemm:
-            nodes.append(_like("Reshape", [added.outputs[0], shaped.inputs[1]], gelu.outputs[0]))
-        _replace(model, gelu, nodes)
-        model.graph.opset_imports[MICROSOFT] = 1
-
-
-def _has_plain_bias(gemm: ir.Node) -> bool:
-    bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
-    return bias is not None and bias.shape is not None and len(bias.shape) == 1
-
-
 def _nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
     return [node for node in model.graph if node.op_type == op_type and not node.domain]
 
@@ -213,10 +179,6 @@ def _replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
             model.graph.outputs[index] = new
     model.graph.remove(node, safe=True)
     new.name = name
-
-
-def _one() -> ir.Attr:
-    return ir.AttrInt64("transB", 1)
 
 
 def _to_bf16() -> ir.Attr:

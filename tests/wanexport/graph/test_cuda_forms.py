@@ -1,0 +1,70 @@
+"""The forms that a bf16 graph has for ONNX Runtime's CUDA provider."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+import pytest
+from studies import I2V, SIZE
+
+from wanexport.graph import passes
+from wanexport.graph.trace import GraphSpec, trace_graph
+from wanexport.lora.random_adapter import cross_attention_targets
+
+BATCH = SIZE.model_copy(update={"batch": 2})
+
+
+def lowered(dtype: str = "bf16", batch: int = 1, rank: int = 4) -> ir.Model:
+    ranks = dict.fromkeys(cross_attention_targets(I2V), rank)
+    size = SIZE if batch == 1 else BATCH
+    return passes.lower_for(trace_graph(GraphSpec(I2V, size, dtype, ranks)), "onnxruntime", dtype)
+
+
+def nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == op_type]
+
+
+def elements(value: ir.Value) -> int:
+    assert value.shape is not None
+    return math.prod(value.shape.numpy())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_nothing_as_large_as_the_tokens_is_fp32(batch: int) -> None:
+    model = lowered(batch=batch)
+    tokens = SIZE.tokens * I2V.width * batch
+    wide = [v.name for n in model.graph for v in n.outputs
+            if v.dtype == ir.DataType.FLOAT and elements(v) >= tokens]  # fmt: skip
+    assert not wide
+
+
+def test_modulation_is_the_layernorms_scale_and_bias() -> None:
+    norms = [n for n in nodes(lowered(), "LayerNormalization") if n.name.startswith("blocks.")]
+    assert len(norms) == 3 * I2V.num_layers
+    assert all(len(norm.inputs) == 3 for norm in norms)
+    assert len(nodes(lowered(), "Mul")) == len(nodes(lowered(batch=2), "Mul")) - 2 * 2 - 1
+
+
+def test_the_query_norms_weight_is_the_checkpoints() -> None:
+    model = lowered()
+    scales = {n.attributes["scale"].as_float() for n in nodes(model, "MultiHeadAttention")}
+    assert scales == {pytest.approx(I2V.attention_head_dim**-0.5)}
+    weights = {norm.inputs[1].name for norm in nodes(model, "RMSNormalization")}
+    assert {f"blocks.{i}.attn1.norm_q.weight" for i in range(I2V.num_layers)} <= weights
+
+
+def test_names_stay_unique_and_parameters_keep_theirs() -> None:
+    plain = trace_graph(GraphSpec(I2V, SIZE, "bf16"))
+    model = passes.lower_for(trace_graph(GraphSpec(I2V, SIZE, "bf16")), "onnxruntime", "bf16")
+    unbound = [{n for n, v in m.graph.initializers.items() if v.const_value is None}
+               for m in (plain, model)]  # fmt: skip
+    assert unbound[0] == unbound[1]
+    names = [v.name for node in model.graph for v in node.outputs]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_other_dtypes_stay_as_traced(dtype: str) -> None:
+    norms = nodes(lowered(dtype), "LayerNormalization")
+    assert {norm.inputs[0].dtype for norm in norms} == {ir.DataType.FLOAT}
