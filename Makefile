@@ -5,6 +5,7 @@
 # make stubs     types of TensorRT for mypy, made of NVIDIA's bindings; `make lint` does it first
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
+# make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
 # make clean     remove the environment, caches and build folders; engines stay
 #
 # PYTHON (3.11 or newer) makes the environment VENV; both, and PYTEST_ARGS, can be given.
@@ -13,6 +14,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
+BENCH_GPU_ARGS ?=
+WHEELS ?=
 
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
@@ -27,7 +30,8 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test check lint stubs cpp cpp-left-out test-cpp clean
+
+.PHONY: bench-gpu demo test check lint stubs cpp cpp-left-out test-cpp clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -62,6 +66,11 @@ $(STUBS)/made: tools/tensorrt_stubs.py tools/stubrepair.py $(DEV)
 
 gpu-check: $(DEV)
 	$(BIN)/python tests/gpu/gpu_check.py $(GPU_CHECK_ARGS)
+
+# with WHEELS, a machine that has no network but a torch of its own: nothing else is installed
+bench-gpu: $(if $(WHEELS),,$(DEV))
+	$(if $(WHEELS),$(PYTHON) benchmarks/wheels.py install $(WHEELS))
+	$(if $(WHEELS),$(PYTHON),$(BIN)/python) -m benchmarks.gpu --work build/bench-gpu $(BENCH_GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu --work DIR [--part card --part layers ...]
     python -m benchmarks.gpu --work DIR --device cpu --small    # the same on a CPU, as a rehearsal
 
-Every part says how long it should take before it starts, and ends within 9 minutes on an H100.
+Every part says how long it should take before it starts, and ends within 9 minutes on an H200.
 Results are saved after every step in DIR/results.json; a second run does what is left. On a GPU and
 at true size they also go to `benchmarks/results/gpu.{json,md}`.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from wanrt.storage.files import write_text
 
-from . import card, checks, kernels, layers
+from . import card, checks, forms, kernels, layers
 from .record import Record, Step
 from .settings import Settings
 from .tables import render
@@ -28,8 +28,8 @@ from .tables import render
 RESULTS = Path(__file__).parents[1] / "results"
 Work = Callable[[], Step]
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-EXPECTED_S = {"card": 20, "layers": 240, "kernels": 60, "check": 240, "deep": 480}
-"""Seconds on an H100 with 16 cores; the first run of each makes its weights."""
+EXPECTED_S = {"card": 10, "layers": 400, "kernels": 30, "forms": 120, "check": 240, "deep": 480}
+"""Seconds on an H200 with 16 cores, where engines are not built yet."""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     record = Record(settings.work / "results.json", card.context(settings))
     failed = 0
     for part in parts:
-        expected = f", about {EXPECTED_S[part]} s on an H100" if settings.is_measurement else ""
+        expected = f", about {EXPECTED_S[part]} s" if settings.is_measurement else ""
         _say(f"{part}{expected}")
         for name, work in PARTS[part](settings):
             if not again and record.find(part, name):
@@ -77,8 +77,9 @@ def _layers(settings: Settings) -> Iterator[tuple[str, Work]]:
     at = (settings, settings.layers, settings.sizes[0])
     yield "build", partial(layers.build, *at, layers.BESIDE)
     yield "parity", partial(layers.parity, *at)
-    rivals = ("torch-eager", "torch-compile")
-    yield "bench", partial(layers.bench, *at, rivals=rivals)
+    yield "bench", partial(layers.bench, *at)
+    for rival in ("torch-eager", "torch-compile"):
+        yield rival, partial(layers.race, *at, rival)
 
 
 def _kernels(settings: Settings) -> Iterator[tuple[str, Work]]:
@@ -93,6 +94,11 @@ def _kernels(settings: Settings) -> Iterator[tuple[str, Work]]:
             yield "torch-eager", partial(kernels.profile_engine, settings, path, "torch-eager")
 
 
+def _forms(settings: Settings) -> Iterator[tuple[str, Work]]:
+    for name in forms.FORMS:
+        yield name, partial(forms.measure, settings, name)
+
+
 def _check(settings: Settings) -> Iterator[tuple[str, Work]]:
     for backend in BACKENDS:
         yield backend, partial(checks.check, settings, backend)
@@ -105,7 +111,14 @@ def _deep(settings: Settings) -> Iterator[tuple[str, Work]]:
         yield f"bench {size.name}", partial(layers.bench, *at, loads=1)
 
 
-PARTS = {"card": _card, "layers": _layers, "kernels": _kernels, "check": _check, "deep": _deep}
+PARTS = {
+    "card": _card,
+    "layers": _layers,
+    "kernels": _kernels,
+    "forms": _forms,
+    "check": _check,
+    "deep": _deep,
+}
 
 
 def _arguments() -> tuple[Settings, list[str], bool]:

@@ -50,7 +50,7 @@ def describe(settings: Settings) -> Step:
 
 def matmul_ceiling(settings: Settings) -> Step:
     """Multiply random square matrices with torch (cuBLAS): what engines are held against."""
-    size = 1024 if settings.small else 8192
+    size = 256 if settings.small else 8192
     dtype = torch.bfloat16 if settings.device == "cuda" else torch.float32
     a, b = (torch.randn(size, size, device=settings.device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
@@ -60,7 +60,7 @@ def matmul_ceiling(settings: Settings) -> Step:
 
 def copy_ceiling(settings: Settings) -> Step:
     """Copy memory on the device; bytes read and bytes written both count."""
-    size = (1 << 26) if settings.small else (1 << 32)
+    size = (1 << 20) if settings.small else (1 << 32)
     a = torch.empty(size, dtype=torch.uint8, device=settings.device).random_()
     out = torch.empty_like(a)
     seconds = _time(settings, lambda: out.copy_(a))
@@ -69,7 +69,7 @@ def copy_ceiling(settings: Settings) -> Step:
 
 def attention_ceiling(settings: Settings) -> Step:
     """Run torch's attention kernels alone, at the size of the model's self-attention."""
-    tokens, heads = (1020, 4) if settings.small else (32760, 40)
+    tokens, heads = (120, 4) if settings.small else (32760, 40)
     dtype = torch.bfloat16 if settings.device == "cuda" else torch.float32
     q, k, v = (
         torch.randn(1, heads, tokens, 128, device=settings.device).to(dtype) for _ in range(3)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import wanrt
+from wanexport.cli.main import main as wanexport_main
 from wanexport.rivals import load_eager
 from wanrt.bench.jobs import Job
+from wanrt.cli.main import main as wanrt_main
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import read_manifest
@@ -38,31 +40,41 @@ def build(settings: Settings, layers: int, size: Size, wanted: Wanted) -> Step:
     config = settings.write_config(layers)
     for modes, ranks in wanted:
         command = [
-            *(sys.executable, "-m", "wanexport", "build", "--quiet", "--verify", "none"),
-            *("--config", str(config), "--base", "random", "--dtype", settings.dtype),
+            *("build", "--quiet", "--verify", "none", "--dtype", settings.dtype),
+            *("--config", str(config), "--base", "random"),
             *("--width", str(size.width), "--height", str(size.height)),
             *("--frames", str(size.frames)),
             *(word for mode in modes for word in ("--mode", mode)),
             *(word for rank in ranks for word in ("--rank", rank)),
             *("--out", str(folder(settings, layers, size))),
         ]
-        run(command)
+        run(wanexport_main, command)
     return {"engines": [path.name for path in engines(settings, layers, size)]}
 
 
-def bench(
-    settings: Settings, layers: int, size: Size, *, rivals: tuple[str, ...] = (), loads: int = 0
-) -> Step:
-    """Bench what was built and return the rows of `wanrt bench --json`, without the raw times."""
-    out = folder(settings, layers, size)
-    saved = out / "bench.json"
+def bench(settings: Settings, layers: int, size: Size, *, loads: int = 0) -> Step:
+    """Bench what was built; with `loads`, as few forwards as give a ratio without an interval.
+
+    Loading times aren't probed: to read 33 GB without the page cache takes minutes of a GPU.
+    """
+    few = ("--loads", str(loads), "--rounds", "1") if loads else ("--half-width", "0.3%")
+    return _bench(settings, [folder(settings, layers, size)], "bench", few)
+
+
+def race(settings: Settings, layers: int, size: Size, rival: str) -> Step:
+    """Bench the full engine and torch, as diffusers' users run it, side by side."""
+    full = [path for path in engines(settings, layers, size) if path.name.endswith("full")]
+    return _bench(settings, full, rival, ("--with", rival))
+
+
+def _bench(settings: Settings, paths: Sequence[Path], name: str, flags: Sequence[str]) -> Step:
+    """Return the rows of `wanrt bench --json` without the raw times, which stay in its file."""
+    saved = settings.work / f"{paths[0].parent.name}-{name}.json"
     command = [
-        *(sys.executable, "-m", "wanrt", "bench", str(out), "--device", settings.device),
-        *("--half-width", "0.3%", "--time-budget", str(settings.seconds), "--json", str(saved)),
-        *(word for rival in rivals for word in ("--with", rival)),
-        *(("--loads", str(loads), "--rounds", "1", "--no-probe") if loads else ()),
+        *("bench", *map(str, paths), "--device", settings.device, "--no-probe"),
+        *("--time-budget", str(settings.seconds), "--json", str(saved), *flags),
     ]
-    printed = run(command, ok=(0, 1))
+    printed = run(wanrt_main, command, ok=(0, 1))
     result = json.loads(saved.read_text(encoding="utf-8"))
     for row in result["results"]:
         if row["forward_s"]:
@@ -106,16 +118,20 @@ def engines(settings: Settings, layers: int, size: Size) -> Iterator[Path]:
         yield manifest.parent
 
 
-def run(command: list[str], ok: tuple[int, ...] = (0,)) -> str:
-    """Run a command and return what it printed.
+def run(main: Callable[[list[str]], object], command: list[str], ok: tuple[int, ...] = (0,)) -> str:
+    """Run a command of ours in this process, where torch is loaded already; return what it printed.
 
     Raises:
         RuntimeError: it ended otherwise than with `ok`; the message is the end of what it said.
     """
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode not in ok:
-        raise RuntimeError(f"{' '.join(command[:5])}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+    said, printed = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
+            main(command)
+    except SystemExit as stop:
+        if stop.code not in ok:
+            raise RuntimeError(f"{command[0]}: {said.getvalue().strip()[-2000:]}") from None
+    return printed.getvalue()
 
 
 def _engine_sample(settings: Settings, path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL = "wan2.1-i2v-14b-480p"
-SMALL = "wan2.1-i2v-demo"  # the same architecture, 512 wide, at 1,020 tokens
+SMALL = "wan2.1-i2v-demo"  # the same architecture, 512 wide
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Settings:
     Args:
         work: engines and results; a later run goes on there.
         device: cuda, or cpu to rehearse.
-        small: the demo's width and size instead of I2V-14B's.
+        small: the demo's width and 120 tokens instead of I2V-14B's 32,760.
         layers: of the model that all candidates are compared on.
         deep_layers: of the model that is measured at true depth.
         seconds: at most, of one bench's measuring.
@@ -54,7 +54,7 @@ class Settings:
     def sizes(self) -> tuple[Size, ...]:
         """The first for every comparison; the others at true depth."""
         if self.small:
-            return Size(480, 272, 5), Size(480, 272, 1), Size(272, 272, 5)
+            return Size(160, 96, 5), Size(160, 96, 1), Size(96, 160, 5)
         return Size(832, 480, 81), Size(832, 480, 33), Size(1280, 720, 81)
 
     @property

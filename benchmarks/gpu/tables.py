@@ -22,6 +22,7 @@ def render(record: Record, settings: Settings) -> str:
     for name, step in parts.get("kernels", {}).items():
         if "seconds_by_kind" in step:
             lines += ["", f"## Where the time of {name} goes", "", *_kernels(step)]
+    lines += _forms(parts.get("forms", {}))
     for name, step in parts.get("check", {}).items():
         lines += ["", f"## `make gpu-check`: {name}", "", *_check(step)]
     problems = [
@@ -100,6 +101,15 @@ def _kernels(step: dict[str, Any]) -> list[str]:
         name = row["name"].replace("|", "\\|")[:100]
         lines.append(f"| `{name}` | {row['count']:.0f} | {row['s'] * 1e3:.2f} |")
     return lines
+
+
+def _forms(steps: dict[str, Any]) -> list[str]:
+    measured = {name: s["forward_s"] for name, s in steps.items() if "forward_s" in s}
+    if not measured:
+        return []
+    lines = ["", "## Forms of the graph: full, one load, median forward", ""]
+    lines += ["| form | forward |", "|---|--:|"]
+    return lines + [f"| {name} | {seconds * 1e3:.1f} ms |" for name, seconds in measured.items()]
 
 
 def _check(step: dict[str, Any]) -> list[str]:
