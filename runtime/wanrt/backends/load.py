@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.manifest.read import read_manifest
+from wanrt.manifest.read import check_times, read_manifest
 from wanrt.manifest.schema import Manifest
 
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
-
-from wanrt.engine.engine import DeviceKind, Engine
-from wanrt.manifest.read import check_times
 
 __all__ = ["check_engine", "load_engine"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from wanrt.bench.discover import find_engines
@@ -61,6 +62,11 @@ class Candidate:
         """What ratios are taken within: the backend, and where a plan's weights live."""
         plan = self.manifest.forward.plan
         return self.manifest.backend, plan.refit if plan else ""
+
+    @property
+    def identity(self) -> str:
+        """What a bench that goes on knows the engine by: its manifest's SHA-256."""
+        return sha256(self.manifest.to_json().encode()).hexdigest()
 
     @property
     def loads_as(self) -> tuple[Path, bool, str | None]:
