@@ -9,7 +9,8 @@ from pathlib import Path
 
 from wanrt.engine.tensors import show_shape
 from wanrt.manifest.fields import TensorSpec
-from wanrt.manifest.schema import Manifest, Source, Verification
+from wanrt.manifest.origin import Source, Verification
+from wanrt.manifest.schema import Manifest
 from wanrt.storage.hub import hub_file
 
 __all__ = ["render_info", "show_sources"]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanrt.bench.stale import rebuild_command
 from wanrt.errors import ManifestError
 from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file, read_manifest_only
 from wanrt.manifest.schema import WeightFile
@@ -113,7 +112,7 @@ def render_verdict(paths: Sequence[Path], findings: Mapping[Path, Sequence[Findi
 
 def _rebuild(folder: Path) -> str:
     try:
-        return rebuild_command(folder, read_manifest_only(folder))
+        return read_manifest_only(folder).rebuild_command
     except ManifestError:
         return f"{folder}: engine.json, which says how, can't be read"
 
