@@ -13,7 +13,7 @@ from wanrt.manifest.unsupported import find_unsupported
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
 
-from wanrt.engine.engine import Device, Engine
+from wanrt.engine.engine import DeviceKind, Engine
 
 __all__ = ["check_engine", "load_engine"]
 
@@ -23,7 +23,7 @@ UPGRADE = "upgrade: pip install -U wanexport"
 def load_engine(
     path: Path | str,
     *,
-    device: Device | None = None,
+    device: DeviceKind | None = None,
     threads: int | None = None,
     mapped: bool = False,
     workload: str | None = None,
@@ -98,7 +98,7 @@ def load_engine(
     )
 
 
-def check_engine(folder: Path, device: Device | None = None) -> Manifest:
+def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
     """Return a folder's manifest after every check that needs no loading.
 
     Raises:
