@@ -27,7 +27,7 @@ from wanexport.model.config import Architecture, Size
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.tensor_file import TensorRef, TensorSpec, open_safetensors, write_safetensors
 from wanexport.weights.store import CONSTANTS_NAME, IR_DTYPES
-from wanrt.manifest.schema import Verification
+from wanrt.manifest.origin import Verification
 
 __all__ = ["Oracle", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
 

@@ -6,9 +6,11 @@ asked for, which take its weights.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from wanrt.bench.discover import find_engines
@@ -18,7 +20,7 @@ from wanrt.manifest.read import read_manifest, read_manifest_only
 from wanrt.manifest.schema import AdapterFile, Manifest, Workload
 from wanrt.results.values import Advice
 
-__all__ = ["Candidate", "Group", "Plan", "find_baseline", "plan_bench"]
+__all__ = ["BenchPlan", "Candidate", "Group", "find_baseline", "plan_bench"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Candidate:
         return self.manifest.backend, plan.refit if plan else ""
 
     @property
+    def identity(self) -> str:
+        """What a bench that goes on knows the engine by: its manifest's SHA-256."""
+        return sha256(self.manifest.to_json().encode()).hexdigest()
+
+    @property
     def loads_as(self) -> tuple[Path, bool, str | None]:
         """What it takes to load it; a swappable engine is loaded once for all its adapters."""
         return self.folder, self.again, self.rival
@@ -95,7 +102,7 @@ class Group:
 
 
 @dataclass
-class Plan:
+class BenchPlan:
     """What a bench will measure, what it can't place, and what isn't what it was made from.
 
     `broken` holds folders whose manifest can't be read: nobody knows in which group they belong.
@@ -111,14 +118,14 @@ def plan_bench(
     check: Callable[[Path], Manifest],
     workload: str | None,
     rivals: Sequence[str] = (),
-) -> Plan:
+) -> BenchPlan:
     """Check every engine before any runs, and group them by model and workload.
 
     Raises:
         ResultsError: there is nothing to bench, or no engine has the workload asked for.
     """
-    plan = Plan()
-    groups: dict[tuple[str, str], list[Candidate]] = {}
+    plan = BenchPlan()
+    groups: dict[tuple[str, str, str], list[Candidate]] = {}
     for folder in find_engines(paths):
         stale = find_stale(folder)
         plan.stale += [stale] if stale else []
@@ -138,11 +145,12 @@ def plan_bench(
                 continue
         for name in manifest.workloads:
             if workload in (None, name):
-                candidates = groups.setdefault((manifest.model, name), [])
+                compared_by = json.dumps(manifest.compared_by, sort_keys=True)
+                candidates = groups.setdefault((manifest.model, name, compared_by), [])
                 candidates += _candidates(folder, manifest, skipped, failed)
     if not groups and not plan.broken:
         raise ResultsError(f"no engine has the workload {workload!r}")
-    for (model, name), members in sorted(groups.items()):
+    for (model, name, _), members in sorted(groups.items()):
         ordered = _labelled(sorted(members, key=_order))
         added = _controls_and_rivals(ordered, rivals)
         notes = _notes(ordered, rivals)

@@ -1,20 +1,17 @@
-"""An engine in memory: what every backend offers, and the choice of the backend."""
+"""An engine in memory: what every backend offers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import Array
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["DeviceKind", "Engine", "Runner"]
 
-__all__ = ["Device", "Engine", "Runner"]
-
-Device = Literal["cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+DeviceKind = Literal["cpu", "cuda"]
+DEVICES: tuple[DeviceKind, ...] = ("cpu", "cuda")
 
 
 class Runner(Protocol):
