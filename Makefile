@@ -66,7 +66,7 @@ $(STUBS)/made: tools/tensorrt_stubs.py tools/stubrepair.py $(DEV)
 	$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 
 gpu-check: $(DEV)
-	$(BIN)/python tests/gpu/gpu_check.py $(GPU_CHECK_ARGS)
+	$(BIN)/python -m benchmarks.gpu.backends $(GPU_CHECK_ARGS)
 
 # with WHEELS, a machine that has no network but a torch of its own: nothing else is installed
 bench-gpu: $(if $(WHEELS),,$(DEV))

@@ -1,23 +1,26 @@
-"""`tests/gpu/gpu_check.py` of every backend, as rows."""
+"""`make gpu-check` of every backend, as rows; each in a process, which holds one TensorRT."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from .record import Step
 from .settings import Settings
-
-SCRIPT = Path(__file__).parents[2] / "tests" / "gpu" / "gpu_check.py"
 
 
 def check(settings: Settings, backend: str) -> Step:
     """Run the checks of one backend; a failed one is a row, not the end."""
     saved = settings.work / f"gpu-check-{backend}.json"
     command = [
-        *(sys.executable, str(SCRIPT), "--work", str(settings.work / "gpu-check")),
+        *(
+            sys.executable,
+            "-m",
+            "benchmarks.gpu.backends",
+            "--work",
+            str(settings.work / "gpu-check"),
+        ),
         *("--backend", backend, "--device", settings.device, "--json", str(saved)),
         *("--seconds", str(min(settings.seconds, 15.0))),
     ]

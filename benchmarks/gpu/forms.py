@@ -11,7 +11,7 @@ from unittest.mock import patch
 import onnx_ir as ir
 
 from wanexport.graph import cuda_forms, passes
-from wanrt.bench.jobs import Job, load_job
+from wanrt.bench.jobs import LoadJob, load_job
 from wanrt.manifest.read import read_manifest
 
 from . import layers
@@ -38,7 +38,7 @@ FORMS: dict[str, tuple[Pass, Pass]] = {
     "and modulation in LayerNorm": (_folded, passes.lower_attention),
     "and norms, gates, rotary in bf16": (cuda_forms.lower_for_cuda, passes.lower_attention),
 }
-"""Name -> what shapes the graph for CUDA, and what lowers its attention. The last is the product's."""
+"""Name -> what shapes the graph for CUDA and what lowers its attention; the last is ours."""
 
 
 def measure(settings: Settings, name: str) -> Step:
@@ -50,7 +50,7 @@ def measure(settings: Settings, name: str) -> Step:
         layers.build(apart, settings.layers, size, ((("full",), ()),))
     (path,) = layers.engines(apart, settings.layers, size)
     (workload,) = read_manifest(path).workloads
-    runner = load_job(Job(path, workload, device=settings.device))  # type: ignore[arg-type]
+    runner = load_job(LoadJob(path, workload, device=settings.device))  # type: ignore[arg-type]
     try:
         seconds = [runner.time_forward() for _ in range(FORWARDS)]
     finally:

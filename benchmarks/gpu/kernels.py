@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wanrt.bench.jobs import Job, load_job
+from wanrt.bench.jobs import LoadJob, load_job
 from wanrt.manifest.read import read_manifest
 
 from .record import Step
@@ -30,12 +31,12 @@ def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> 
     """Profile forwards of an engine, or of torch with its weights, by CUPTI through torch."""
     manifest = read_manifest(path)
     (workload,) = manifest.workloads
-    job = Job(path, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
+    job = LoadJob(path, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
     on_gpu = settings.device == "cuda"
     activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
     runner = load_job(job)
     try:
-        plain = sorted(runner.time_forward() for _ in range(2 + FORWARDS))[1]
+        plain = statistics.median([runner.time_forward() for _ in range(2 + FORWARDS)][2:])
         with profile(activities=activities) as profiler:
             for _ in range(FORWARDS):
                 runner.time_forward()
@@ -43,7 +44,9 @@ def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> 
         runner.close()
         if on_gpu:
             torch.cuda.empty_cache()
-    return {"forward_s": plain, **_kernels(profiler, on_gpu)}
+    (shapes,) = manifest.workloads.values()
+    work: Step = {"tokens": shapes.tokens, "flops": sum(shapes.flops.values())}
+    return {"forward_s": plain, **work, **_kernels(profiler, on_gpu)}
 
 
 def placement(settings: Settings, path: Path) -> Step:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +12,13 @@ import torch
 import wanrt
 from wanexport.cli.main import main as wanexport_main
 from wanexport.rivals import load_eager
-from wanrt.bench.jobs import Job
+from wanrt.bench.jobs import LoadJob
 from wanrt.cli.main import main as wanrt_main
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import read_manifest
 
+from .command import run_command
 from .record import Step
 from .settings import Settings, Size
 
@@ -48,7 +47,7 @@ def build(settings: Settings, layers: int, size: Size, wanted: Wanted) -> Step:
             *(word for rank in ranks for word in ("--rank", rank)),
             *("--out", str(folder(settings, layers, size))),
         ]
-        run(wanexport_main, command)
+        run_command(wanexport_main, command)
     return {"engines": [path.name for path in engines(settings, layers, size)]}
 
 
@@ -74,7 +73,7 @@ def _bench(settings: Settings, paths: Sequence[Path], name: str, flags: Sequence
         *("bench", *map(str, paths), "--device", settings.device, "--no-probe"),
         *("--time-budget", str(settings.seconds), "--json", str(saved), *flags),
     ]
-    printed = run(wanrt_main, command, ok=(0, 1))
+    printed = run_command(wanrt_main, command, ok=(0, 1))
     result = json.loads(saved.read_text(encoding="utf-8"))
     for row in result["results"]:
         if row["forward_s"]:
@@ -118,22 +117,6 @@ def engines(settings: Settings, layers: int, size: Size) -> Iterator[Path]:
         yield manifest.parent
 
 
-def run(main: Callable[[list[str]], object], command: list[str], ok: tuple[int, ...] = (0,)) -> str:
-    """Run a command of ours in this process, where torch is loaded already; return what it printed.
-
-    Raises:
-        RuntimeError: it ended otherwise than with `ok`; the message is the end of what it said.
-    """
-    said, printed = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-            main(command)
-    except SystemExit as stop:
-        if stop.code not in ok:
-            raise RuntimeError(f"{command[0]}: {said.getvalue().strip()[-2000:]}") from None
-    return printed.getvalue()
-
-
 def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
     with wanrt.load_engine(path, device=settings.device) as engine:  # type: ignore[arg-type]
         manifest = engine.manifest
@@ -147,7 +130,7 @@ def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
 
 def _torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
     (workload,) = read_manifest(path).workloads
-    job = Job(path, workload, device=settings.device)  # type: ignore[arg-type]
+    job = LoadJob(path, workload, device=settings.device)  # type: ignore[arg-type]
     rival = load_eager(job, dtype=dtype)
     rival.time_forward()
     assert rival.sample is not None

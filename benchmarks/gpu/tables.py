@@ -18,6 +18,7 @@ def render(record: Record, settings: Settings) -> str:
         for name, step in parts.get(part, {}).items():
             if "rows" in step:
                 lines += ["", f"## {part}: {name}", "", *_bench(step, ceiling)]
+    lines += _forwards(parts.get("kernels", {}), ceiling)
     lines += _parity(parts.get("layers", {}).get("parity", {}))
     for name, step in parts.get("kernels", {}).items():
         if "seconds_by_kind" in step:
@@ -75,6 +76,24 @@ def _bench(step: dict[str, Any], ceiling: float | None) -> list[str]:
             f"| {rate / 1e12:.1f} | {share} |"
         )
     return lines
+
+
+def _forwards(steps: dict[str, Any], ceiling: float | None) -> list[str]:
+    rows = []
+    for name, step in steps.items():
+        if "forward_s" in step and "flops" in step:
+            rate = step["flops"] / step["forward_s"]
+            share = f"{100 * rate / ceiling:.1f} %" if ceiling else ""
+            tokens = step["tokens"] / step["forward_s"]
+            rows.append(
+                f"| {name} | {step['forward_s'] * 1e3:.1f} ms | {tokens:,.0f} "
+                f"| {rate / 1e12:.0f} | {share} |"
+            )
+    if not rows:
+        return []
+    lines = ["", "## What is profiled below, unprofiled: one load, no interval", ""]
+    lines += ["| candidate | forward | tokens/s | TFLOP/s | of the matmul ceiling |"]
+    return [*lines, "|---|--:|--:|--:|--:|", *rows]
 
 
 def _parity(step: dict[str, Any]) -> list[str]:

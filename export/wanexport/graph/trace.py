@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim
 
 from wanexport.graph import passes
-from wanexport.graph.dit import Block, Head, Stem, attach_adapter, make_model
+from wanexport.graph.dit import Block, Head, Stem, TimeEmbedding, attach_adapter, make_model
 from wanexport.model.config import TEXT_TOKENS, Architecture, Size
 
 __all__ = ["GraphSpec", "model_inputs", "trace_graph"]
@@ -148,10 +148,11 @@ def _piece_spec(spec: GraphSpec, kind: Literal["stem", "block", "head"], prefix:
 @lru_cache(maxsize=64)
 def _trace_piece(spec: _PieceSpec) -> ir.Graph:
     inputs = _piece_inputs(spec)
-    rope = _rotary(spec.arch)
+    rope, time_embedding = _rotary(spec.arch), TimeEmbedding(spec.arch)  # no fake values
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = make_model(spec.arch, layers=1)
         model.rope = rope
+        model.condition_embedder.timesteps_proj = time_embedding
         piece = _PIECES[spec.kind](model).eval()
         modules = {name for name, _ in piece.named_modules()}
         attach_adapter(piece, {name: rank for name, rank in spec.ranks if name in modules})

@@ -1,6 +1,6 @@
 """What only a GPU can show, in one table: `make gpu-check`, with the libraries that are there.
 
-    python tests/gpu/gpu_check.py --work DIR [--backend tensorrt --backend tensorrt-rtx ...]
+    python -m benchmarks.gpu.backends --work DIR [--backend tensorrt --backend tensorrt-rtx ...]
 
 Builds the demo for every backend that this machine has, in fp16 and bf16, in every mode and refit
 kind, and compares what comes out with ONNX Runtime's fp32 engine on the CPU. Needs 8 GB of disk and
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,11 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 import wanrt
+from wanexport.cli.main import main as wanexport_main
 from wanrt.backends.tensorrt.cuda import find_gpu
+from wanrt.cli.main import main as wanrt_main
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.manifest.read import read_manifest
 from wanrt.manifest.schema import Manifest
+
+from .command import CommandError, run_command
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 RANKS = (8, 32)
@@ -101,9 +104,9 @@ def main() -> None:
             result = check(study)
         except SkippedError as reason:
             result = f"skipped: {reason}"
-        except (AssertionError, WanrtError, subprocess.CalledProcessError) as problem:
+        except (AssertionError, WanrtError, CommandError) as problem:
             failed += 1
-            result = f"FAILED: {_told(problem)}"
+            result = f"FAILED: {_describe(problem)}"
         rows.append((study.name, (check.__doc__ or "").rstrip("."), result))
         table.add_row(*rows[-1])
         sys.stderr.write(f"{study.name}: {check.__name__}: {result}\n")
@@ -139,14 +142,16 @@ def _plan(work: Path, asked: argparse.Namespace) -> Iterator[tuple[Study, Callab
 
 def build(study: Study) -> str:
     """Every mode is built."""
+    if study.device == "cpu" and study.backend != "onnxruntime":
+        raise SkippedError("runs on a GPU alone")
     flags = ["--backend", study.backend, "--dtype", study.dtype]
     if study.backend != "onnxruntime":
         flags += ["--bake"] if study.refit == "baked" else ["--refit", study.refit]
     try:
         _build(study.folder, *flags, ranks=RANKS)
-    except subprocess.CalledProcessError as problem:
-        if "isn't installed" in problem.stderr or "doesn't build for" in problem.stderr:
-            raise SkippedError(_told(problem)) from None
+    except CommandError as problem:
+        if "isn't installed" in str(problem) or "doesn't build for" in str(problem):
+            raise SkippedError(str(problem)) from None
         raise
     plans = [read_manifest(path).forward.plan for path in _folders(study.folder)]
     keys = {plan.key for plan in plans if plan is not None}
@@ -231,8 +236,8 @@ def streaming(study: Study) -> str:
 def benching(study: Study) -> str:
     """A bench of all of them ends with a ratio for each."""
     saved = study.folder / "bench.json"
-    command = [sys.executable, "-m", "wanrt", "bench", str(study.folder), "--device", study.device]
-    _run([*command, "--time-budget", str(study.seconds), "--json", str(saved)])
+    command = ["bench", str(study.folder), "--device", study.device, "--json", str(saved)]
+    run_command(wanrt_main, [*command, "--time-budget", str(study.seconds)], ok=(0, 1))
     rows = json.loads(saved.read_text())["results"]
     return f"{len(rows)} rows, {saved}"
 
@@ -263,8 +268,8 @@ def _swap(study: Study, key: str, path: Path) -> None:
         for rank in RANKS:
             file = study.folder / f"{key}-r{rank}.safetensors"
             lora = next((study.folder / ".made").glob(f"*-lora-r{rank}-*.safetensors"))
-            command = [sys.executable, "-m", "wanexport", "adapter", str(lora), "--force"]
-            _run([*command, "--for", str(path), "-o", str(file)])
+            command = ["adapter", str(lora), "--force", "--for", str(path), "-o", str(file)]
+            run_command(wanexport_main, command)
             engine.swap(file)
             error = relative_l2(forward(engine), study.expected(f"merged-r{rank}"))
             assert error <= study.tolerance, f"{key} with r{rank}: off by {error:.2g}"
@@ -284,12 +289,7 @@ def _built(study: Study) -> dict[str, Path]:
 def _build(out: Path, *flags: str, ranks: tuple[int, ...] = ()) -> None:
     asked = [word for rank in ranks for word in ("--rank", str(rank))]
     modes = [] if ranks or "--mode" in flags else ["--mode", "full"]
-    command = [sys.executable, "-m", "wanexport", "build", *asked, *modes, *flags]
-    _run([*command, "--out", str(out)])
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    run_command(wanexport_main, ["build", "--quiet", *asked, *modes, *flags, "--out", str(out)])
 
 
 def _folders(out: Path) -> list[Path]:
@@ -302,13 +302,8 @@ def _key(manifest: Manifest) -> str:
     return f"{manifest.mode}{rank}{'-control' if control else ''}"
 
 
-def _told(problem: Exception) -> str:
-    if isinstance(problem, subprocess.CalledProcessError):
-        lines = [line for line in problem.stderr.splitlines() if line.startswith("error: ")]
-        return lines[-1] if lines else problem.stderr[-300:]
-    if isinstance(problem, UnsupportedError):
-        return f"{problem} ({problem.hint})"
-    return str(problem)
+def _describe(problem: Exception) -> str:
+    return f"{problem} ({problem.hint})" if isinstance(problem, UnsupportedError) else str(problem)
 
 
 if __name__ == "__main__":
