@@ -108,7 +108,7 @@ def _deep(settings: Settings) -> Iterator[tuple[str, Work]]:
     for size in settings.sizes:
         at = (settings, settings.deep_layers, size)
         yield f"build {size.name}", partial(layers.build, *at, layers.DEEP)
-        yield f"bench {size.name}", partial(layers.bench, *at, loads=1)
+        yield f"bench {size.name}", partial(layers.bench, *at, layers.FEW)
 
 
 PARTS = {

@@ -36,6 +36,7 @@ BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 RANKS = (8, 32)
 ATTENTIONS = 12  # of the demo
 FACTOR = 1.5  # of PyTorch's own error in fp16, as for every engine that is verified
+UNVERIFIED = ("--verify", "none")  # what comes out is compared here
 BF16 = 8  # bf16 has three bits less than fp16
 
 
@@ -128,7 +129,7 @@ def _device_name(device: str) -> str:
 def _plan(work: Path, asked: argparse.Namespace) -> Iterator[tuple[Study, Callable[[Study], str]]]:
     reference = work / "fp32"
     backends: tuple[str, ...] = asked.backend or BACKENDS
-    _build(reference, "--dtype", "fp32", ranks=RANKS)
+    _build(reference, "--dtype", "fp32", *UNVERIFIED, ranks=RANKS)
     _build(work / "fp16", "--dtype", "fp16", "--mode", "full")
     for backend in backends:
         kinds = ("none",) if backend == "onnxruntime" else ("none", "targets", "all", "baked")
@@ -144,7 +145,7 @@ def build(study: Study) -> str:
     """Every mode is built."""
     if study.device == "cpu" and study.backend != "onnxruntime":
         raise SkippedError("runs on a GPU alone")
-    flags = ["--backend", study.backend, "--dtype", study.dtype]
+    flags = ["--backend", study.backend, "--dtype", study.dtype, *UNVERIFIED]
     if study.backend != "onnxruntime":
         flags += ["--bake"] if study.refit == "baked" else ["--refit", study.refit]
     try:
@@ -226,7 +227,7 @@ def streaming(study: Study) -> str:
         "full",
     ]
     once = ["--no-build-control"] if study.backend == "tensorrt" else []
-    _build(folder, *flags, *once, "--allow-weight-streaming", "--verify", "none")
+    _build(folder, *flags, *once, "--allow-weight-streaming", *UNVERIFIED)
     (path,) = _folders(folder)
     error = relative_l2(run(path, "cuda", weight_streaming=0), run(path, "cuda"))
     assert error <= study.tolerance, f"off by {error:.2g}"
@@ -236,8 +237,10 @@ def streaming(study: Study) -> str:
 def benching(study: Study) -> str:
     """A bench of all of them ends with a ratio for each."""
     saved = study.folder / "bench.json"
+    few = ["--loads", "1", "--rounds", "1"] if study.device == "cpu" else []
     command = ["bench", str(study.folder), "--device", study.device, "--json", str(saved)]
-    run_command(wanrt_main, [*command, "--time-budget", str(study.seconds)], ok=(0, 1))
+    command += ["--no-probe", "--time-budget", str(study.seconds), *few]
+    run_command(wanrt_main, command, ok=(0, 1))
     rows = json.loads(saved.read_text())["results"]
     return f"{len(rows)} rows, {saved}"
 

@@ -51,13 +51,16 @@ def build(settings: Settings, layers: int, size: Size, wanted: Wanted) -> Step:
     return {"engines": [path.name for path in engines(settings, layers, size)]}
 
 
-def bench(settings: Settings, layers: int, size: Size, *, loads: int = 0) -> Step:
-    """Bench what was built; with `loads`, as few forwards as give a ratio without an interval.
+FEW = ("--loads", "1", "--rounds", "1")
+"""A ratio without an interval: what true depth has time for, and all that a rehearsal needs."""
+
+
+def bench(settings: Settings, layers: int, size: Size, flags: Sequence[str] = ()) -> Step:
+    """Bench what was built.
 
     Loading times aren't probed: to read 33 GB without the page cache takes minutes of a GPU.
     """
-    few = ("--loads", str(loads), "--rounds", "1") if loads else ("--half-width", "0.3%")
-    return _bench(settings, [folder(settings, layers, size)], "bench", few)
+    return _bench(settings, [folder(settings, layers, size)], "bench", flags)
 
 
 def race(settings: Settings, layers: int, size: Size, rival: str) -> Step:
@@ -71,7 +74,8 @@ def _bench(settings: Settings, paths: Sequence[Path], name: str, flags: Sequence
     saved = settings.work / f"{paths[0].parent.name}-{name}.json"
     command = [
         *("bench", *map(str, paths), "--device", settings.device, "--no-probe"),
-        *("--time-budget", str(settings.seconds), "--json", str(saved), *flags),
+        *("--time-budget", str(settings.seconds), "--half-width", "0.3%"),
+        *("--json", str(saved), *(FEW if settings.small else flags)),
     ]
     printed = run_command(wanrt_main, command, ok=(0, 1))
     result = json.loads(saved.read_text(encoding="utf-8"))
