@@ -1,7 +1,7 @@
 """What engines of a model would cost, from its configuration alone: no checkpoint, no torch.
 
-`build/targets.py` plans a build; this is `wanexport plan`: parameters, bytes, flops, memory, and
-how fast a forward could be on named devices. The formulas are `wanrt.roofline`'s.
+`build/targets.py` resolves a build; this is `wanexport estimate`: parameters, bytes, flops, memory,
+and how fast a forward could be on named devices. The formulas are `wanrt.roofline`'s.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wanexport.build.request import BuildRequest, Mode
+from wanexport.build.request import BuildRequest
 from wanexport.lora.random_adapter import cross_attention_targets
-from wanexport.model.config import Dtype
 from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import ITEMSIZE, SAFETENSORS_DTYPE
 from wanrt.machine.devices import CPU, Device, find_device, load_devices
 from wanrt.machine.predict import Prediction, predict_forward
+from wanrt.manifest.fields import Dtype
+from wanrt.manifest.schema import Mode
 from wanrt.roofline import (
     GraphName,
     Lora,

@@ -165,7 +165,7 @@ class TestRebuild:
         )
         found = wanexport(*command[1:])
         assert found.code == 0, found.err
-        assert asked[0].plans == settings
+        assert asked[0].tensorrt == settings
 
     def test_remakes_a_stale_engine(self, sources: Path, tmp_path: Path) -> None:
         lora = write_lora(tmp_path / "style.safetensors")
