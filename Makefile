@@ -1,7 +1,7 @@
 # make demo      build the demo's engines, bench them, make the report
 # make test      lint, check types, run every test this machine can run, list what was left out
 # make check     lint, check types, run the tests that need neither torch nor other processes
-# make lint      the first two of those
+# make lint      the first two of those, and that the rooms import one another one way
 # make stubs     types of TensorRT for mypy, made of NVIDIA's bindings; `make lint` does it first
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
@@ -53,6 +53,7 @@ cpp: $(DEV)
 lint: $(DEV) stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy $(MYPY_ARGS)
 
 stubs: $(STUBS)/made

@@ -1,4 +1,4 @@
-"""An engine's manifest as text for people."""
+"""`wanrt info`: an engine's manifest as text for people."""
 
 from __future__ import annotations
 
@@ -6,16 +6,32 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from wanrt.engine.tensors import show_shape
-from wanrt.manifest.fields import TensorSpec
-from wanrt.manifest.schema import Manifest, Source, Verification
+import typer
+
+from wanrt.cli.options import EngineFolder
 from wanrt.storage.hub import hub_file
 
-__all__ = ["render_info", "show_sources"]
+if TYPE_CHECKING:
+    from wanrt.manifest.fields import TensorSpec
+    from wanrt.manifest.schema import Manifest, Source, Verification
+
+__all__ = ["info", "render_info", "show_sources"]
 
 WIDTH = 79
 INDENT = 14
+
+
+def info(
+    folder: EngineFolder,
+    json: Annotated[bool, typer.Option("--json", help="The manifest as it is.")] = False,
+) -> None:
+    """Show what an engine is."""
+    from wanrt.manifest.read import read_manifest
+
+    manifest = read_manifest(folder)
+    print(manifest.to_json() if json else render_info(folder, manifest), end="")
 
 
 def render_info(folder: Path, manifest: Manifest) -> str:
@@ -129,6 +145,8 @@ def _verified(verification: Verification) -> str:
 
 
 def _spec(spec: TensorSpec) -> str:
+    from wanrt.engine.tensors import show_shape
+
     bounds = f", {spec.range[0]:g} to {spec.range[1]:g}" if spec.range else ""
     return f"{spec.name}: {spec.dtype} {show_shape(spec.shape)}{bounds}"
 
