@@ -14,14 +14,15 @@ from wanexport.build.request import BuildRequest
 from wanexport.build.sources import Sources
 from wanexport.build.targets import TOOLS, Target
 from wanexport.graph.trace import model_inputs
-from wanexport.model.config import Size
+from wanexport.model.config import Config, Size
+from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.model.names import module_shapes
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import Dtype, TensorSpec
+from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
-from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Source, Verification, Workload
-from wanrt.roofline import count_bytes, count_flops
+from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
 
 __all__ = ["make_manifest"]
 
@@ -59,6 +60,8 @@ def make_manifest(
         rank=target.rank,
         max_rank=target.max_rank,
         targets=tuple(target.ranks) or _merged_targets(target),
+        target_set="cross-attention" if target.adapters and request.ranks else None,
+        lora_form="branch" if target.ranks else None,
         dtype=config.dtype,
         backend=request.backend,
         random_weights=random,
@@ -76,10 +79,24 @@ def make_manifest(
             ),
         ),
         config=config.model_dump(mode="json"),
+        command=request.command,
+        compared_by=_compared_by(config),
         inputs=dict(target.inputs),
         tools=_tools(),
         verification=verification,
     )
+
+
+def _compared_by(config: Config) -> dict[str, str]:
+    """Return what two engines must have alike to be compared."""
+    return {
+        "model": config.name,
+        "expert": "none",
+        "prefuse": "none",
+        "quantization": "none",
+        "layout": "one",
+        "cards": "1",
+    }
 
 
 def _merged_targets(target: Target) -> tuple[str, ...]:
@@ -131,6 +148,9 @@ def _workload(request: BuildRequest, target: Target, size: Size) -> Workload:
         shapes={name: shape for name, (shape, _) in inputs.items()},
         flops=count_flops(arch.dims, size.tokens, size.batch, lora),
         bytes=count_bytes(arch.dims, size.tokens, ITEMSIZE[dtype], size.batch, lora),
+        activation_bytes=count_activations(
+            arch.dims.width, arch.dims.ffn, size.tokens, ITEMSIZE[dtype], size.batch
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -48,6 +48,7 @@ class BuildRequest:
         out: where engines go.
         force: replace engines that were made from something else.
         tensorrt: how TensorRT plans are built; None for engines that run with ONNX Runtime.
+        command: the arguments that asked for it, recorded in engine.json; no part of identity.
     """
 
     config: Config
@@ -64,6 +65,7 @@ class BuildRequest:
     out: Path = Path("engines")
     force: bool = False
     tensorrt: PlanSettings | None = None
+    command: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def backend(self) -> Backend:

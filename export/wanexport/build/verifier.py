@@ -30,7 +30,8 @@ from wanexport.verify.plan import verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_reference
 from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.store import TORCH_DTYPES, WeightStore
-from wanrt.manifest.schema import Manifest, Verification
+from wanrt.manifest.origin import Verification
+from wanrt.manifest.schema import Manifest
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["Comparer"]

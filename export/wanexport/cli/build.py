@@ -22,6 +22,7 @@ from wanexport.cli.options import (
     choose_modes,
     resolve_config,
 )
+from wanexport.cli.recorded import record_command
 from wanexport.errors import UsageError
 from wanexport.model.config import DEMO
 from wanexport.tensorrt.progress import Reporter
@@ -31,6 +32,7 @@ __all__ = ["build"]
 
 
 def build(
+    context: typer.Context,
     rank: Annotated[
         list[int] | None,
         typer.Option("--rank", min=1, help="Rank of an adapter to make."),
@@ -130,6 +132,7 @@ def build(
         out=out,
         force=force,
         tensorrt=settings,
+        command=record_command(context.obj or ()),
     )
     check_usage(request)
     if base is None and config != DEMO and request.needs_base:

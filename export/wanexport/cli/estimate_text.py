@@ -10,8 +10,8 @@ from dataclasses import asdict
 
 from wanexport.cost import Cost, Outlook
 from wanexport.model.config import Config
+from wanexport.model.formulas import GraphName, count_parameters
 from wanrt.machine.predict import Prediction
-from wanrt.roofline import GraphName, count_parameters
 
 __all__ = ["costs_to_json", "render_costs"]
 

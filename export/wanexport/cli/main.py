@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
-        app(None if argv is None else list(argv), prog_name="wanexport", standalone_mode=True)
+        given = sys.argv[1:] if argv is None else list(argv)
+        app(given, prog_name="wanexport", standalone_mode=True, obj=given)
     except (WanExportError, WanrtError) as error:
         _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
     except SystemExit as stop:  # typer turns an interrupt into this code

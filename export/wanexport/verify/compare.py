@@ -32,7 +32,7 @@ from wanexport.storage.tensor_file import (
     write_safetensors,
 )
 from wanexport.weights.store import CONSTANTS_NAME, IR_DTYPES
-from wanrt.manifest.schema import Verification
+from wanrt.manifest.origin import Verification
 
 __all__ = ["Expected", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
 

@@ -15,7 +15,8 @@ from wanrt.storage.hub import hub_file
 
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
-    from wanrt.manifest.schema import Manifest, Source, Verification
+    from wanrt.manifest.origin import Source, Verification
+    from wanrt.manifest.schema import Manifest
 
 __all__ = ["info", "render_info", "show_sources"]
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wanrt.report.headline import headlines, row_name, show_interval
+from wanrt.report.headline import headlines, show_interval
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Advice, Ratio
 from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, pick, shorten, show, show_bytes
@@ -63,7 +63,7 @@ def warned_rows(group: GroupResult) -> dict[Advice, list[str]]:
     told: dict[Advice, list[str]] = {}
     for row in group.candidates:
         for advice in row.advice:
-            told.setdefault(advice, []).append(row_name(row, group))
+            told.setdefault(advice, []).append(group.row_name(row))
     return told
 
 
