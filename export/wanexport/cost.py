@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from wanexport.build.request import BuildRequest, Mode
 from wanexport.lora.random_adapter import cross_attention_targets
-from wanexport.model.config import Dtype
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import ITEMSIZE, SAFETENSORS_DTYPE
+from wanexport.storage.dtypes import itemsize
 from wanrt.machine.devices import CPU, Device, find_device, load_devices
 from wanrt.machine.predict import Prediction, predict_forward
+from wanrt.manifest.fields import Dtype
 from wanrt.roofline import (
     GraphName,
     Lora,
@@ -135,7 +135,7 @@ def _measure(dtype: Dtype) -> Device:
 def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
     config = request.config
     arch, size = config.architecture, config.size
-    dims, itemsize = arch.dims, ITEMSIZE[SAFETENSORS_DTYPE[config.dtype]]
+    dims, width = arch.dims, itemsize(config.dtype)
     every = module_shapes(arch)
     shapes = {module: every[f"{module}.weight"] for module in cross_attention_targets(arch)}
     lora: Lora = {}
@@ -154,9 +154,9 @@ def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
         rank=rank,
         dtype=config.dtype,
         parameters=weights + count_adapter(lora),
-        weight_bytes=(weights + (count_adapter(lora) if mode == "separate" else 0)) * itemsize,
-        write_bytes=written * itemsize,
+        weight_bytes=(weights + (count_adapter(lora) if mode == "separate" else 0)) * width,
+        write_bytes=written * width,
         flops={g: count_flops(dims, size.tokens, size.batch, lora, g) for g in GRAPHS},
-        moved={g: count_bytes(dims, size.tokens, itemsize, size.batch, lora, g) for g in GRAPHS},
-        memory={g: count_memory(dims, size.tokens, itemsize, size.batch, lora, g) for g in GRAPHS},
+        moved={g: count_bytes(dims, size.tokens, width, size.batch, lora, g) for g in GRAPHS},
+        memory={g: count_memory(dims, size.tokens, width, size.batch, lora, g) for g in GRAPHS},
     )

@@ -29,24 +29,24 @@ from wanexport.graph.passes import to_inputs
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.adapter import touched_parameters
 from wanexport.lora.canonical import write_adapter
-from wanexport.model.config import Dtype
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.disk import check_out
+from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.hashes import sha256_file
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorSpec
+from wanexport.storage.tensor_file import TensorSpec
 from wanexport.tensorrt.pool import PlanPool
 from wanexport.tensorrt.progress import Reporter
 from wanexport.weights.parameters import Reference
 from wanexport.weights.store import INLINE_BYTES, Pool, WeightStore
 from wanrt.errors import WanrtError
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME
 from wanrt.manifest.schema import AdapterFile, Verification
+from wanrt.storage.dtypes import SAFETENSORS
 
 __all__ = ["Built", "build_engines"]
 
 log = logging.getLogger(__name__)
-
-ENGINE_DTYPES = {value: key for key, value in SAFETENSORS_DTYPE.items()}
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,12 @@ def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint)
 def _reference(
     plan: EnginePlan, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
 ) -> Reference:
-    dtypes = {
-        name: SAFETENSORS_DTYPE[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors
-    }
+    dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
     if adapters is None:
         return Reference(checkpoint.tensors, dtypes)
     if plan.mode == "merged":
         return Reference(checkpoint.tensors, dtypes, adapters.adapters)
-    branch_dtype = SAFETENSORS_DTYPE[spec.dtype]
+    branch_dtype = SAFETENSORS[spec.dtype]
     return Reference(checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype)
 
 

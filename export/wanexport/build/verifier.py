@@ -15,8 +15,8 @@ from wanexport.build.request import BuildRequest
 from wanexport.build.sources import AdapterSet, Materials
 from wanexport.build.targets import EnginePlan
 from wanexport.graph import passes
-from wanexport.graph.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.graph.trace import GraphSpec, trace_graph
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import TensorSpec, open_safetensors
 from wanexport.verify.compare import (
     Oracle,
@@ -29,7 +29,7 @@ from wanexport.verify.compare import (
 from wanexport.verify.plan import verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_oracle
 from wanexport.weights.parameters import Reference
-from wanexport.weights.store import TORCH_DTYPES, WeightStore
+from wanexport.weights.store import WeightStore
 from wanrt.manifest.schema import Manifest, Verification
 from wanrt.terminal.progress import Reporter
 
@@ -152,7 +152,7 @@ class Comparer:
                         return value
 
                     self.samples[key] = run_oracle(
-                        spec.arch, read_and_tell, inputs, TRACED_DTYPES[dtype]
+                        spec.arch, read_and_tell, inputs, torch_dtype(dtype)
                     )
             return self.samples[key]
 
@@ -176,7 +176,7 @@ def _padded(adapter: Path, pairs: Iterable[tuple[TensorSpec, TensorSpec]]) -> di
     tensors = open_safetensors(adapter).tensors
     values = {}
     for spec in chain.from_iterable(pairs):
-        values[spec.name] = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        values[spec.name] = torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype))
         if spec.name in tensors:
             part = tensors[spec.name].read()
             values[spec.name][: part.shape[0], : part.shape[1]] = part

@@ -19,6 +19,7 @@ from wanexport.checkpoint.locate import Location, locate_checkpoint, own_path, s
 from wanexport.errors import CheckpointError
 from wanexport.model.config import Architecture, list_configs, load_config
 from wanexport.model.names import module_shapes, to_diffusers
+from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef, open_safetensors
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -27,7 +28,6 @@ Layout = Literal["diffusers", "original"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-DTYPES = ("F32", "F16", "BF16")
 LORA_KEY = re.compile(r"\.(lora_|lokr_|hada_|dora_scale|diff$|diff_[bm]$)|^lora_unet_|^lycoris_")
 ORIGINAL_KEY = re.compile(r"^(text_embedding|time_embedding|head|img_emb)\.|\.self_attn\.")
 CLASSES = ("WanTransformer3DModel", "WanModel")
@@ -175,9 +175,9 @@ def _refuse_foreign(stored: Mapping[str, TensorRef], where: str) -> None:
     for name, ref in stored.items():
         if name.endswith("patch_embedding.weight") and ref.shape[1:2] == (48,):
             raise CheckpointError(f"{where} is Wan2.2 TI2V-5B, which isn't supported")
-        if ref.dtype not in DTYPES:
+        if ref.dtype not in ENGINE_DTYPES:
             raise CheckpointError(
-                f"{where}: {name} is {ref.dtype}; {', '.join(DTYPES)} can be read",
+                f"{where}: {name} is {ref.dtype}; {', '.join(ENGINE_DTYPES)} can be read",
                 "use the checkpoint that this one was quantized from",
             )
 

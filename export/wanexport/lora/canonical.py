@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, split_rest, stack_low_rank, stacked_ranks
 from wanexport.lora.delta import Delta
-from wanexport.model.config import Dtype
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorSpec, write_safetensors
+from wanexport.storage.tensor_file import TensorSpec, write_safetensors
+from wanrt.manifest.fields import Dtype
+from wanrt.storage.dtypes import SAFETENSORS
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +59,7 @@ def write_adapter(
     for delta in (delta for adapter in adapters for delta in adapter.deltas):
         groups[delta.module].append(delta)
     specs = [
-        TensorSpec(f"{module}.lora_{half}", SAFETENSORS_DTYPE[dtype], shape)
+        TensorSpec(f"{module}.lora_{half}", SAFETENSORS[dtype], shape)
         for module, (out, width) in ((m, deltas[0].shape) for m, deltas in groups.items())
         for half, shape in (("A", (ranks[module], width)), ("B", (out, ranks[module])))
     ]
@@ -111,8 +113,7 @@ def round_finite(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """Return a tensor in the dtype it is stored in; AdapterError if a value overflows that."""
     import torch
 
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    rounded = tensor.to(dtypes[spec.dtype])
+    rounded = tensor.to(torch_dtype(spec.dtype))
     if not torch.isfinite(rounded).all():
         raise AdapterError(f"{spec.name} overflows {spec.dtype}", "use a bf16 or fp32 engine")
     return rounded

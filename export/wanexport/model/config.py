@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from wanexport.errors import ConfigError
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
 from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 
@@ -22,7 +23,6 @@ DEMO = "wan2.1-i2v-demo"
 TEXT_TOKENS = 512  # diffusers and the original both hard-code the padded prompt's length
 CLIP_TOKENS = 257
 
-Dtype = Literal["fp32", "fp16", "bf16"]
 Positive = Annotated[int, Field(ge=1)]
 
 

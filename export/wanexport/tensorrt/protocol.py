@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from wanexport.errors import BuildError
 from wanexport.storage.disk import format_bytes
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.plan import HardwareCompatibility, Refit
 
 __all__ = ["Finished", "Job", "Phase", "Problem", "Toolchain", "exhausted", "is_exhausted"]
@@ -59,7 +60,7 @@ class Job(_Message):
     refittable: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
-    dtypes: dict[str, str]
+    dtypes: dict[str, Dtype]
     attentions: int
     optimization_level: int | None = None
     workspace: int | None = None

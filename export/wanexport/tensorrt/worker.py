@@ -44,6 +44,7 @@ from wanrt.backends.tensorrt import api as trt
 from wanrt.backends.tensorrt.cuda import find_gpu, open_cuda
 from wanrt.backends.tensorrt.library import open_plan
 from wanrt.errors import UnsupportedError, WanrtError
+from wanrt.storage.files import atomic_file
 
 if TYPE_CHECKING:
     from wanexport.tensorrt.callbacks import Logger
@@ -162,9 +163,8 @@ def _open_timing_cache(config: trt.IBuilderConfig, job: Job) -> trt.ITimingCache
 
 
 def _save_timing_cache(cache: trt.ITimingCache, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(memoryview(cache.serialize()))
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        file.write(memoryview(cache.serialize()))
 
 
 def _inspect(job: Job) -> str | None:

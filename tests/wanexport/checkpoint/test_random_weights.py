@@ -21,8 +21,9 @@ from wanexport.checkpoint.random_weights import (
     write_checkpoint,
 )
 from wanexport.errors import CheckpointError
-from wanexport.model.config import Architecture, Dtype, load_config
+from wanexport.model.config import Architecture, load_config
 from wanexport.storage.tensor_file import TensorSpec
+from wanrt.manifest.fields import Dtype
 
 T2V = Architecture(num_layers=2, num_attention_heads=2, ffn_dim=512, in_channels=16, text_dim=64)
 
