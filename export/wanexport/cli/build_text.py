@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanexport.storage.disk import format_bytes
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
@@ -22,14 +22,14 @@ def format_plans(plans: Sequence[EnginePlan], out: Path, to_make_bytes: int) -> 
     width = max(map(len, names), default=0)
     lines = [f"{out / prefix}"]
     if to_make_bytes:
-        lines.append(f"  make {format_bytes(to_make_bytes)} of random weights first")
+        lines.append(f"  make {show_bytes(to_make_bytes)} of random weights first")
     lines += [
-        f"  {plan.action:<8} {name:<{width}}  writes {format_bytes(plan.write_bytes):>8}  "
-        f"memory {format_bytes(plan.memory_bytes):>8}  {plan.reason}"
+        f"  {plan.action:<8} {name:<{width}}  writes {show_bytes(plan.write_bytes):>10}  "
+        f"memory {show_bytes(plan.memory_bytes):>10}  {plan.reason}"
         for plan, name in zip(plans, names, strict=True)
     ]
     total = to_make_bytes + sum(plan.write_bytes for plan in plans)
-    lines.append(f"writes {format_bytes(total)} in all")
+    lines.append(f"writes {show_bytes(total)} in all")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from wanexport.storage.hashes import remember_sha256, sha256_file
 from wanexport.storage.tensor_file import TensorSpec, write_safetensors
 from wanrt.manifest.fields import Dtype
 from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.terminal.text import first_and_more
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,8 @@ def _check_carried(
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
-            f"{rest[0].path}: {_some(parts)} can't be swapped, because {_is(parts)} not low-rank",
+            f"{rest[0].path}: {first_and_more(parts)} can't be swapped, "
+            f"because {_is(parts)} not low-rank",
             "build an engine with the file and --merge-rest, or with --mode merged",
         )
     ranks = stacked_ranks(adapters)
@@ -96,7 +98,7 @@ def _check_carried(
     if absent:
         path = next(a.path for a in adapters if absent[0] in a.ranks)
         raise AdapterError(
-            f"{path}: the engine has no inputs for {_some(absent)}",
+            f"{path}: the engine has no inputs for {first_and_more(absent)}",
             "build an engine with this file, which takes adapters of the same modules",
         )
     module = max(ranks, key=lambda name: ranks[name])
@@ -117,10 +119,6 @@ def round_finite(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     if not torch.isfinite(rounded).all():
         raise AdapterError(f"{spec.name} overflows {spec.dtype}", "use a bf16 or fp32 engine")
     return rounded
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _is(names: Sequence[str]) -> str:

@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from wanexport.errors import BuildError
-from wanexport.storage.disk import format_bytes
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.plan import HardwareCompatibility, Refit
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["Finished", "Job", "Phase", "Problem", "Toolchain", "exhausted", "is_exhausted"]
 
@@ -122,7 +122,7 @@ def is_exhausted(told: str) -> bool:
 
 def exhausted(limit: int | None) -> BuildError:
     """Return the error of a builder that ran out of its memory."""
-    bound = "" if limit is None else f" of {format_bytes(limit)}"
+    bound = "" if limit is None else f" of {show_bytes(limit)}"
     return BuildError(
         f"the builder ran out of its memory{bound}",
         "raise --memory-limit, or close what else needs memory",

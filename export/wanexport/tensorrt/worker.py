@@ -23,7 +23,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from wanexport.errors import BuildError, WanExportError
-from wanexport.storage.disk import format_bytes
 from wanexport.tensorrt.network import (
     check_network,
     configure,
@@ -45,6 +44,7 @@ from wanrt.backends.tensorrt.cuda import find_gpu, open_cuda
 from wanrt.backends.tensorrt.library import open_plan
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.storage.files import atomic_file
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanexport.tensorrt.callbacks import Logger
@@ -146,7 +146,7 @@ def _write(path: Path, plan: trt.IHostMemory) -> str:
                 digest.update(piece)
     except OSError as error:
         raise BuildError(
-            f"the plan of {format_bytes(len(data))} can't be written: {error.strerror}",
+            f"the plan of {show_bytes(len(data))} can't be written: {error.strerror}",
             "free some, or use --out on a larger disk",
         ) from None
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from wanrt.engine.engine import Device
 from wanrt.manifest.schema import Manifest
 from wanrt.roofline import count_activations
 from wanrt.storage.dtypes import NUMPY
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["Room", "plan_sets"]
 
@@ -87,8 +88,8 @@ def plan_sets(entries: Sequence[Entry], room: Room) -> tuple[list[list[Entry]], 
         return sets, []
     why = "free device memory isn't known (pip install nvidia-ml-py)"
     if room.available is not None:
-        need = _gib(room.need(active))
-        why = f"the engines need about {need} together, {_gib(room.available)} are free"
+        need = show_bytes(room.need(active))
+        why = f"the engines need about {need} together, {show_bytes(room.available)} are free"
     paired = any(len(one) > 1 for one in sets)
     how = "in pairs with their baseline" if paired else "one at a time, without ratios"
     return sets, [f"{why}: measured {how}"]
@@ -129,10 +130,6 @@ def _skip_unless_fit(members: Sequence[Entry], together: Sequence[Entry], room: 
     remedy = " (--mapped needs less)" if room.repacked else ""
     for entry in members:
         entry.skipped = (
-            f"needs about {_gib(room.need(together))} of memory{what}, "
-            f"{_gib(room.available)} are free{remedy}"
+            f"needs about {show_bytes(room.need(together))} of memory{what}, "
+            f"{show_bytes(room.available)} are free{remedy}"
         )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

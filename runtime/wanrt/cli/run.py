@@ -15,7 +15,7 @@ from wanrt.errors import EngineError
 from wanrt.storage.dtypes import Array
 from wanrt.storage.files import write_file
 from wanrt.terminal.progress import Reporter
-from wanrt.terminal.units import BYTES, pick, show_bytes
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["run_engine"]
 
@@ -53,7 +53,7 @@ def run_engine(
     pinned = name if inputs is None else workload
     reporter = reporter or Reporter(quiet=True)
     size = sum(file.bytes for file in manifest.files)
-    with reporter.work(f"loading {show_bytes(size, pick(BYTES, size))}"):
+    with reporter.work(f"loading {show_bytes(size)}"):
         engine = load_engine(
             folder,
             device=device,

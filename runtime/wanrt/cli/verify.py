@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from wanrt.bench.stale import rebuild_command
 from wanrt.errors import ManifestError
 from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file, read_manifest_only
 from wanrt.manifest.schema import WeightFile
+from wanrt.terminal.text import counted, wrap
 
 __all__ = ["Finding", "render_findings", "render_verdict", "verify_engine"]
 
 CHUNK = 8 << 20
-WIDTH = 79
 
 
 @dataclass(frozen=True)
@@ -68,24 +67,17 @@ def verify_engine(
 def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
     """Return an engine's verdict, then what is wrong with which file."""
     wrong = [finding for finding in findings if finding.problem]
-    count = _count(len(findings), "file")
+    files = counted(len(findings), "file")
     if not wrong:
-        return f"ok    {folder}: {count}"
-    lines = [f"WRONG {folder}: {len(wrong)} of {count}"]
+        return f"ok    {folder}: {files}"
+    lines = [f"WRONG {folder}: {len(wrong)} of {files}"]
     copied = [finding for finding in wrong if finding.copied]
     several = len(copied) > 1
     told = [one.problem for one in wrong if one.problem and not (several and one.copied)]
     if several:
         told.append(f"{len(copied)} files: their bytes are right, their mtime isn't")
     for problem in told:
-        lines += textwrap.wrap(
-            problem,
-            WIDTH,
-            initial_indent="      ",
-            subsequent_indent="        ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += wrap(problem, " " * 8, first=" " * 6, whole_words=True)
     return "\n".join(lines)
 
 
@@ -98,7 +90,7 @@ def render_verdict(paths: Sequence[Path], findings: Mapping[Path, Sequence[Findi
     """
     wrong = {f: found for f, found in findings.items() if not all(one.ok for one in found)}
     if not wrong:
-        return f"{_count(len(findings), 'engine')} ok"
+        return f"{counted(len(findings), 'engine')} ok"
     lines = []
     damaged = [f for f, found in wrong.items() if any(not (o.ok or o.copied) for o in found)]
     if damaged:
@@ -108,7 +100,7 @@ def render_verdict(paths: Sequence[Path], findings: Mapping[Path, Sequence[Findi
         again = shlex.join(["wanrt", "verify", *map(str, paths), "--restore-mtime"])
         lines += ["where only times differ, the engine was copied; set the recorded ones:"]
         lines.append(f"  {again}")
-    return "\n".join([*lines, f"{len(wrong)} of {_count(len(findings), 'engine')} wrong"])
+    return "\n".join([*lines, f"{len(wrong)} of {counted(len(findings), 'engine')} wrong"])
 
 
 def _rebuild(folder: Path) -> str:
@@ -116,10 +108,6 @@ def _rebuild(folder: Path) -> str:
         return rebuild_command(folder, read_manifest_only(folder))
     except ManifestError:
         return f"{folder}: engine.json, which says how, can't be read"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def verify_size(folder: Path) -> int:
