@@ -25,7 +25,7 @@ from scipy import stats
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/support"))
 
-from simulated import SimulatedEngine, SimulatedLab, Weather  # noqa: E402
+from simulated import SimulatedEngine, SimulatedTestbed, Weather  # noqa: E402
 from tinyengines import Tiny, make_engine  # noqa: E402
 
 from wanrt import bench_engines  # noqa: E402
@@ -40,7 +40,7 @@ CHANGED = 3
 OURS = BenchOptions(half_width=0.003, time_budget_s=math.inf)
 FORWARDS = 180  # of each engine: 30 loads of 3 rounds there and back, as ours comes to
 Claims = set[int]
-Way = Callable[[SimulatedLab, dict[Path, Manifest]], Claims]
+Way = Callable[[SimulatedTestbed, dict[Path, Manifest]], Claims]
 
 
 def main() -> None:
@@ -68,16 +68,16 @@ def make_engines(root: Path) -> dict[Path, Manifest]:
 
 def judge(way: Way, engines: dict[Path, Manifest], count: int) -> dict[str, float]:
     """Return how often a way claims a difference that isn't there, and finds the one that is."""
-    false = sum(bool(way(SimulatedLab(engines, seed), engines)) for seed in range(count))
+    false = sum(bool(way(SimulatedTestbed(engines, seed), engines)) for seed in range(count))
     true_s = {f"separate-{CHANGED}": SLOWER}
-    labs = (SimulatedLab(engines, count + seed, true_s) for seed in range(count))
-    found = sum(CHANGED in way(lab, engines) for lab in labs)
+    testbeds = (SimulatedTestbed(engines, count + seed, true_s) for seed in range(count))
+    found = sum(CHANGED in way(testbed, engines) for testbed in testbeds)
     return {"false": false / count, "found": found / count}
 
 
-def ours(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
+def ours(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
     """Bench as `wanrt bench --half-width 0.3%` does."""
-    result = bench_engines(engines, OURS, lab=lab)
+    result = bench_engines(engines, OURS, testbed=testbed)
     return {
         row.rank or 0
         for row in result.rows
@@ -85,9 +85,9 @@ def ours(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
     }
 
 
-def hodges_lehmann(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
+def hodges_lehmann(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
     """Bench so too, but take a load's ratio by Hodges and Lehmann from its rounds' log ratios."""
-    rows = [row for row in bench_engines(engines, OURS, lab=lab).rows if not row.control]
+    rows = [row for row in bench_engines(engines, OURS, testbed=testbed).rows if not row.control]
     loads = 1 + rows[0].forwards[-1].load
     logs = np.log([[forward.seconds for forward in row.forwards] for row in rows])
     rounds = logs.reshape(len(rows), loads, -1, 2).mean(axis=3)  # [engine, load, round]
@@ -98,11 +98,11 @@ def hodges_lehmann(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
     return {n for n, p in enumerate(p_values, start=1) if p < 0.05}
 
 
-def one_after_the_other(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
+def one_after_the_other(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
     """Load each engine once, run all its forwards, compare means by Welch's t-test."""
     samples = []
     for _ in engines:
-        engine = load(lab, len(samples))
+        engine = load(testbed, len(samples))
         engine.time_forward()
         samples.append([engine.time_forward() for _ in range(FORWARDS)])
     return {
@@ -112,10 +112,10 @@ def one_after_the_other(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Cla
     }
 
 
-def interleaved(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
+def interleaved(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
     """Load all engines once, run them in random rounds, test log ratios by Wilcoxon's test."""
-    loaded = [load(lab, i) for i in range(len(engines))]
-    rng = np.random.default_rng(lab.seed)
+    loaded = [load(testbed, i) for i in range(len(engines))]
+    rng = np.random.default_rng(testbed.seed)
     seconds = np.empty((FORWARDS // 2, len(loaded)))
     for row in seconds:
         for i in rng.permutation(len(loaded)):
@@ -125,9 +125,9 @@ def interleaved(lab: SimulatedLab, engines: dict[Path, Manifest]) -> Claims:
     return {i + 1 for i, own in enumerate(ratios.T) if stats.wilcoxon(own).pvalue < 0.05}
 
 
-def load(lab: SimulatedLab, index: int) -> SimulatedEngine:
+def load(testbed: SimulatedTestbed, index: int) -> SimulatedEngine:
     """Load the engine of a rank; 0 is `full`."""
-    return lab.load_named(f"separate-{index}" if index else "full")
+    return testbed.load_named(f"separate-{index}" if index else "full")
 
 
 WAYS: dict[str, Way] = {

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import fakebuilder
 import pytest
+from faketestbed import FakeTestbed, Script
 from tinyengines import make_family
+
+from wanrt.bench import testbed
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
@@ -124,15 +127,14 @@ def family(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Callable[..., Path]:
-    """Write the script of a fake bench and return its path."""
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let commands bench in a fake world; call it for another script than the empty one."""
 
-    def write(**script: Any) -> Path:
-        path = tmp_path / "script.json"
-        path.write_text(json.dumps(script))
-        return path
+    def use(**script: Any) -> None:
+        monkeypatch.setattr(testbed, "make_testbed", lambda _: FakeTestbed(Script(**script)))
 
-    return write
+    use()
+    return use
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from wanexport.build.request import BuildRequest, Mode
 from wanexport.lora.random_adapter import cross_attention_targets
 from wanexport.model.names import module_shapes
 from wanexport.storage.dtypes import itemsize
-from wanrt.machine.devices import CPU, Device, find_device, load_devices
+from wanrt.machine.devices import CPU, DeviceRates, find_device, load_devices
 from wanrt.machine.predict import Prediction, predict_forward
 from wanrt.manifest.fields import Dtype
 from wanrt.roofline import (
@@ -68,7 +68,7 @@ class Cost:
 class Outlook:
     """How fast engines could be on a device, each graph of each; `costs` are in its dtype."""
 
-    device: Device
+    device: DeviceRates
     costs: tuple[Cost, ...]
     predictions: tuple[Mapping[GraphName, Prediction], ...]
 
@@ -95,7 +95,7 @@ def price_engines(request: BuildRequest) -> tuple[Cost, ...]:
     return tuple(_price(request, mode, rank) for mode, rank in wanted)
 
 
-def choose_devices(names: Sequence[str], dtype: Dtype) -> list[Device]:
+def choose_devices(names: Sequence[str], dtype: Dtype) -> list[DeviceRates]:
     """Return devices by name, `cpu` being this machine, measured; all of them without a name.
 
     Raises:
@@ -107,7 +107,7 @@ def choose_devices(names: Sequence[str], dtype: Dtype) -> list[Device]:
     return [device or _measure(dtype) for device in chosen.values()]
 
 
-def predict_engines(request: BuildRequest, device: Device) -> Outlook:
+def predict_engines(request: BuildRequest, device: DeviceRates) -> Outlook:
     """Return how fast a build's engines could be on a device.
 
     Where the device doesn't compute the request's dtype, they are taken in fp32.
@@ -126,7 +126,7 @@ def predict_engines(request: BuildRequest, device: Device) -> Outlook:
     return Outlook(device, costs, predictions)
 
 
-def _measure(dtype: Dtype) -> Device:
+def _measure(dtype: Dtype) -> DeviceRates:
     from wanrt.machine.cpu_rates import measure_cpu
 
     return measure_cpu("fp16" if dtype == "fp16" else "fp32")

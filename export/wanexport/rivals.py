@@ -22,7 +22,7 @@ from wanexport.model.config import Architecture
 from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
-from wanrt.bench.jobs import Job
+from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
 from wanrt.machine.cores import usable_cores
@@ -90,7 +90,7 @@ class TorchRival:
             torch.cuda.synchronize()
 
 
-def load_eager(job: Job, dtype: Dtype | None = None) -> TorchRival:
+def load_eager(job: LoadJob, dtype: Dtype | None = None) -> TorchRival:
     """Load diffusers' model as it is.
 
     Args:
@@ -105,7 +105,7 @@ def load_eager(job: Job, dtype: Dtype | None = None) -> TorchRival:
     return _load(job, "torch-eager", lambda model: model, dtype)
 
 
-def load_compiled(job: Job) -> TorchRival:
+def load_compiled(job: LoadJob) -> TorchRival:
     """Load diffusers' model under `torch.compile` and run it once, which compiles it.
 
     What an earlier run left in torch's own cache is not compiled again.
@@ -122,7 +122,7 @@ def load_compiled(job: Job) -> TorchRival:
 
 
 def _load(
-    job: Job,
+    job: LoadJob,
     name: str,
     wrap: Callable[..., Callable[..., tuple[Tensor]]],
     computed_in: Dtype | None = None,
@@ -147,7 +147,7 @@ def _load(
 
 
 def _feeds(
-    job: Job, manifest: Manifest, arch: Architecture, dtype: torch.dtype
+    job: LoadJob, manifest: Manifest, arch: Architecture, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     inputs = make_inputs(manifest, manifest.workloads[job.workload], job.seed)
     fed = {

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from wanrt.bench.fake import MACHINE
+from faketestbed import MACHINE
+
 from wanrt.machine.nvml import Clocks
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Forward, Probe, Ratio, Verdict

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from faketestbed import FakeTestbed, Script
+
 from wanrt import bench_engines
-from wanrt.bench.fake import FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.results.result import BenchResult, CandidateResult
 
@@ -21,8 +22,10 @@ TIMES = {
 
 def scripted_bench(root: Path, script: dict[str, Any] | None = None, **options: Any) -> BenchResult:
     """Bench engines by a script: three loads of four rounds, unless told otherwise."""
-    lab = FakeLab(Script(**({"forward_s": TIMES} | (script or {}))))
-    return bench_engines([root], BenchOptions(**({"loads": 3, "rounds": 4} | options)), lab=lab)
+    testbed = FakeTestbed(Script(**({"forward_s": TIMES} | (script or {}))))
+    return bench_engines(
+        [root], BenchOptions(**({"loads": 3, "rounds": 4} | options)), testbed=testbed
+    )
 
 
 def shown(result: BenchResult) -> list[CandidateResult]:

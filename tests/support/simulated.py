@@ -1,7 +1,7 @@
 """Machines that never were: drifting, throttled, noisy, and different at every load of an engine.
 
 A forward of a candidate takes base x load effect x drift x throttling x AR(1) noise, and now and
-then it is an outlier. `SimulatedLab` is a bench's world made of that, on a clock of its own.
+then it is an outlier. `SimulatedTestbed` is a bench's world made of that, on a clock of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from faketestbed import MACHINE
 
 from wanrt.bench.candidates import Candidate
-from wanrt.bench.fake import MACHINE
 from wanrt.machine.describe import Machine
-from wanrt.machine.devices import Device
+from wanrt.machine.devices import DeviceRates
 from wanrt.machine.nvml import Clocks
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Manifest
@@ -43,7 +43,7 @@ class Weather:
 
 
 @dataclass
-class SimulatedLab:
+class SimulatedTestbed:
     """A bench's world: engines of a true speed on a machine of some weather.
 
     `true_s` is an engine's forward by name; others take one second. `load_effects` are those of
@@ -96,7 +96,7 @@ class SimulatedLab:
     def describe(self, rivals: bool = False) -> Machine:  # noqa: ARG002
         return MACHINE
 
-    def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002
+    def rates(self, dtype: Dtype) -> DeviceRates | None:  # noqa: ARG002
         return None
 
     def spend(self, seconds: float) -> float:
@@ -124,8 +124,8 @@ class SimulatedLab:
 class SimulatedEngine:
     """A load of an engine: as fast as that load happens to be."""
 
-    def __init__(self, lab: SimulatedLab, seconds: float) -> None:
-        self._lab = lab
+    def __init__(self, testbed: SimulatedTestbed, seconds: float) -> None:
+        self._testbed = testbed
         self._seconds = seconds
 
     timed, enqueue_s = "a simulated clock", None
@@ -134,7 +134,7 @@ class SimulatedEngine:
         pass
 
     def time_forward(self) -> float:
-        return self._lab.spend(self._seconds)
+        return self._testbed.spend(self._seconds)
 
     def close(self) -> None:
         pass

@@ -6,16 +6,16 @@ import json
 
 import numpy as np
 import pytest
-import sound
+import valid_files
 from commands import wanexport, wanrt
-from sound import (
+from valid_files import (
     LA,
     LB,
     A,
     B,
     Case,
     Q,
-    World,
+    Samples,
     altered,
     check,
     cut,
@@ -29,7 +29,7 @@ from sound import (
     shard,
 )
 
-root, world = sound.root, sound.world  # fixtures
+root, samples = valid_files.root, valid_files.samples  # fixtures
 
 EXPORT: dict[str, Case] = {
     "adapter for a fixed engine": Case(
@@ -176,13 +176,13 @@ RUNTIME: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", RUNTIME)
-def test_wanrt_refuses(name: str, world: World) -> None:
+def test_wanrt_refuses(name: str, samples: Samples) -> None:
     case = RUNTIME[name]
-    check(world, case, wanrt(*case.argv(world)))
-    assert not (world.tmp / "sample.safetensors").exists()
+    check(samples, case, wanrt(*case.argv(samples)))
+    assert not (samples.tmp / "sample.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", EXPORT)
-def test_wanexport_adapter_refuses(name: str, world: World) -> None:
+def test_wanexport_adapter_refuses(name: str, samples: Samples) -> None:
     case = EXPORT[name]
-    check(world, case, wanexport(*case.argv(world)))
+    check(samples, case, wanexport(*case.argv(samples)))

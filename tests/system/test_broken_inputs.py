@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sound
+import valid_files
 from commands import wanexport, wanrt
-from sound import (
+from valid_files import (
     INDEX,
     LA,
     LB,
     Case,
     Q,
-    World,
+    Samples,
     check,
     cut,
     entry,
@@ -27,7 +27,7 @@ from sound import (
     shard,
 )
 
-root, world = sound.root, sound.world  # fixtures
+root, samples = valid_files.root, valid_files.samples  # fixtures
 
 EXPORT: dict[str, Case] = {
     # checkpoints
@@ -369,12 +369,12 @@ EXPORT: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", EXPORT)
-def test_wanexport_refuses(name: str, world: World) -> None:
+def test_wanexport_refuses(name: str, samples: Samples) -> None:
     case = EXPORT[name]
-    check(world, case, wanexport(*case.argv(world)))
+    check(samples, case, wanexport(*case.argv(samples)))
 
 
-def test_a_sound_world_is_not_refused(world: World) -> None:
-    assert wanexport(*world.full()).code == 0
-    assert wanexport(*world.merged(world.lora)).code == 0
-    assert wanrt("verify", world.out).code == 0
+def test_a_sound_world_is_not_refused(samples: Samples) -> None:
+    assert wanexport(*samples.full()).code == 0
+    assert wanexport(*samples.merged(samples.lora)).code == 0
+    assert wanrt("verify", samples.out).code == 0

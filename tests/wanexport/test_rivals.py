@@ -21,7 +21,7 @@ from tinyengines import Tiny, make_engine, read_raw, write_manifest
 from wanexport.model.config import Architecture
 from wanrt import WanrtError
 from wanrt.backends.load import load_engine
-from wanrt.bench.jobs import GROUP, Job, find_rival, find_rivals, load_job
+from wanrt.bench.jobs import GROUP, LoadJob, find_rival, find_rivals, load_job
 from wanrt.bench.process import Hosted, open_hosted
 from wanrt.engine.engine import Runner
 from wanrt.engine.inputs import make_inputs
@@ -33,8 +33,8 @@ SIZE = "96x64x5"
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Job:
-    return Job(make_engine(tmp_path / "e", Tiny()), TINY, threads=1)
+def tiny(tmp_path: Path) -> LoadJob:
+    return LoadJob(make_engine(tmp_path / "e", Tiny()), TINY, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def hangs(job):
 """
 
 
-def hosting(job: Job) -> closing[Hosted]:
+def hosting(job: LoadJob) -> closing[Hosted]:
     return closing(open_hosted(job))
 
 
@@ -120,7 +120,7 @@ def gone(pid: int) -> bool:
 def test_an_engine_runs_here_or_in_a_process_of_its_own(tmp_path: Path, open_job: Any) -> None:
     swappable = Tiny(mode="swappable", max_rank=4, adapters=(2,), name="tiny-swappable")
     folder = make_engine(tmp_path / "e", swappable)
-    runner: Runner = open_job(Job(folder, TINY, threads=1))
+    runner: Runner = open_job(LoadJob(folder, TINY, threads=1))
     assert runner.timed == "run_with_iobinding, inputs and outputs resident, host clock"
     assert 0 < runner.time_forward() < 10
     assert runner.enqueue_s is None
@@ -135,7 +135,7 @@ def test_an_engine_runs_here_or_in_a_process_of_its_own(tmp_path: Path, open_job
         runner.time_forward()
 
 
-def test_a_refusal_is_the_same_from_the_process(tiny: Job) -> None:
+def test_a_refusal_is_the_same_from_the_process(tiny: LoadJob) -> None:
     (tiny.folder / "engine.json").unlink()
     with pytest.raises(ManifestError) as here:
         load_job(tiny)
@@ -145,14 +145,14 @@ def test_a_refusal_is_the_same_from_the_process(tiny: Job) -> None:
     assert "is not an engine folder" in str(here.value)
 
 
-def test_a_workload_that_is_not_there(tiny: Job) -> None:
+def test_a_workload_that_is_not_there(tiny: LoadJob) -> None:
     with pytest.raises(EngineError, match="no workload 'huge'"):
-        open_hosted(Job(tiny.folder, "huge"))
+        open_hosted(LoadJob(tiny.folder, "huge"))
 
 
-def test_unknown_rivals_are_refused_by_name(tiny: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_rivals_are_refused_by_name(tiny: LoadJob, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
-        open_hosted(Job(tiny.folder, TINY, rival="jax"))
+        open_hosted(LoadJob(tiny.folder, TINY, rival="jax"))
     assert error.value.hint == "there are: torch-compile, torch-eager"
     monkeypatch.setattr("wanrt.bench.jobs.entry_points", lambda group: ())  # noqa: ARG005
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
@@ -187,16 +187,16 @@ REFUSALS: dict[str, tuple[type[WanrtError], str, str]] = {
 
 @pytest.mark.usefixtures("stubs")
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_a_rival_s_loading_meets(tiny: Job, name: str) -> None:
+def test_what_a_rival_s_loading_meets(tiny: LoadJob, name: str) -> None:
     kind, message, hint = REFUSALS[name]
     with pytest.raises(kind) as error:
-        open_hosted(Job(tiny.folder, TINY, rival=name))
+        open_hosted(LoadJob(tiny.folder, TINY, rival=name))
     assert (type(error.value), str(error.value), error.value.hint) == (kind, message, hint)
 
 
 @pytest.mark.usefixtures("stubs")
-def test_an_exception_in_a_forward_is_one_line_and_the_process_goes_on(tiny: Job) -> None:
-    with hosting(Job(tiny.folder, TINY, rival="fails")) as hosted:
+def test_an_exception_in_a_forward_is_one_line_and_the_process_goes_on(tiny: LoadJob) -> None:
+    with hosting(LoadJob(tiny.folder, TINY, rival="fails")) as hosted:
         for _ in range(2):
             with pytest.raises(EngineError) as error:
                 hosted.time_forward()
@@ -209,8 +209,8 @@ def test_an_exception_in_a_forward_is_one_line_and_the_process_goes_on(tiny: Job
     ("name", "message"),
     [("aborts", "ended with SIGABRT"), ("starves", "was killed, most likely for want of memory")],
 )
-def test_a_process_that_dies_in_a_forward(tiny: Job, name: str, message: str) -> None:
-    with hosting(Job(tiny.folder, TINY, rival=name)) as hosted:
+def test_a_process_that_dies_in_a_forward(tiny: LoadJob, name: str, message: str) -> None:
+    with hosting(LoadJob(tiny.folder, TINY, rival=name)) as hosted:
         with pytest.raises(EngineError, match=f"{name}: its process {message}"):
             hosted.time_forward()
         with pytest.raises(EngineError, match="its process has ended"):
@@ -218,7 +218,7 @@ def test_a_process_that_dies_in_a_forward(tiny: Job, name: str, message: str) ->
         assert gone(hosted.pid)
 
 
-def test_a_process_that_was_killed_between_forwards(tiny: Job) -> None:
+def test_a_process_that_was_killed_between_forwards(tiny: LoadJob) -> None:
     with hosting(tiny) as hosted:
         psutil.Process(hosted.pid).kill()
         with pytest.raises(EngineError, match="its process was killed") as error:
@@ -227,15 +227,15 @@ def test_a_process_that_was_killed_between_forwards(tiny: Job) -> None:
 
 
 @pytest.mark.usefixtures("stubs")
-def test_what_a_rival_prints_is_nobody_s_answer(tiny: Job, capfd: Any) -> None:
-    with hosting(Job(tiny.folder, TINY, rival="noisy")) as hosted:
+def test_what_a_rival_prints_is_nobody_s_answer(tiny: LoadJob, capfd: Any) -> None:
+    with hosting(LoadJob(tiny.folder, TINY, rival="noisy")) as hosted:
         assert [hosted.time_forward() for _ in range(3)] == [0.5] * 3
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("stubs")
-def test_ctrl_c_is_the_parent_s(tiny: Job) -> None:
-    with hosting(Job(tiny.folder, TINY, rival="idle")) as hosted:
+def test_ctrl_c_is_the_parent_s(tiny: LoadJob) -> None:
+    with hosting(LoadJob(tiny.folder, TINY, rival="idle")) as hosted:
         os.kill(hosted.pid, signal.SIGINT)
         assert (hosted.time_forward(), hosted.enqueue_s) == (0.25, 0.125)
         assert not gone(hosted.pid)
@@ -243,8 +243,8 @@ def test_ctrl_c_is_the_parent_s(tiny: Job) -> None:
 
 
 @pytest.mark.usefixtures("stubs")
-def test_ctrl_c_within_a_forward_ends_the_process(tiny: Job) -> None:
-    hosted = open_hosted(Job(tiny.folder, TINY, rival="hangs"))
+def test_ctrl_c_within_a_forward_ends_the_process(tiny: LoadJob) -> None:
+    hosted = open_hosted(LoadJob(tiny.folder, TINY, rival="hangs"))
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -259,14 +259,14 @@ ORPHAN = """
 import os
 from pathlib import Path
 from wanrt.bench.process import open_hosted
-from wanrt.bench.jobs import Job
-hosted = open_hosted(Job(Path({folder!r}), {workload!r}))
+from wanrt.bench.jobs import LoadJob
+hosted = open_hosted(LoadJob(Path({folder!r}), {workload!r}))
 print(hosted.pid, flush=True)
 os._exit(1)
 """
 
 
-def test_a_process_ends_with_its_parent(tiny: Job) -> None:
+def test_a_process_ends_with_its_parent(tiny: LoadJob) -> None:
     code = ORPHAN.format(folder=str(tiny.folder), workload=TINY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     with suppress(psutil.NoSuchProcess):
@@ -295,7 +295,7 @@ def test_torch_computes_what_the_engine_computes(
     from wanexport.rivals import load_eager
 
     (built,) = build(tmp_path, arch, modes=("full",), dtype=dtype, verify=False)
-    rival = load_eager(Job(built.path, SIZE, seed=3))
+    rival = load_eager(LoadJob(built.path, SIZE, seed=3))
     assert rival.time_forward() > 0
     assert rival.sample is not None
     assert relative(rival.sample.numpy(), sample(built.path, 3)) < tolerance
@@ -308,7 +308,7 @@ def test_torch_computes_what_the_engine_computes(
 
 def test_torch_eager_runs_in_a_process_and_rests_between_forwards(full: Path) -> None:
     with (
-        hosting(Job(full, SIZE, rival="torch-eager", threads=2)) as hosted,
+        hosting(LoadJob(full, SIZE, rival="torch-eager", threads=2)) as hosted,
         load_engine(full, threads=1) as engine,
     ):
         assert hosted.timed == ("diffusers' forward, inputs resident, inference mode, host clock")
@@ -328,7 +328,7 @@ def test_torch_compile_computes_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     arch = T2V.model_copy(update={"num_layers": 1})
     (built,) = build(tmp_path, arch, modes=("full",), verify=False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    rival = load_job(Job(built.path, SIZE, rival="torch-compile"))
+    rival = load_job(LoadJob(built.path, SIZE, rival="torch-compile"))
     assert not psutil.Process().children(recursive=True)
     assert 0 < rival.time_forward() < 10
     assert relative(rival.sample.numpy(), sample(built.path, 0)) < 1e-4  # type: ignore[attr-defined]
@@ -339,7 +339,7 @@ def test_torch_compile_needs_a_compiler(full: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UnsupportedError, match="there is no no-such-compiler") as error:
-        load_compiled(Job(full, SIZE))
+        load_compiled(LoadJob(full, SIZE))
     assert "apt-get install g++" in error.value.hint
 
 
@@ -348,10 +348,10 @@ def test_torch_takes_full_engines_alone(tmp_path: Path) -> None:
 
     folder = make_engine(tmp_path / "e", Tiny(mode="merged", rank=4))
     with pytest.raises(EngineError, match=r"torch-eager takes .* is a merged one"):
-        load_eager(Job(folder, TINY))
+        load_eager(LoadJob(folder, TINY))
 
 
-def test_torch_needs_diffusers_own_graph(full: Path, tiny: Job) -> None:
+def test_torch_needs_diffusers_own_graph(full: Path, tiny: LoadJob) -> None:
     from wanexport.rivals import load_eager
 
     with pytest.raises(EngineError, match="has no architecture"):
@@ -367,4 +367,4 @@ def test_torch_without_cuda(full: Path) -> None:
     from wanexport.rivals import load_eager
 
     with pytest.raises(UnsupportedError, match="finds no CUDA device"):
-        load_eager(Job(full, SIZE, device="cuda"))
+        load_eager(LoadJob(full, SIZE, device="cuda"))

@@ -12,7 +12,7 @@ from wanrt.manifest.schema import Manifest
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
 
-from wanrt.engine.engine import Device, Engine
+from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.manifest.read import check_times
 
 __all__ = ["check_engine", "load_engine"]
@@ -21,7 +21,7 @@ __all__ = ["check_engine", "load_engine"]
 def load_engine(
     path: Path | str,
     *,
-    device: Device | None = None,
+    device: DeviceKind | None = None,
     threads: int | None = None,
     mapped: bool = False,
     workload: str | None = None,
@@ -96,7 +96,7 @@ def load_engine(
     )
 
 
-def check_engine(folder: Path, device: Device | None = None) -> Manifest:
+def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
     """Return a folder's manifest after every check that needs no loading.
 
     Raises:

@@ -18,7 +18,7 @@ from wanrt.manifest.read import read_manifest, read_manifest_only
 from wanrt.manifest.schema import AdapterFile, Manifest, Workload
 from wanrt.results.values import Advice
 
-__all__ = ["Candidate", "Group", "Plan", "find_baseline", "plan_bench"]
+__all__ = ["BenchPlan", "Candidate", "Group", "find_baseline", "plan_bench"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Group:
 
 
 @dataclass
-class Plan:
+class BenchPlan:
     """What a bench will measure, what it can't place, and what isn't what it was made from.
 
     `broken` holds folders whose manifest can't be read: nobody knows in which group they belong.
@@ -111,13 +111,13 @@ def plan_bench(
     check: Callable[[Path], Manifest],
     workload: str | None,
     rivals: Sequence[str] = (),
-) -> Plan:
+) -> BenchPlan:
     """Check every engine before any runs, and group them by model and workload.
 
     Raises:
         ResultsError: there is nothing to bench, or no engine has the workload asked for.
     """
-    plan = Plan()
+    plan = BenchPlan()
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for folder in find_engines(paths):
         stale = find_stale(folder)

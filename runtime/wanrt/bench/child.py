@@ -1,7 +1,7 @@
 """The child of `wanrt.bench.process`: `python -m wanrt.bench.child FD` loads a job and obeys.
 
-It gets a `Job`, then pairs of a `Runner`'s member and arguments for it, and answers each with what
-that returned or is, or with a `WanrtError`. What libraries print goes elsewhere: FD is the
+It gets a `LoadJob`, then pairs of a `Runner`'s member and arguments for it, and answers each with
+what that returned or is, or with a `WanrtError`. What libraries print goes elsewhere: FD is the
 parent's alone.
 """
 
@@ -16,7 +16,7 @@ import traceback
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from wanrt.bench.jobs import Job, find_loader
+from wanrt.bench.jobs import LoadJob, find_loader
 from wanrt.engine.engine import Runner
 from wanrt.errors import EngineError, WanrtError
 
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 LINE = 400  # characters of a library's error; compilers print pages
 
-Request = Job | tuple[str, tuple[object, ...]]
+Request = LoadJob | tuple[str, tuple[object, ...]]
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def _serve(connection: Connection, requests: SimpleQueue[Request]) -> None:
     while True:
         request = requests.get()
         try:
-            if isinstance(request, Job):
+            if isinstance(request, LoadJob):
                 name = request.name
                 runner, answer = _load(request)
             else:
@@ -66,7 +66,7 @@ def _serve(connection: Connection, requests: SimpleQueue[Request]) -> None:
         connection.send(answer)
 
 
-def _load(job: Job) -> tuple[Runner, object]:
+def _load(job: LoadJob) -> tuple[Runner, object]:
     """Load a job; the answer is the seconds that took, imports apart, and what will be timed."""
     loader = find_loader(job)
     start = time.perf_counter()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wanrt.backends.load import check_engine
-from wanrt.engine.engine import Device
+from wanrt.engine.engine import DeviceKind
 from wanrt.errors import ResultsError, WanrtError
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
 
@@ -32,7 +32,7 @@ def find_engines(paths: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def choose_device(paths: Iterable[Path]) -> Device:
+def choose_device(paths: Iterable[Path]) -> DeviceKind:
     """Return cuda if a TensorRT engine among the paths can run here, otherwise cpu.
 
     Raises:

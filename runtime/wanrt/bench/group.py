@@ -7,9 +7,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from wanrt.bench.candidates import Candidate, Group, find_baseline
-from wanrt.bench.memory import Room, plan_sets
-from wanrt.bench.rounds import Entry, LoadPlan, count_bytes, measure_load
-from wanrt.bench.testbed import Lab
+from wanrt.bench.memory import MemoryBudget, choose_sets
+from wanrt.bench.rounds import Entry, LoadSpec, count_bytes, measure_load
+from wanrt.bench.testbed import Testbed
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.machine.predict import predict_forward
 from wanrt.results.advice import advise_on_row
@@ -20,7 +20,7 @@ from wanrt.terminal.progress import Piece, Reporter
 
 if TYPE_CHECKING:
     from wanrt.bench.options import BenchOptions
-    from wanrt.machine.devices import Device
+    from wanrt.machine.devices import DeviceRates
 
 __all__ = ["GroupBench"]
 
@@ -31,8 +31,8 @@ MAX_LOADS = 100
 class GroupBench:
     """The bench of one group: its entries and what is known of them so far."""
 
-    def __init__(self, lab: Lab, group: Group, options: BenchOptions) -> None:
-        self._lab = lab
+    def __init__(self, testbed: Testbed, group: Group, options: BenchOptions) -> None:
+        self._testbed = testbed
         self._group = group
         self._options = options
         self._title = f"{group.model} {group.name}"
@@ -43,7 +43,7 @@ class GroupBench:
         self._done = 0  # loads
         self._sets = 1
         self._earlier: GroupResult | None = None
-        self._rates: dict[str, Device | None] = {}
+        self._rates: dict[str, DeviceRates | None] = {}
         self.timed = ""
 
     @property
@@ -94,18 +94,18 @@ class GroupBench:
     def run(self, budget_s: float, save: Callable[[], None], reporter: Reporter) -> float:
         """Measure all entries and return the seconds that took, probes apart."""
         self._probe(reporter)
-        start = self._lab.now()
+        start = self._testbed.now()
         with reporter.work("measuring the device"):
             self._rate()
         options = self._options
-        room = Room(
-            self._lab.available_bytes(),
+        budget = MemoryBudget(
+            self._testbed.available_bytes(),
             self._group.name,
             options.device,
             options.mapped,
             options.weight_streaming,
         )
-        sets, notes = plan_sets(self._entries, room)
+        sets, notes = choose_sets(self._entries, budget)
         self._notes += notes
         adopted = self._adopt(len(sets))
         with reporter.steps(self._title, None, "rounds") as rounds:
@@ -115,9 +115,9 @@ class GroupBench:
             ):
                 self._load_all(sets, save, reporter, rounds)
                 if self._loads is None and self._done >= MIN_LOADS:
-                    spent = self._lab.now() - start
+                    spent = self._testbed.now() - start
                     self._loads = self._choose(spent / (self._done - adopted), budget_s - spent)
-        return self._lab.now() - start
+        return self._testbed.now() - start
 
     def timed_candidates(self) -> list[Timed]:
         """Return what has been measured, as ratios are taken from it."""
@@ -211,7 +211,7 @@ class GroupBench:
             base = find_baseline(candidate, candidates)
             other = base if base is not candidate else None
             try:
-                entry.probe = self._lab.probe(
+                entry.probe = self._testbed.probe(
                     candidate, other, self._group.name, self._options.seed
                 )
             except UnsupportedError as error:
@@ -222,7 +222,7 @@ class GroupBench:
 
     def _rate(self) -> None:
         for dtype in {e.candidate.manifest.dtype for e in self._entries if e.active}:
-            self._rates[dtype] = self._lab.rates(dtype)
+            self._rates[dtype] = self._testbed.rates(dtype)
 
     def _adopt(self, sets: int) -> int:
         """Keep the earlier bench's whole loads and return how many there are."""
@@ -264,10 +264,10 @@ class GroupBench:
             number = self._done * len(sets) + index
             loads = self._loads or max(MIN_LOADS, self._done + 1)
             rounds.tell(self._title, loads * self._sets * (self._rounds or 0) or None)
-            plan = LoadPlan(
+            plan = LoadSpec(
                 number, self._group.name, self._rounds, self._options.warmup, self._options.seed
             )
-            count, timed = measure_load(self._lab, entries, plan, on_round, reporter)
+            count, timed = measure_load(self._testbed, entries, plan, on_round, reporter)
             self._rounds = self._rounds or count or None
             self.timed = self.timed or timed
         self._done += 1

@@ -10,20 +10,20 @@ from pathlib import Path
 
 from wanrt.backends.load import load_engine
 from wanrt.backends.tensorrt.memory import Scratch
-from wanrt.engine.engine import Device, Runner
+from wanrt.engine.engine import DeviceKind, Runner
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError, WanrtError
 from wanrt.manifest.read import read_manifest_only
 from wanrt.manifest.schema import Backend
 
-__all__ = ["Job", "find_loader", "find_rival", "find_rivals", "load_job"]
+__all__ = ["LoadJob", "find_loader", "find_rival", "find_rivals", "load_job"]
 
 GROUP = "wanrt.rivals"
 EXTRA = "pip install 'wanexport[export]'"
 
 
 @dataclass(frozen=True)
-class Job:
+class LoadJob:
     """What to load, ready to be timed.
 
     Args:
@@ -40,7 +40,7 @@ class Job:
 
     folder: Path
     workload: str
-    device: Device = "cpu"
+    device: DeviceKind = "cpu"
     threads: int | None = None
     mapped: bool = False
     weight_streaming: int | None = None
@@ -57,7 +57,7 @@ class Job:
 def find_rivals() -> dict[str, EntryPoint]:
     """Return the installed rivals by name: entry points of the group `wanrt.rivals`, not loaded.
 
-    Each names a function that takes a `Job` and returns a `wanrt.engine.engine.Runner`.
+    Each names a function that takes a `LoadJob` and returns a `wanrt.engine.engine.Runner`.
     """
     return {point.name: point for point in entry_points(group=GROUP)}
 
@@ -76,7 +76,7 @@ def find_rival(name: str) -> EntryPoint:
     return rivals[name]
 
 
-def find_loader(job: Job) -> Callable[[Job], Runner]:
+def find_loader(job: LoadJob) -> Callable[[LoadJob], Runner]:
     """Return what loads a job, the libraries that it needs imported.
 
     Raises:
@@ -88,13 +88,13 @@ def find_loader(job: Job) -> Callable[[Job], Runner]:
             _import_backend(read_manifest_only(job.folder).backend)
         return _load_engine
     try:
-        loader: Callable[[Job], Runner] = find_rival(job.rival).load()
+        loader: Callable[[LoadJob], Runner] = find_rival(job.rival).load()
     except ImportError as error:
         raise UnsupportedError(f"{job.rival} can't be imported: {error}", EXTRA) from error
     return loader
 
 
-def load_job(job: Job, scratch: Scratch | None = None) -> Runner:
+def load_job(job: LoadJob, scratch: Scratch | None = None) -> Runner:
     """Load a job with seeded inputs bound.
 
     Args:
@@ -118,7 +118,7 @@ def _import_backend(backend: Backend) -> None:
         nvinfer.select(backend)
 
 
-def _load_engine(job: Job, scratch: Scratch | None = None) -> Runner:
+def _load_engine(job: LoadJob, scratch: Scratch | None = None) -> Runner:
     engine = load_engine(
         job.folder,
         device=job.device,

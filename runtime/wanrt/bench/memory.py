@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from wanrt.bench.candidates import Candidate, find_baseline
 from wanrt.bench.rounds import Entry
-from wanrt.engine.engine import Device
+from wanrt.engine.engine import DeviceKind
 from wanrt.manifest.schema import Manifest
 from wanrt.roofline import count_activations
 from wanrt.storage.dtypes import NUMPY
 from wanrt.terminal.units import show_bytes
 
-__all__ = ["Room", "plan_sets"]
+__all__ = ["MemoryBudget", "choose_sets"]
 
 # What running op by op keeps, as multiples of the least that a layer needs: measured with the demo
 # on a CPU, 5.5 to 5.8 in fp32 and 18 in fp16, whose kernels cast; taken for a GPU, unmeasured.
@@ -23,7 +23,7 @@ SLACK_FP16_CPU = 18
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """The device's memory, and how a workload's engines use it.
 
     `mapped` says that weights stay in the file's pages, which needn't fit; without it a CPU copies
@@ -32,7 +32,7 @@ class Room:
 
     available: int | None
     workload: str
-    device: Device = "cpu"
+    device: DeviceKind = "cpu"
     mapped: bool = False
     streamed: int | None = None
 
@@ -75,21 +75,23 @@ class Room:
         return self.need(entries) <= self.available
 
 
-def plan_sets(entries: Sequence[Entry], room: Room) -> tuple[list[list[Entry]], list[str]]:
+def choose_sets(
+    entries: Sequence[Entry], budget: MemoryBudget
+) -> tuple[list[list[Entry]], list[str]]:
     """Return what is loaded together, set by set, and notes on it; mark what can't be loaded."""
     for entry in entries:
         if entry.active:
-            _skip_unless_fit([entry], [entry], room)
+            _skip_unless_fit([entry], [entry], budget)
     active = [entry for entry in entries if entry.active]
-    if not active or room.holds(active):
+    if not active or budget.holds(active):
         return ([active] if active else []), []
-    sets = _pair(active, room)
-    if len(sets) < 2 and room.available is None:
+    sets = _pair(active, budget)
+    if len(sets) < 2 and budget.available is None:
         return sets, []
     why = "free device memory isn't known (pip install nvidia-ml-py)"
-    if room.available is not None:
-        need = show_bytes(room.need(active))
-        why = f"the engines need about {need} together, {show_bytes(room.available)} are free"
+    if budget.available is not None:
+        need = show_bytes(budget.need(active))
+        why = f"the engines need about {need} together, {show_bytes(budget.available)} are free"
     paired = any(len(one) > 1 for one in sets)
     how = "in pairs with their baseline" if paired else "one at a time, without ratios"
     return sets, [f"{why}: measured {how}"]
@@ -108,7 +110,7 @@ def _activations(manifest: Manifest, name: str) -> int:
     return count_activations(heads * head_dim, ffn, workload.tokens, itemsize, workload.batch)
 
 
-def _pair(active: Sequence[Entry], room: Room) -> list[list[Entry]]:
+def _pair(active: Sequence[Entry], budget: MemoryBudget) -> list[list[Entry]]:
     sets: list[list[Entry]] = []
     for key in dict.fromkeys(entry.candidate.loads_as for entry in active):
         members = [entry for entry in active if entry.candidate.loads_as == key]
@@ -116,20 +118,22 @@ def _pair(active: Sequence[Entry], room: Room) -> list[list[Entry]]:
         base = next((entry for entry in active if entry.candidate is found), None)
         if base is None or base is members[0]:
             continue
-        _skip_unless_fit(members, [base, *members], room)
+        _skip_unless_fit(members, [base, *members], budget)
         if members[0].active:
             sets.append([base, *members])
     paired = {id(entry) for one in sets for entry in one}
     return sets + [[entry] for entry in active if entry.active and id(entry) not in paired]
 
 
-def _skip_unless_fit(members: Sequence[Entry], together: Sequence[Entry], room: Room) -> None:
-    if room.available is None or room.mapped or room.holds(together):
+def _skip_unless_fit(
+    members: Sequence[Entry], together: Sequence[Entry], budget: MemoryBudget
+) -> None:
+    if budget.available is None or budget.mapped or budget.holds(together):
         return
     what = "" if len(together) == len(members) else " together with its baseline"
-    remedy = " (--mapped needs less)" if room.repacked else ""
+    remedy = " (--mapped needs less)" if budget.repacked else ""
     for entry in members:
         entry.skipped = (
-            f"needs about {show_bytes(room.need(together))} of memory{what}, "
-            f"{show_bytes(room.available)} are free{remedy}"
+            f"needs about {show_bytes(budget.need(together))} of memory{what}, "
+            f"{show_bytes(budget.available)} are free{remedy}"
         )

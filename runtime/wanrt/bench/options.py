@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wanrt.engine.engine import Device
+from wanrt.engine.engine import DeviceKind
 
 __all__ = ["EXTENDABLE", "BenchOptions"]
 
@@ -24,7 +24,7 @@ class BenchOptions:
     the GPU, `cuda_graph` whether it runs as a CUDA graph.
     """
 
-    device: Device = "cpu"
+    device: DeviceKind = "cpu"
     threads: int | None = None
     mapped: bool = False
     warmup: int = 1

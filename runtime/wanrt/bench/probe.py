@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wanrt.bench.jobs import Job
+from wanrt.bench.jobs import LoadJob
 from wanrt.bench.process import Hosted
 from wanrt.machine.nvml import free_gpu_bytes
 from wanrt.manifest.read import read_manifest
@@ -28,7 +28,7 @@ __all__ = ["probe_job"]
 PERIOD_S = 0.01
 
 
-def probe_job(job: Job, baseline: Path | None) -> Probe:
+def probe_job(job: LoadJob, baseline: Path | None) -> Probe:
     """Load a job twice and run it; what this machine can't tell is None.
 
     The first load is from the disk, if the files could be dropped from the page cache; the first

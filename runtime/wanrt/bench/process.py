@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import cast
 
-from wanrt.bench.jobs import Job
+from wanrt.bench.jobs import LoadJob
 from wanrt.errors import EngineError, WanrtError
 
 __all__ = ["Hosted", "open_hosted"]
@@ -32,7 +32,7 @@ class Hosted:
     when something kills it; every method then raises an `EngineError` that says so.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoadJob) -> None:
         self._job = job
         self._timed = ""
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
@@ -124,7 +124,7 @@ class Hosted:
             return self._process.wait()
 
 
-def open_hosted(job: Job) -> Hosted:
+def open_hosted(job: LoadJob) -> Hosted:
     """Load a job in a process of its own; `close` ends that.
 
     Raises:

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from wanrt.bench.candidates import Candidate
-from wanrt.bench.testbed import Lab
+from wanrt.bench.testbed import Testbed
 from wanrt.engine.engine import Runner
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.machine.nvml import Clocks
 from wanrt.results.values import Forward, Probe
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["MIN_ROUNDS", "Entry", "LoadPlan", "count_bytes", "measure_load"]
+__all__ = ["MIN_ROUNDS", "Entry", "LoadSpec", "count_bytes", "measure_load"]
 
 MIN_ROUNDS = 3
 MAX_ROUNDS = 20
@@ -49,7 +49,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class LoadPlan:
+class LoadSpec:
     """How one load goes.
 
     Args:
@@ -77,9 +77,9 @@ _Loaded = dict[tuple[Path, bool, str | None], _Held]
 
 
 def measure_load(
-    lab: Lab,
+    testbed: Testbed,
     entries: Sequence[Entry],
-    plan: LoadPlan,
+    spec: LoadSpec,
     on_round: Callable[[], None],
     reporter: Reporter,
 ) -> tuple[int, str]:
@@ -91,29 +91,29 @@ def measure_load(
     Returns:
         The number of rounds, and what was timed; 0 and nothing if nothing could be loaded.
     """
-    rng = np.random.default_rng([plan.seed, plan.number])
+    rng = np.random.default_rng([spec.seed, spec.number])
     with ExitStack() as stack:
-        start = lab.now()
+        start = testbed.now()
         loaded: _Loaded = {}
-        load = f"load {plan.number + 1}"
+        load = f"load {spec.number + 1}"
         with reporter.bytes(load, count_bytes(entries)) as piece:
             for index in rng.permutation(len(entries)):
                 entry = entries[index]
                 if entry.active and entry.candidate.loads_as not in loaded:
                     piece.tell(f"{load}: {entry.candidate.label}")
-                    _load(lab, entry, entries, plan, loaded, stack)
+                    _load(testbed, entry, entries, spec, loaded, stack)
                     piece.advance(entry.candidate.bytes)
-        loading_s = lab.now() - start
+        loading_s = testbed.now() - start
         if not loaded:
             return 0, ""
-        rounds = plan.rounds
+        rounds = spec.rounds
         if rounds is None:
-            start = lab.now()
-            _run_round(lab, entries, loaded, plan, None, rng)
-            rounds = _balance(loading_s, lab.now() - start)
+            start = testbed.now()
+            _run_round(testbed, entries, loaded, spec, None, rng)
+            rounds = _balance(loading_s, testbed.now() - start)
             log.debug("loading takes %.2f s: %d rounds", loading_s, rounds)
         for number in range(rounds):
-            _run_round(lab, entries, loaded, plan, number, rng)
+            _run_round(testbed, entries, loaded, spec, number, rng)
             on_round()
         engines = [held.runner for (_, _, rival), held in loaded.items() if rival is None]
         return rounds, "; ".join(dict.fromkeys(runner.timed for runner in engines))
@@ -132,10 +132,10 @@ def _balance(loading_s: float, round_s: float) -> int:
 
 
 def _load(
-    lab: Lab,
+    testbed: Testbed,
     entry: Entry,
     entries: Sequence[Entry],
-    plan: LoadPlan,
+    spec: LoadSpec,
     loaded: _Loaded,
     stack: ExitStack,
 ) -> None:
@@ -143,7 +143,9 @@ def _load(
     key = entry.candidate.loads_as
     alike = [other for other in entries if other.candidate.loads_as == key]
     try:
-        runner = stack.enter_context(closing(lab.load(entry.candidate, plan.workload, plan.seed)))
+        runner = stack.enter_context(
+            closing(testbed.load(entry.candidate, spec.workload, spec.seed))
+        )
         runner.time_forward()
         loaded[key] = _Held(runner)
     except UnsupportedError as error:
@@ -155,10 +157,10 @@ def _load(
 
 
 def _run_round(
-    lab: Lab,
+    testbed: Testbed,
     entries: Sequence[Entry],
     loaded: _Loaded,
-    plan: LoadPlan,
+    spec: LoadSpec,
     number: int | None,
     rng: np.random.Generator,
 ) -> None:
@@ -170,18 +172,18 @@ def _run_round(
         if not entry.active:
             continue
         try:
-            timed.append((entry, *_visit(entry.candidate, loaded, plan.warmup)))
+            timed.append((entry, *_visit(entry.candidate, loaded, spec.warmup)))
         except WanrtError as error:
             entry.failed = str(error)
             # half a load would halve what the others' are compared by
-            entry.forwards = [f for f in entry.forwards if f.load != plan.number]
+            entry.forwards = [f for f in entry.forwards if f.load != spec.number]
         else:
-            entry.clocks = _join_clocks(entry.clocks, lab.clocks())
+            entry.clocks = _join_clocks(entry.clocks, testbed.clocks())
     if number is None:
         return
     for entry, seconds, enqueue_s in timed:
         if entry.active:
-            entry.forwards.append(Forward(plan.number, number, seconds, enqueue_s))
+            entry.forwards.append(Forward(spec.number, number, seconds, enqueue_s))
 
 
 def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> tuple[float, float | None]:

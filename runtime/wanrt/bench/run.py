@@ -10,21 +10,21 @@ from pathlib import Path
 from wanrt.bench.candidates import plan_bench
 from wanrt.bench.group import GroupBench
 from wanrt.bench.options import EXTENDABLE, BenchOptions
-from wanrt.bench.testbed import Lab, RealLab
+from wanrt.bench.testbed import Testbed, make_testbed
 from wanrt.errors import ResultsError
 from wanrt.results.advice import advise_on_machine
 from wanrt.results.ratios import compare_groups
 from wanrt.results.result import BenchResult
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["bench_engines", "make_lab"]
+__all__ = ["bench_engines"]
 
 
 def bench_engines(
     paths: Iterable[Path | str],
     options: BenchOptions | None = None,
     *,
-    lab: Lab | None = None,
+    testbed: Testbed | None = None,
     earlier: BenchResult | None = None,
     on_round: Callable[[BenchResult], None] | None = None,
     reporter: Reporter | None = None,
@@ -34,7 +34,7 @@ def bench_engines(
     Args:
         paths: engine folders, or folders of engine folders.
         options: how to measure.
-        lab: where engines, clock and memory come from; this machine by default.
+        testbed: where engines, clock and memory come from; this machine by default.
         earlier: the result of a bench that was broken off; it goes on where that one ended.
         on_round: called with the result so far, before the first and after every round, to save it.
         reporter: who is told of it; nobody by default.
@@ -45,19 +45,21 @@ def bench_engines(
             that say so. Nor does Ctrl-C: the result says `interrupted`.
     """
     options = options or BenchOptions()
-    lab = lab or make_lab(options)
+    testbed = testbed or make_testbed(options)
     reporter = reporter or Reporter(quiet=True)
     for name in options.rivals:
-        lab.check_rival(name)
-    plan = plan_bench([Path(path) for path in paths], lab.check, options.workload, options.rivals)
+        testbed.check_rival(name)
+    plan = plan_bench(
+        [Path(path) for path in paths], testbed.check, options.workload, options.rivals
+    )
     result = BenchResult(
-        machine=lab.describe(bool(options.rivals)),
+        machine=testbed.describe(bool(options.rivals)),
         options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         broken=plan.broken,
         advice=tuple(plan.stale),
     )
-    benches = [GroupBench(lab, group, options) for group in plan.groups]
+    benches = [GroupBench(testbed, group, options) for group in plan.groups]
     if earlier is not None:
         _resume(earlier, result, benches)
 
@@ -76,17 +78,6 @@ def bench_engines(
     except KeyboardInterrupt:
         return replace(snapshot(), interrupted=True)
     return snapshot()
-
-
-def make_lab(options: BenchOptions) -> RealLab:
-    """Return this machine, for engines to be loaded as the options say."""
-    return RealLab(
-        options.device,
-        options.threads,
-        options.mapped,
-        options.weight_streaming,
-        options.cuda_graph,
-    )
 
 
 def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:

@@ -1,4 +1,4 @@
-"""What a bench takes from the world: engines, a clock, memory; `fake` scripts another."""
+"""What a bench takes from the world: engines, a clock, memory; tests have others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wanrt.backends.load import check_engine
 from wanrt.backends.tensorrt.memory import Scratch
-from wanrt.engine.engine import Device, Runner
+from wanrt.engine.engine import DeviceKind, Runner
 from wanrt.machine.cores import available_bytes
 from wanrt.machine.describe import Machine, describe_machine
 from wanrt.machine.nvml import Clocks, free_gpu_bytes, read_clocks
@@ -19,13 +19,14 @@ from wanrt.results.values import Probe
 
 if TYPE_CHECKING:
     from wanrt.bench.candidates import Candidate
-    from wanrt.bench.jobs import Job
-    from wanrt.machine.devices import Device as Rates
+    from wanrt.bench.jobs import LoadJob
+    from wanrt.bench.options import BenchOptions
+    from wanrt.machine.devices import DeviceRates
 
-__all__ = ["Lab", "RealLab"]
+__all__ = ["Testbed", "ThisMachine", "make_testbed"]
 
 
-class Lab(Protocol):
+class Testbed(Protocol):
     """Where a bench takes place."""
 
     def check(self, folder: Path) -> Manifest:
@@ -54,15 +55,15 @@ class Lab(Protocol):
     def describe(self, rivals: bool = False) -> Machine:
         """Return the machine and its versions, torch's too if there are rivals."""
 
-    def rates(self, dtype: Dtype) -> Rates | None:
+    def rates(self, dtype: Dtype) -> DeviceRates | None:
         """Return what the device computes and moves per second at most, or None if unknown."""
 
 
 @dataclass(frozen=True)
-class RealLab:
+class ThisMachine:
     """This machine."""
 
-    device: Device = "cpu"
+    device: DeviceKind = "cpu"
     threads: int | None = None
     mapped: bool = False
     weight_streaming: int | None = None
@@ -114,7 +115,7 @@ class RealLab:
         """Return the machine and its versions, torch's too if there are rivals."""
         return describe_machine(self.device, self.threads, rivals)
 
-    def rates(self, dtype: Dtype) -> Rates | None:
+    def rates(self, dtype: Dtype) -> DeviceRates | None:
         """Measure this CPU, or look the GPU up; None if devices.toml doesn't know it."""
         from wanrt.machine.cpu_rates import measure_cpu
         from wanrt.machine.devices import load_devices, recognise_device
@@ -123,10 +124,10 @@ class RealLab:
             return None if dtype == "bf16" else measure_cpu(dtype, self.threads)
         return recognise_device(self.describe().gpu or "", load_devices())
 
-    def _job(self, candidate: Candidate, workload: str, seed: int) -> Job:
-        from wanrt.bench.jobs import Job
+    def _job(self, candidate: Candidate, workload: str, seed: int) -> LoadJob:
+        from wanrt.bench.jobs import LoadJob
 
-        return Job(
+        return LoadJob(
             folder=candidate.folder,
             workload=workload,
             device=self.device,
@@ -137,3 +138,14 @@ class RealLab:
             seed=seed,
             rival=candidate.rival,
         )
+
+
+def make_testbed(options: BenchOptions) -> ThisMachine:
+    """Return this machine, for engines to be loaded as the options say."""
+    return ThisMachine(
+        options.device,
+        options.threads,
+        options.mapped,
+        options.weight_streaming,
+        options.cuda_graph,
+    )

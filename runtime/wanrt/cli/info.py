@@ -1,21 +1,37 @@
-"""An engine's manifest as text for people."""
+"""`wanrt info`: an engine's manifest as text for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from wanrt.engine.tensors import show_shape
-from wanrt.manifest.fields import TensorSpec
-from wanrt.manifest.schema import Manifest, Source, Verification
+import typer
+
+from wanrt.cli.options import EngineFolder
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.text import counted, group_digits, wrap
 from wanrt.terminal.units import show_bytes
 
-__all__ = ["render_info", "show_sources"]
+if TYPE_CHECKING:
+    from wanrt.manifest.fields import TensorSpec
+    from wanrt.manifest.schema import Manifest, Source, Verification
+
+__all__ = ["info", "render_info", "show_sources"]
 
 INDENT = 14
+
+
+def info(
+    folder: EngineFolder,
+    json: Annotated[bool, typer.Option("--json", help="The manifest as it is.")] = False,
+) -> None:
+    """Show what an engine is."""
+    from wanrt.manifest.read import read_manifest
+
+    manifest = read_manifest(folder)
+    print(manifest.to_json() if json else render_info(folder, manifest), end="")
 
 
 def render_info(folder: Path, manifest: Manifest) -> str:
@@ -121,6 +137,8 @@ def _verified(verification: Verification) -> str:
 
 
 def _spec(spec: TensorSpec) -> str:
+    from wanrt.engine.tensors import show_shape
+
     bounds = f", {spec.range[0]:g} to {spec.range[1]:g}" if spec.range else ""
     return f"{spec.name}: {spec.dtype} {show_shape(spec.shape)}{bounds}"
 

@@ -1,29 +1,82 @@
-"""One forward from the command line: inputs from a seed or a file, outputs to a file."""
+"""`wanrt run`: one forward, inputs from a seed or a file, outputs to a file."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+import typer
 
-from wanrt.backends.load import check_engine, load_engine
-from wanrt.engine.engine import Device
-from wanrt.engine.inputs import make_inputs
-from wanrt.errors import EngineError
-from wanrt.storage.dtypes import Array
-from wanrt.storage.files import write_file
-from wanrt.terminal.progress import Reporter
-from wanrt.terminal.units import show_bytes
+from wanrt.cli.options import (
+    DeviceName,
+    EngineFolder,
+    OnDevice,
+    Quiet,
+    Threads,
+    WeightStreaming,
+    WorkloadName,
+    device_kind,
+)
 
-__all__ = ["run_engine"]
+if TYPE_CHECKING:
+    from wanrt.engine.engine import DeviceKind
+    from wanrt.storage.dtypes import Array
+    from wanrt.terminal.progress import Reporter
+
+__all__ = ["run", "run_engine"]
+
+
+def run(
+    folder: EngineFolder,
+    save: Annotated[Path, typer.Option(metavar="FILE", help="Write the outputs, safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Inputs by name, safetensors.")
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A canonical adapter, of an engine that can swap."),
+    ] = None,
+    workload: WorkloadName = None,
+    device: OnDevice = DeviceName.auto,
+    threads: Threads = None,
+    weight_streaming: WeightStreaming = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run one forward and save its outputs."""
+    from wanrt.engine.tensors import show_shape
+    from wanrt.storage.files import check_writable
+    from wanrt.terminal.progress import Reporter
+
+    if save.suffix != ".safetensors":
+        raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
+    if any(given and given.resolve() == save.resolve() for given in (inputs, adapter)):
+        raise typer.BadParameter("the outputs would replace what they are made from")
+    check_writable(save)
+    outputs = run_engine(
+        folder,
+        device=device_kind(device),
+        threads=threads,
+        weight_streaming=weight_streaming,
+        seed=seed,
+        inputs=inputs,
+        workload=workload,
+        adapter=adapter,
+        reporter=Reporter(quiet=quiet),
+    )
+    source = str(inputs) if inputs else f"seed {seed}"
+    save_tensors(save, outputs, {"engine": str(folder), "inputs": source})
+    for name, array in outputs.items():
+        print(f"{name} {array.dtype} {show_shape(array.shape)}")
+    print(f"saved {save}", file=sys.stderr)
 
 
 def run_engine(
     folder: Path,
     *,
-    device: Device | None,
+    device: DeviceKind | None,
     threads: int | None = None,
     weight_streaming: int | None = None,
     seed: int = 0,
@@ -48,6 +101,11 @@ def run_engine(
     Raises:
         WanrtError: any of them can't be used.
     """
+    from wanrt.backends.load import check_engine, load_engine
+    from wanrt.engine.inputs import make_inputs
+    from wanrt.terminal.progress import Reporter
+    from wanrt.terminal.units import show_bytes
+
     manifest = check_engine(folder, device)
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
@@ -77,6 +135,10 @@ def read_tensors(path: Path) -> dict[str, Array]:
     Raises:
         EngineError: it can't be read.
     """
+    from safetensors import SafetensorError, safe_open
+
+    from wanrt.errors import EngineError
+
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -90,4 +152,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, s
     Raises:
         ResultsError: it can't be written.
     """
+    from safetensors.numpy import save
+
+    from wanrt.storage.files import write_file
+
     write_file(path, save(dict(tensors), metadata=metadata))

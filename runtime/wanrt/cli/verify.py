@@ -1,67 +1,46 @@
-"""Rehash an engine folder's files and compare them with the manifest."""
+"""`wanrt verify`: what of engine folders isn't as their manifests have it, and what helps."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from wanrt.bench.stale import rebuild_command
-from wanrt.errors import ManifestError
-from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file, read_manifest_only
-from wanrt.manifest.schema import WeightFile
+import typer
+
+from wanrt.cli.options import ENGINES, Engines, Quiet
 from wanrt.terminal.text import counted, wrap
 
-__all__ = ["Finding", "render_findings", "render_verdict", "verify_engine"]
+if TYPE_CHECKING:
+    from wanrt.manifest.rehash import Finding
 
-CHUNK = 8 << 20
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is true of one file: nothing wrong, or a sentence that names it and says what is.
-
-    `copied` says that its time alone is wrong, not its bytes.
-    """
-
-    file: str
-    bytes: int
-    problem: str | None = None
-    copied: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether the file is as recorded."""
-        return self.problem is None
+__all__ = ["render_findings", "render_verdict", "verify"]
 
 
-def verify_engine(
-    folder: Path, *, restore_mtime: bool = False, on_bytes: Callable[[int], None] = lambda _: None
-) -> list[Finding]:
-    """Check the manifest, then every file it names, byte by byte.
+def verify(
+    engines: Engines = None,
+    restore_mtime: Annotated[
+        bool, typer.Option(help="Where only the time differs, set the recorded one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rehash every file of engines and compare it with their manifests."""
+    from wanrt.bench.discover import find_engines
+    from wanrt.manifest.rehash import verify_engine, verify_size
+    from wanrt.terminal.progress import Reporter
 
-    Args:
-        folder: the engine folder.
-        restore_mtime: where the bytes are right and only the modification time isn't (the folder
-            was copied to another disk), set the recorded one.
-        on_bytes: called with the number of bytes just hashed.
-    """
-    try:
-        manifest = read_manifest_only(folder)
-    except ManifestError as error:
-        return [Finding(MANIFEST_NAME, 0, str(error))]
-    found = [Finding(MANIFEST_NAME, (folder / MANIFEST_NAME).stat().st_size)]
-    for part in manifest.files:
-        problem = _check_bytes(folder, part.file, part.bytes, part.sha256, on_bytes)
-        copied = False
-        if problem is None and isinstance(part, WeightFile):
-            problem = _check_time(folder, part, restore_mtime)
-            copied = problem is not None and not restore_mtime
-        found.append(Finding(part.file, part.bytes, problem, copied))
-    return found
+    folders = find_engines(engines or ENGINES)
+    findings = {}
+    total = sum(map(verify_size, folders))
+    with Reporter(quiet=quiet).bytes("rehashing", total) as piece:
+        for folder in folders:
+            found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=piece.advance)
+            print(render_findings(folder, found))
+            findings[folder] = found
+    print(render_verdict(engines or ENGINES, findings))
+    if not all(one.ok for found in findings.values() for one in found):
+        raise typer.Exit(1)
 
 
 def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
@@ -104,47 +83,11 @@ def render_verdict(paths: Sequence[Path], findings: Mapping[Path, Sequence[Findi
 
 
 def _rebuild(folder: Path) -> str:
+    from wanrt.bench.stale import rebuild_command
+    from wanrt.errors import ManifestError
+    from wanrt.manifest.read import read_manifest_only
+
     try:
         return rebuild_command(folder, read_manifest_only(folder))
     except ManifestError:
         return f"{folder}: engine.json, which says how, can't be read"
-
-
-def verify_size(folder: Path) -> int:
-    """Return how many bytes `verify_engine` will hash; 0 if the manifest can't be read."""
-    try:
-        manifest = read_manifest_only(folder)
-    except ManifestError:
-        return 0
-    return sum(part.bytes for part in manifest.files)
-
-
-def _check_bytes(
-    folder: Path, file: str, size: int, sha256: str, on_bytes: Callable[[int], None]
-) -> str | None:
-    try:
-        check_file(folder, file, size)
-        digest = hashlib.sha256()
-        with (folder / file).open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                on_bytes(len(chunk))
-    except (ManifestError, OSError) as error:
-        return str(error)
-    if digest.hexdigest() == sha256:
-        return None
-    return f"{file}: its bytes are not the recorded ones (sha256)"
-
-
-def _check_time(folder: Path, weights: WeightFile, restore: bool) -> str | None:
-    path = folder / weights.file
-    if weights.storage not in LINKED or path.stat().st_mtime_ns == weights.mtime_ns:
-        return None
-    problem = f"{weights.file}: its bytes are right, its mtime isn't"
-    if not restore:
-        return problem
-    try:
-        os.utime(path, ns=(path.stat().st_atime_ns, weights.mtime_ns))
-    except OSError as error:
-        return f"{problem}, and can't be set: {error.strerror}"
-    return None

@@ -11,10 +11,10 @@ from wanrt.storage.dtypes import Array
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Device", "Engine", "Runner"]
+__all__ = ["DeviceKind", "Engine", "Runner"]
 
-Device = Literal["cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+DeviceKind = Literal["cpu", "cuda"]
+DEVICES: tuple[DeviceKind, ...] = ("cpu", "cuda")
 
 
 class Runner(Protocol):

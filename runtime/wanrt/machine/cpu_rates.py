@@ -14,7 +14,7 @@ import psutil
 
 from wanrt.machine.cores import usable_cores
 from wanrt.machine.describe import processor_name
-from wanrt.machine.devices import Device
+from wanrt.machine.devices import DeviceRates
 from wanrt.storage.dtypes import NUMPY, ONNX, Array
 
 __all__ = ["measure_cpu"]
@@ -34,7 +34,7 @@ def measure_cpu(
     dtype: CpuDtype = "fp32",
     threads: int | None = None,
     clock: Clock = time.perf_counter,
-) -> Device:
+) -> DeviceRates:
     """Measure what this CPU computes and moves per second: the fastest of several runs of each.
 
     The product is ONNX Runtime's Gemm, which also runs the engines; without ONNX Runtime it is
@@ -49,7 +49,7 @@ def measure_cpu(
     product, dtype, library = _product(dtype, threads)
     flops_per_s = 2 * SIDE**3 / _fastest(product, clock)
     bytes_per_s = 2 * COPIED_BYTES / _fastest(_copy(threads), clock)
-    return Device(
+    return DeviceRates(
         name="cpu",
         full_name=f"{processor_name()}, {threads} threads",
         tflops={dtype: flops_per_s / 1e12},

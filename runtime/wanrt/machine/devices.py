@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wanrt.errors import WanrtError
 from wanrt.manifest.fields import Dtype
 
-__all__ = ["CPU", "Device", "find_device", "load_devices", "recognise_device"]
+__all__ = ["CPU", "DeviceRates", "find_device", "load_devices", "recognise_device"]
 
 CPU = "cpu"  # names this machine's, whose rates wanrt.machine.cpu_rates measures
 Positive = Annotated[float, Field(gt=0)]
@@ -26,7 +26,7 @@ class DeviceError(WanrtError):
     """There is no such device, or devices.toml can't be used as it is."""
 
 
-class Device(BaseModel):
+class DeviceRates(BaseModel):
     """A device's rates: dense, as its maker gives them, or measured.
 
     `tflops` holds the dtypes that it computes in, in 10^12 flop/s. `names` are patterns of what the
@@ -51,7 +51,7 @@ def devices_file() -> Path:
     return packaged if packaged.is_file() else Path(__file__).parents[3] / "configs/devices.toml"
 
 
-def load_devices(path: Path | None = None) -> dict[str, Device]:
+def load_devices(path: Path | None = None) -> dict[str, DeviceRates]:
     """Read devices by name, in the file's order.
 
     Raises:
@@ -67,7 +67,7 @@ def load_devices(path: Path | None = None) -> dict[str, Device]:
     return {name: _parse(name, table, path) for name, table in raw.items()}
 
 
-def find_device(name: str, devices: Mapping[str, Device]) -> Device:
+def find_device(name: str, devices: Mapping[str, DeviceRates]) -> DeviceRates:
     """Return a device by name; case, spaces and dashes don't matter.
 
     Raises:
@@ -84,7 +84,7 @@ def find_device(name: str, devices: Mapping[str, Device]) -> Device:
     )
 
 
-def recognise_device(reported: str, devices: Mapping[str, Device]) -> Device | None:
+def recognise_device(reported: str, devices: Mapping[str, DeviceRates]) -> DeviceRates | None:
     """Return the device that a driver reports under a name, or None."""
     for device in devices.values():
         if any(fnmatchcase(reported, pattern) for pattern in device.names):
@@ -96,19 +96,19 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
-def _parse(name: str, table: object, path: Path) -> Device:
+def _parse(name: str, table: object, path: Path) -> DeviceRates:
     if not isinstance(table, dict):
         raise DeviceError(f"{path}: {name}: is {table!r}; it should be a table")
     if "name" in table:
         raise DeviceError(f"{path}: {name}.name: unknown key", "the table's own name is the name")
     try:
-        return Device.model_validate({"name": name, **table})
+        return DeviceRates.model_validate({"name": name, **table})
     except ValidationError as error:
         # a misspelt key is also a missing one; the misspelling says more
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join([name, *(str(part) for part in first["loc"] if part != "[key]")])
     if first["type"] == "extra_forbidden":
-        known = ", ".join(key for key in Device.model_fields if key != "name")
+        known = ", ".join(key for key in DeviceRates.model_fields if key != "name")
         raise DeviceError(f"{path}: {place}: unknown key", f"known: {known}")
     if first["type"] == "missing":
         raise DeviceError(f"{path}: {place}: missing key")

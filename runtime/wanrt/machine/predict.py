@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wanrt.errors import WanrtError
-from wanrt.machine.devices import Device
+from wanrt.machine.devices import DeviceRates
 
 __all__ = ["Prediction", "predict_forward"]
 
@@ -45,7 +45,7 @@ class Prediction:
 
 
 def predict_forward(
-    flops: Mapping[str, int], moved: Mapping[str, int], device: Device, dtype: str
+    flops: Mapping[str, int], moved: Mapping[str, int], device: DeviceRates, dtype: str
 ) -> Prediction:
     """Predict a forward from its flops and the bytes it moves, by part.
 

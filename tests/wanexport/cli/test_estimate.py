@@ -16,13 +16,13 @@ from wanexport.build.targets import plan_engines
 from wanexport.cost import Outlook, predict_engines, price_engines
 from wanexport.model.config import load_config
 from wanexport.tensorrt.progress import Reporter
-from wanrt.machine.devices import Device, load_devices
+from wanrt.machine.devices import DeviceRates, load_devices
 from wanrt.roofline import count_bytes, count_flops
 
 DEMO = BuildRequest(load_config("wan2.1-i2v-demo"), ranks=(8, 32, 128))
 I2V_14B = replace(DEMO, config=load_config("wan2.1-i2v-14b-480p"))
 RANKS = ("--rank", 8, "--rank", 32, "--rank", 128)
-CPU = Device(
+CPU = DeviceRates(
     name="cpu",
     full_name="Toy CPU, 2 threads",
     tflops={"fp32": 0.2},
@@ -37,7 +37,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Take the toy for this machine, and collect the dtypes that are measured."""
     asked: list[str] = []
 
-    def measure(dtype: str) -> Device:
+    def measure(dtype: str) -> DeviceRates:
         asked.append(dtype)
         return CPU
 

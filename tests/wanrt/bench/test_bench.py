@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faketestbed import FakeEngine, FakeTestbed, Script
 from scripted import TIMES, ratio_of, rows_of, scripted_bench, shown
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
 from wanrt.bench.candidates import Candidate
-from wanrt.bench.fake import FakeEngine, FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.errors import EngineError
 from wanrt.machine.cores import usable_cores
@@ -35,13 +35,13 @@ def test_ratios_to_the_full_engine(tmp_path: Path) -> None:
 def test_each_round_visits_there_and_back(tmp_path: Path) -> None:
     order: list[str] = []
 
-    class Lab(FakeLab):
+    class Testbed(FakeTestbed):
         def spend(self, name: str, adapter: str | None) -> float:
             order.append(f"{name} {adapter}")
             return super().spend(name, adapter)
 
     options = BenchOptions(loads=2, rounds=2, warmup=2)
-    bench_engines([make_family(tmp_path)], options, lab=Lab(Script()))
+    bench_engines([make_family(tmp_path)], options, testbed=Testbed(Script()))
     assert len(order) == 2 * (5 + 2 * 36)
     rounds = []
     for load in (order[:77], order[77:]):
@@ -56,14 +56,14 @@ def test_each_round_visits_there_and_back(tmp_path: Path) -> None:
 
 
 def test_a_drifting_machine_hurts_all_alike(tmp_path: Path) -> None:
-    class Lab(FakeLab):
+    class Testbed(FakeTestbed):
         def spend(self, name: str, adapter: str | None) -> float:
             return super().spend(name, adapter) * (1 + self.clock / 20)
 
-    lab = Lab(Script(forward_s={"tiny-full": [0.1], "tiny-separate-r4": [0.125]}))
+    testbed = Testbed(Script(forward_s={"tiny-full": [0.1], "tiny-separate-r4": [0.125]}))
     make_engine(tmp_path / "a", Tiny())
     make_engine(tmp_path / "b", Tiny(mode="separate", rank=4, name="tiny-separate-r4"))
-    rows = rows_of(bench_engines([tmp_path], BenchOptions(loads=3, rounds=4), lab=lab))
+    rows = rows_of(bench_engines([tmp_path], BenchOptions(loads=3, rounds=4), testbed=testbed))
     ratio = rows["separate r4 fp32"].ratio
     assert ratio is not None
     assert ratio.value == pytest.approx(0.8, rel=0.01)
@@ -147,13 +147,15 @@ def test_the_fewest_loads_may_exceed_the_budget(tmp_path: Path) -> None:
 def test_probes_are_one_per_engine(tmp_path: Path) -> None:
     probed: list[str] = []
 
-    class Lab(FakeLab):
+    class Testbed(FakeTestbed):
         def probe(self, candidate: Candidate, *others: Any) -> Probe:
             probed.append(candidate.label)
             return super().probe(candidate, *others)
 
-    lab = Lab(Script(memory_bytes={"tiny-swappable": 7}))
-    result = bench_engines([make_family(tmp_path)], BenchOptions(loads=1, rounds=1), lab=lab)
+    testbed = Testbed(Script(memory_bytes={"tiny-swappable": 7}))
+    result = bench_engines(
+        [make_family(tmp_path)], BenchOptions(loads=1, rounds=1), testbed=testbed
+    )
     rows = rows_of(result)
     assert probed == ["full", "merged r4", "separate r4", "swappable r2"]
     assert rows["swappable r2 fp32"].probe == rows["swappable r4 fp32"].probe
@@ -171,15 +173,15 @@ def test_what_cannot_be_probed_is_a_row_and_the_others_go_on(tmp_path: Path) -> 
 
 
 def test_an_engine_that_fails_midway_leaves_the_others_whole_loads(tmp_path: Path) -> None:
-    class Lab(FakeLab):
+    class Testbed(FakeTestbed):
         def spend(self, name: str, adapter: str | None) -> float:
             if name == "tiny-merged-r4" and self.clock > 20:
                 raise EngineError("out of memory")
             return super().spend(name, adapter)
 
     options = BenchOptions(loads=3, rounds=4)
-    lab = Lab(Script(forward_s=TIMES))
-    rows = rows_of(bench_engines([make_family(tmp_path)], options, lab=lab))
+    testbed = Testbed(Script(forward_s=TIMES))
+    rows = rows_of(bench_engines([make_family(tmp_path)], options, testbed=testbed))
     merged = rows["merged r4 fp32"]
     assert merged.failed == "out of memory"
     assert {f.load for f in merged.forwards} == {0}
@@ -202,7 +204,7 @@ def test_results_are_handed_out_after_every_round(tmp_path: Path) -> None:
     bench_engines(
         [tmp_path],
         BenchOptions(loads=2, rounds=2),
-        lab=FakeLab(Script()),
+        testbed=FakeTestbed(Script()),
         on_round=lambda r: seen.append(sum(len(row.forwards) for row in r.rows)),
     )
     assert seen == [0, 4, 8, 12, 16]
@@ -212,7 +214,7 @@ def test_the_typical_forward_is_the_median_of_the_loads_medians(tmp_path: Path) 
     make_engine(tmp_path / "a", Tiny())
     slow = {0: 1.0, 1: 3.0, 2: 2.0}  # by load
 
-    class Lab(FakeLab):
+    class Testbed(FakeTestbed):
         loaded = 0
 
         def load(self, *args: Any) -> FakeEngine:
@@ -223,7 +225,9 @@ def test_the_typical_forward_is_the_median_of_the_loads_medians(tmp_path: Path) 
             super().spend(name, adapter)
             return slow[(self.loaded - 1) // 2]
 
-    full = bench_engines([tmp_path], BenchOptions(loads=3, rounds=2), lab=Lab(Script())).rows[0]
+    full = bench_engines(
+        [tmp_path], BenchOptions(loads=3, rounds=2), testbed=Testbed(Script())
+    ).rows[0]
     assert full.seconds == 2.0
     assert full.tokens_per_s == pytest.approx(3)
 

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from faketestbed import FakeTestbed, Script
 from scripted import TIMES, ratio_of, rows_of, scripted_bench, shown
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench.fake import FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
 
@@ -63,9 +63,9 @@ def test_a_failed_baseline_gives_way_to_another(tmp_path: Path) -> None:
 def test_engines_of_the_same_folder_names_are_told_apart(tmp_path: Path) -> None:
     for place in ("old", "new"):
         make_engine(tmp_path / place / "full", Tiny())
-    lab = FakeLab(Script())
+    testbed = FakeTestbed(Script())
     places = [tmp_path / "old", tmp_path / "new"]
-    result = bench_engines(places, BenchOptions(loads=1, rounds=1), lab=lab)
+    result = bench_engines(places, BenchOptions(loads=1, rounds=1), testbed=testbed)
     assert [row.label for row in shown(result)] == ["full old", "full new"]
 
 
@@ -105,7 +105,9 @@ def test_dot_folders_and_other_things_are_ignored(tmp_path: Path) -> None:
 
 def test_an_engine_given_twice_counts_once(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "a", Tiny())
-    result = bench_engines([tmp_path, folder], BenchOptions(rounds=1), lab=FakeLab(Script()))
+    result = bench_engines(
+        [tmp_path, folder], BenchOptions(rounds=1), testbed=FakeTestbed(Script())
+    )
     assert len(shown(result)) == 1
 
 
@@ -117,7 +119,7 @@ def test_nothing_to_bench(tmp_path: Path, what: str) -> None:
     elif what == "file":
         path.write_text("")
     with pytest.raises(ResultsError):
-        bench_engines([path], lab=FakeLab(Script()))
+        bench_engines([path], testbed=FakeTestbed(Script()))
 
 
 def test_rivals_take_the_baseline_s_weights(tmp_path: Path) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from faketestbed import FakeEngine, FakeTestbed, Script
 from tinyengines import Tiny, make_engine
 
 from wanrt import bench_engines
-from wanrt.bench.fake import FakeEngine, FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.results.result import CandidateResult
 
 
-class Loaded(FakeLab):
+class Loaded(FakeTestbed):
     """Every load of an engine has a speed of its own: what the script says, one after another."""
 
     def load(self, *args: Any) -> FakeEngine:
@@ -26,7 +26,7 @@ class Loaded(FakeLab):
 def _load_by_load(root: Path, **by_load: list[float]) -> dict[str, CandidateResult]:
     forward_s = {f"load {name}": times for name, times in by_load.items()}
     options = BenchOptions(loads=6, rounds=2, half_width=0.01)
-    result = bench_engines([root], options, lab=Loaded(Script(forward_s=forward_s)))
+    result = bench_engines([root], options, testbed=Loaded(Script(forward_s=forward_s)))
     return {row.label: row for row in result.rows}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,15 +29,14 @@ def damaged(family: Path) -> Path:
 class TestRows:
     """An engine whose manifest can be read stands where it would stand if it worked."""
 
-    def bench(self, root: Path, script: Path, kind: str) -> str:
-        found = wanrt(
-            "bench", root, "--fake", script, "--loads", 3, "--rounds", 3, f"--{kind}", "-"
-        )
+    def bench(self, root: Path, kind: str) -> str:
+        found = wanrt("bench", root, "--loads", 3, "--rounds", 3, f"--{kind}", "-")
         assert found.code == 1
         return found.out
 
-    def test_table(self, damaged: Path, fake: Callable[..., Path]) -> None:
-        found = wanrt("bench", damaged, "--fake", fake(), "--loads", 3, "--rounds", 3)
+    @pytest.mark.usefixtures("scripted")
+    def test_table(self, damaged: Path) -> None:
+        found = wanrt("bench", damaged, "--loads", 3, "--rounds", 3)
         assert found.code == 1
         rows = [line for line in found.out.splitlines() if " fp32 " in line]
         assert [row.split(" fp32 ")[0].strip() for row in rows] == LABELS
@@ -51,22 +49,25 @@ class TestRows:
         assert "separate r4 shows no measurable difference" in text
         assert not any(line.startswith("failed:") for line in found.out.splitlines())
 
-    def test_csv(self, damaged: Path, fake: Callable[..., Path]) -> None:
-        rows = list(csv.DictReader(io.StringIO(self.bench(damaged, fake(), "csv"))))
+    @pytest.mark.usefixtures("scripted")
+    def test_csv(self, damaged: Path) -> None:
+        rows = list(csv.DictReader(io.StringIO(self.bench(damaged, "csv"))))
         told = [row for row in rows if not row["candidate"].endswith("A/A")]
         assert [row["candidate"] for row in told] == LABELS
         assert [bool(row["failed"]) for row in told] == [False, True, False, True, True]
         assert told[1]["failed"].startswith(f"{damaged}/tiny-merged-r4/model.onnx has 40 bytes")
         assert (told[1]["mode"], told[1]["rank"], told[1]["median_s"]) == ("merged", "4", "")
 
-    def test_markdown(self, damaged: Path, fake: Callable[..., Path]) -> None:
-        out = self.bench(damaged, fake(), "markdown")
+    @pytest.mark.usefixtures("scripted")
+    def test_markdown(self, damaged: Path) -> None:
+        out = self.bench(damaged, "markdown")
         rows = [line.split(" | ") for line in out.splitlines() if " | fp32 | " in line]
         assert [row[0].removeprefix("| ") for row in rows] == LABELS
         assert rows[1][4].startswith("failed: ")
 
-    def test_json_and_page(self, damaged: Path, fake: Callable[..., Path], tmp_path: Path) -> None:
-        value = json.loads(self.bench(damaged, fake(), "json"))
+    @pytest.mark.usefixtures("scripted")
+    def test_json_and_page(self, damaged: Path, tmp_path: Path) -> None:
+        value = json.loads(self.bench(damaged, "json"))
         told = [row for row in value["results"] if not row["control"]]
         assert [row["label"] for row in told] == LABELS
         assert value["broken"] == {}
@@ -77,25 +78,25 @@ class TestRows:
         assert "merged r4: failed: " in page
         assert "couldn&#39;t be read" not in page
 
-    def test_an_engine_nobody_can_place_has_a_line_too(
-        self, family: Path, fake: Callable[..., Path]
-    ) -> None:
+    @pytest.mark.usefixtures("scripted")
+    def test_an_engine_nobody_can_place_has_a_line_too(self, family: Path) -> None:
         (family / "tiny-merged-r4" / "engine.json").write_text("{")
-        *_, last = csv.DictReader(io.StringIO(self.bench(family, fake(), "csv")))
+        *_, last = csv.DictReader(io.StringIO(self.bench(family, "csv")))
         assert last["candidate"] == "tiny-merged-r4"
         assert last["engine"] == str(family / "tiny-merged-r4")
         assert last["model"] == last["dtype"] == ""
         assert "engine.json is not JSON" in last["failed"]
-        assert "\n- failed: " in self.bench(family, fake(), "markdown")
+        assert "\n- failed: " in self.bench(family, "markdown")
 
+    @pytest.mark.usefixtures("scripted")
     def test_what_was_repaired_is_measured_when_the_bench_goes_on(
-        self, family: Path, fake: Callable[..., Path], tmp_path: Path
+        self, family: Path, tmp_path: Path
     ) -> None:
         graph = family / "tiny-separate-r4" / "model.onnx"
         whole = graph.read_bytes()
         graph.write_bytes(whole[:40])
         saved = tmp_path / "bench.json"
-        common = ("bench", family, "--fake", fake(), "--loads", 3, "--rounds", 3, "--json", saved)
+        common = ("bench", family, "--loads", 3, "--rounds", 3, "--json", saved)
         assert wanrt(*common).code == 1
         graph.write_bytes(whole)
         assert wanrt(*common, "--resume").code == 0

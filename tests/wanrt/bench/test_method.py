@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from simulated import SimulatedLab
+from simulated import SimulatedTestbed
 from tinyengines import Tiny, make_engine
 
 from wanrt import bench_engines
@@ -33,8 +33,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Manifest]:
 
 
 def bench(engines: dict[Path, Manifest], seed: int, **true_s: float) -> BenchResult:
-    lab = SimulatedLab(engines, seed, {name.replace("_", "-"): s for name, s in true_s.items()})
-    return bench_engines(engines, OPTIONS, lab=lab)
+    testbed = SimulatedTestbed(
+        engines, seed, {name.replace("_", "-"): s for name, s in true_s.items()}
+    )
+    return bench_engines(engines, OPTIONS, testbed=testbed)
 
 
 def claims(result: BenchResult) -> list[str]:
@@ -61,6 +63,6 @@ def test_one_percent_is_found(engines: dict[Path, Manifest]) -> None:
 def test_an_unsteady_engine_is_not_told_apart_for_it(engines: dict[Path, Manifest]) -> None:
     unsteady = {"separate-2": 0.01}
     few = BenchOptions(loads=3, rounds=3)
-    labs = (SimulatedLab(engines, s, load_effects=unsteady) for s in range(UNSTEADY))
-    false = sum(bool(claims(bench_engines(engines, few, lab=lab))) for lab in labs)
+    testbeds = (SimulatedTestbed(engines, s, load_effects=unsteady) for s in range(UNSTEADY))
+    false = sum(bool(claims(bench_engines(engines, few, testbed=testbed))) for testbed in testbeds)
     assert false <= 0.065 * UNSTEADY

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from faketestbed import FakeTestbed, Script
 from scripted import TIMES, scripted_bench
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench.fake import FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
 from wanrt.results.result import BenchResult
@@ -23,20 +23,20 @@ class TestResume:
         # five loaded and four rounds of six visits of two forwards, there and back
         part = scripted_bench(tmp_path, {"interrupt_at": 2 * (5 + 4 * 24) + 40})
         assert part.interrupted
-        lab = FakeLab(Script(forward_s=TIMES))
+        testbed = FakeTestbed(Script(forward_s=TIMES))
         options = BenchOptions(loads=3, rounds=4)
-        result = bench_engines([tmp_path], options, lab=lab, earlier=part)
+        result = bench_engines([tmp_path], options, testbed=testbed, earlier=part)
         assert not result.interrupted
-        assert next(lab.forwards) == 5 + 4 * 24 + 1  # one load was left
+        assert next(testbed.forwards) == 5 + 4 * 24 + 1  # one load was left
         assert [row.forwards for row in result.rows] == [row.forwards for row in whole.rows]
 
     def test_what_is_whole_is_only_shown(self, tmp_path: Path) -> None:
         make_family(tmp_path)
         whole = scripted_bench(tmp_path)
-        lab = FakeLab(Script())
+        testbed = FakeTestbed(Script())
         options = BenchOptions(loads=3, rounds=4)
-        again = bench_engines([tmp_path], options, lab=lab, earlier=whole)
-        assert next(lab.forwards) == 1
+        again = bench_engines([tmp_path], options, testbed=testbed, earlier=whole)
+        assert next(testbed.forwards) == 1
         assert again.rows == whole.rows
         assert again.timed == whole.timed
 
@@ -45,9 +45,9 @@ class TestResume:
         script = {"forward_s": TIMES | {"tiny-separate-r4": [0.12, 0.13, 0.125, 0.11, 0.14]}}
         short = scripted_bench(tmp_path, script, loads=None, time_budget_s=1.0)
         assert short.groups[0].loads == 3
-        lab = FakeLab(Script(**script))
+        testbed = FakeTestbed(Script(**script))
         options = BenchOptions(rounds=4, half_width=1e-9, time_budget_s=100.0)
-        longer = bench_engines([tmp_path], options, lab=lab, earlier=short)
+        longer = bench_engines([tmp_path], options, testbed=testbed, earlier=short)
         assert longer.groups[0].loads > 3
         assert longer.rows[0].forwards[:24] == short.rows[0].forwards
 
@@ -59,7 +59,7 @@ class TestResume:
             bench_engines(
                 [tmp_path],
                 BenchOptions(loads=4, rounds=4),
-                lab=FakeLab(Script(available_bytes=6000)),
+                testbed=FakeTestbed(Script(available_bytes=6000)),
                 earlier=whole,
                 on_round=saved.append,
             )
@@ -68,10 +68,10 @@ class TestResume:
     def test_what_failed_before_keeps_the_others_from_nothing(self, tmp_path: Path) -> None:
         make_family(tmp_path)
         part = scripted_bench(tmp_path, {"failing": {"tiny-merged-r4": "damaged"}})
-        lab = FakeLab(Script(forward_s=TIMES))
+        testbed = FakeTestbed(Script(forward_s=TIMES))
         options = BenchOptions(loads=3, rounds=4)
-        again = bench_engines([tmp_path], options, lab=lab, earlier=part)
-        assert next(lab.forwards) == 1
+        again = bench_engines([tmp_path], options, testbed=testbed, earlier=part)
+        assert next(testbed.forwards) == 1
         assert len(again.rows[0].forwards) == 24
 
     def test_a_model_that_is_gone_is_refused(self, tmp_path: Path) -> None:
@@ -80,35 +80,35 @@ class TestResume:
         whole = scripted_bench(tmp_path)
         with pytest.raises(ResultsError, match="the earlier bench also had b 64x32x1"):
             options = BenchOptions(loads=3, rounds=4)
-            bench_engines([tmp_path / "a"], options, lab=FakeLab(Script()), earlier=whole)
+            bench_engines([tmp_path / "a"], options, testbed=FakeTestbed(Script()), earlier=whole)
 
     def test_in_pairs(self, tmp_path: Path) -> None:
         make_family(tmp_path)
         script = {"available_bytes": 6000}
         part = scripted_bench(tmp_path, script | {"interrupt_at": 150})
         assert part.groups[0].sets == 4
-        lab = FakeLab(Script(forward_s=TIMES, available_bytes=6000))
+        testbed = FakeTestbed(Script(forward_s=TIMES, available_bytes=6000))
         options = BenchOptions(loads=3, rounds=4)
-        result = bench_engines([tmp_path], options, lab=lab, earlier=part)
+        result = bench_engines([tmp_path], options, testbed=testbed, earlier=part)
         whole = scripted_bench(tmp_path, script)
         assert [row.forwards for row in result.rows] == [row.forwards for row in whole.rows]
         with pytest.raises(ResultsError, match="in 1 sets, not 4"):
-            bench_engines([tmp_path], options, lab=FakeLab(Script()), earlier=part)
+            bench_engines([tmp_path], options, testbed=FakeTestbed(Script()), earlier=part)
 
     def test_refuses_another_bench(self, tmp_path: Path) -> None:
         make_family(tmp_path)
         part = scripted_bench(tmp_path)
         options = BenchOptions(loads=3, rounds=4)
         with pytest.raises(ResultsError, match="another machine"):
-            other = FakeLab(Script(machine={"processor": "Other"}))
-            bench_engines([tmp_path], options, lab=other, earlier=part)
+            other = FakeTestbed(Script(machine={"processor": "Other"}))
+            bench_engines([tmp_path], options, testbed=other, earlier=part)
         with pytest.raises(ResultsError, match="another --warmup"):
             wider = BenchOptions(loads=3, rounds=4, warmup=3)
-            bench_engines([tmp_path], wider, lab=FakeLab(Script()), earlier=part)
+            bench_engines([tmp_path], wider, testbed=FakeTestbed(Script()), earlier=part)
         make_engine(tmp_path / "new", Tiny(name="new", mode="separate", rank=2))
         with pytest.raises(ResultsError, match="new isn't what the earlier bench measured"):
-            bench_engines([tmp_path], options, lab=FakeLab(Script()), earlier=part)
+            bench_engines([tmp_path], options, testbed=FakeTestbed(Script()), earlier=part)
         shutil.rmtree(tmp_path / "new")
         shutil.rmtree(tmp_path / "tiny-merged-r4")
         with pytest.raises(ResultsError, match="had merged r4 fp32, which is gone"):
-            bench_engines([tmp_path], options, lab=FakeLab(Script()), earlier=part)
+            bench_engines([tmp_path], options, testbed=FakeTestbed(Script()), earlier=part)

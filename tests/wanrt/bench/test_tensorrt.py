@@ -10,15 +10,14 @@ import faketensorrt
 import faketrt
 import pytest
 from fakecuda import FakeCuda
+from faketestbed import MACHINE, FakeTestbed, Script
 from tinyengines import Tiny, make_engine
 from trtengines import Trt, make_trt
 
 from wanrt import bench_engines
 from wanrt.bench.discover import choose_device
-from wanrt.bench.fake import MACHINE, FakeLab, Script
 from wanrt.bench.options import BenchOptions
-from wanrt.bench.run import make_lab
-from wanrt.bench.testbed import RealLab
+from wanrt.bench.testbed import ThisMachine, make_testbed
 from wanrt.cli.info import render_info
 from wanrt.cli.main import main
 from wanrt.errors import UnsupportedError
@@ -47,8 +46,8 @@ def _make(root: Path, *names: str) -> Path:
 
 
 def _bench(root: Path, **options: Any) -> BenchResult:
-    lab = FakeLab(Script(forward_s=TIMES, **options.pop("script", {})))
-    return bench_engines([root], BenchOptions(loads=3, rounds=4, **options), lab=lab)
+    testbed = FakeTestbed(Script(forward_s=TIMES, **options.pop("script", {})))
+    return bench_engines([root], BenchOptions(loads=3, rounds=4, **options), testbed=testbed)
 
 
 def _rows(result: BenchResult) -> dict[str, CandidateResult]:
@@ -192,9 +191,9 @@ def test_the_device_is_the_engines_choice(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_lab_loads_as_the_options_say() -> None:
     options = BenchOptions(device="cuda", weight_streaming=7, cuda_graph=False)
-    lab = make_lab(options)
-    assert isinstance(lab, RealLab)
-    assert (lab.device, lab.weight_streaming, lab.cuda_graph) == ("cuda", 7, False)
+    testbed = make_testbed(options)
+    assert isinstance(testbed, ThisMachine)
+    assert (testbed.device, testbed.weight_streaming, testbed.cuda_graph) == ("cuda", 7, False)
 
 
 def test_info_tells_of_the_plan(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from tinyengines import Tiny, make_engine
 
 
 def test_bench_prints_a_table_and_saves(
-    family: Path, fake: Callable[..., Path], tmp_path: Path
+    family: Path, scripted: Callable[..., None], tmp_path: Path
 ) -> None:
-    script = fake(forward_s={"tiny-separate-r4": [0.125]})
+    scripted(forward_s={"tiny-separate-r4": [0.125]})
     files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "markdown")}
     flags = [part for kind, path in files.items() for part in (f"--{kind}", path)]
-    code, out, err = wanrt("bench", family, "--fake", script, "--rounds", 8, *flags)
+    code, out, err = wanrt("bench", family, "--rounds", 8, *flags)
     assert code == 0
     assert "separate r4 runs at 0.800 x the full fine-tune, 95 % interval 0.800 to" in out
     assert err.splitlines() == [f"saved {path}" for path in files.values()]
@@ -27,10 +27,9 @@ def test_bench_prints_a_table_and_saves(
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "markdown"])
-def test_results_on_stdout_move_the_table_to_stderr(
-    family: Path, fake: Callable[..., Path], kind: str
-) -> None:
-    code, out, err = wanrt("bench", family, "--fake", fake(), "--rounds", 6, f"--{kind}", "-")
+@pytest.mark.usefixtures("scripted")
+def test_results_on_stdout_move_the_table_to_stderr(family: Path, kind: str) -> None:
+    code, out, err = wanrt("bench", family, "--rounds", 6, f"--{kind}", "-")
     assert code == 0
     assert "Fake CPU · 2 cores" in err
     starts = {"json": "{", "csv": "model,", "markdown": "Fake CPU"}
@@ -39,30 +38,30 @@ def test_results_on_stdout_move_the_table_to_stderr(
         json.loads(out)
 
 
-def test_a_failing_engine_exits_with_1(family: Path, fake: Callable[..., Path]) -> None:
-    script = fake(failing={"tiny-merged-r4": "out of memory"})
-    code, out, _ = wanrt("bench", family, "--fake", script, "--rounds", 6)
+def test_a_failing_engine_exits_with_1(family: Path, scripted: Callable[..., None]) -> None:
+    scripted(failing={"tiny-merged-r4": "out of memory"})
+    code, out, _ = wanrt("bench", family, "--rounds", 6)
     assert code == 1
     assert "failed: out of memory" in out
     assert "separate r4" in out
 
 
 def test_a_skipped_engine_exits_with_0_unless_nothing_ran(
-    family: Path, fake: Callable[..., Path]
+    family: Path, scripted: Callable[..., None]
 ) -> None:
-    script = fake(unsupported={"tiny-merged-r4": "too new"})
-    code, out, _ = wanrt("bench", family, "--fake", script, "--rounds", 6)
+    scripted(unsupported={"tiny-merged-r4": "too new"})
+    code, out, _ = wanrt("bench", family, "--rounds", 6)
     assert (code, "skipped: too new" in out) == (0, True)
-    code, _, _ = wanrt("bench", family / "tiny-merged-r4", "--fake", script)
+    code, _, _ = wanrt("bench", family / "tiny-merged-r4")
     assert code == 1
 
 
 def test_interrupted_exits_with_130_and_keeps_what_it_has(
-    family: Path, fake: Callable[..., Path], tmp_path: Path
+    family: Path, scripted: Callable[..., None], tmp_path: Path
 ) -> None:
     path = tmp_path / "out.json"
-    script = fake(interrupt_at=100)
-    code, out, _ = wanrt("bench", family, "--fake", script, "--rounds", 50, "--json", path)
+    scripted(interrupt_at=100)
+    code, out, _ = wanrt("bench", family, "--rounds", 50, "--json", path)
     assert code == 130
     assert "interrupted: only what was measured until then is shown" in out
     value = json.loads(path.read_text())
@@ -81,31 +80,32 @@ def test_bench_on_this_machine(family: Path) -> None:
 
 
 def test_a_broken_off_bench_goes_on(
-    family: Path, fake: Callable[..., Path], tmp_path: Path
+    family: Path, scripted: Callable[..., None], tmp_path: Path
 ) -> None:
     saved = tmp_path / "bench.json"
     fixed = ("--loads", 3, "--rounds", 2, "--json", saved)
-    code, out, err = wanrt("bench", family, "--fake", fake(interrupt_at=150), *fixed)
+    scripted(interrupt_at=150)
+    code, out, err = wanrt("bench", family, *fixed)
     assert code == 130
     assert "interrupted" in out
     assert f"go on with: --resume --json {saved}" in err
     part = json.loads(saved.read_text())["results"][0]["forward_s"]
-    code, _, _ = wanrt("bench", family, "--fake", fake(), *fixed, "--resume")
+    scripted()
+    code, _, _ = wanrt("bench", family, *fixed, "--resume")
     assert code == 0
     whole = json.loads(saved.read_text())["results"][0]["forward_s"]
     assert len(part["times"]) < len(whole["times"]) == 12
     assert whole["loads"] == [0] * 4 + [1] * 4 + [2] * 4
-    code, _, err = wanrt("bench", family, "--fake", fake(), *fixed, "--warmup", 2, "--resume")
+    code, _, err = wanrt("bench", family, *fixed, "--warmup", 2, "--resume")
     assert code == 1
     assert "had another --warmup" in err
 
 
-def test_resume_without_a_file_begins(
-    family: Path, fake: Callable[..., Path], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("scripted")
+def test_resume_without_a_file_begins(family: Path, tmp_path: Path) -> None:
     new = ("--resume", "--json", tmp_path / "new.json")
-    assert wanrt("bench", family, "--fake", fake(), "--loads", 1, *new)[0] == 0
-    code, _, err = wanrt("bench", family, "--fake", fake(), "--resume")
+    assert wanrt("bench", family, "--loads", 1, *new)[0] == 0
+    code, _, err = wanrt("bench", family, "--resume")
     assert code == 2
     assert "--resume needs the --json FILE" in err
 

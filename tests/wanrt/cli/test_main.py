@@ -101,7 +101,6 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "bench of an empty folder": (["bench", "{tmp}"], "holds no engine"),
     "unknown workload": (["bench", "{e}", "--workload", "x"], "no engine has the workload 'x'"),
     "results to nowhere": (["bench", "{e}", "--json", "{tmp}/no/x.json"], "can't be written"),
-    "script that isn't": (["bench", "{e}", "--fake", "{e}/tiny-full/model.onnx"], "no script"),
     "info of nothing": (["info", "{tmp}"], "is not an engine folder"),
     "verify nothing": (["verify", "{tmp}/none"], "is no folder"),
     "run without engine": (["run", "{tmp}", *SAVE], "is not an engine folder"),

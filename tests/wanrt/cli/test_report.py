@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from benches import FULL, SEPARATE, THROTTLED, bench, group, study
 from commands import wanrt
+from faketestbed import FakeTestbed, Script
 from tinyengines import make_family
 
 from wanrt import bench_engines
-from wanrt.bench.fake import FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
 from wanrt.results.json import read_results, to_json
@@ -28,8 +28,8 @@ def saved(tmp_path: Path) -> Path:
 
 def test_bench_then_report(tmp_path: Path) -> None:
     root = make_family(tmp_path / "engines")
-    lab = FakeLab(Script(forward_s={"tiny-separate-r4": [0.125]}))
-    result = bench_engines([root], BenchOptions(rounds=8), lab=lab)
+    testbed = FakeTestbed(Script(forward_s={"tiny-separate-r4": [0.125]}))
+    result = bench_engines([root], BenchOptions(rounds=8), testbed=testbed)
     path = tmp_path / "bench.json"
     path.write_text(to_json(result), encoding="utf-8")
     assert read_results(path) == result

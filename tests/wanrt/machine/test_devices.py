@@ -12,10 +12,16 @@ import pytest
 
 from wanrt.errors import WanrtError
 from wanrt.machine.cpu_rates import measure_cpu
-from wanrt.machine.devices import Device, devices_file, find_device, load_devices, recognise_device
+from wanrt.machine.devices import (
+    DeviceRates,
+    devices_file,
+    find_device,
+    load_devices,
+    recognise_device,
+)
 from wanrt.machine.predict import predict_forward
 
-TOY = Device(
+TOY = DeviceRates(
     name="toy",
     full_name="Toy",
     tflops={"fp32": 1, "bf16": 10},

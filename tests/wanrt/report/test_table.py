@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faketestbed import FakeTestbed, Script
 from tinyengines import Tiny, make_engine, make_family
 
 from wanrt import bench_engines
-from wanrt.bench.fake import FakeLab, Script
 from wanrt.bench.options import BenchOptions
 from wanrt.errors import ResultsError
 from wanrt.report.csv import to_csv
@@ -141,8 +141,10 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
 
 
 def _result(root: Path, script: dict[str, Any] | None = None, **options: Any) -> BenchResult:
-    lab = FakeLab(Script(**(SCRIPT | (script or {}))))
-    return bench_engines([root], BenchOptions(**({"loads": 3, "rounds": 3} | options)), lab=lab)
+    testbed = FakeTestbed(Script(**(SCRIPT | (script or {}))))
+    return bench_engines(
+        [root], BenchOptions(**({"loads": 3, "rounds": 3} | options)), testbed=testbed
+    )
 
 
 @pytest.fixture

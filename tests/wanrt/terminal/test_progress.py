@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -257,7 +256,7 @@ RUNTIME: dict[str, tuple[list[str], list[str]]] = {
     ),
     "verify": (["verify", "{e}"], ["rehashing"]),
     "bench": (
-        ["bench", "{e}", "--fake", "{script}", "--loads", "2", "--rounds", "2"],
+        ["bench", "{e}", "--loads", "2", "--rounds", "2"],
         ["probing", "measuring the device", "load 1", "load 2", "tiny 64x32x1"],
     ),
     "report": (["report", "{results}", "-o", "{tmp}/r.html"], ["plotting"]),
@@ -266,13 +265,12 @@ RUNTIME: dict[str, tuple[list[str], list[str]]] = {
 
 @pytest.mark.usefixtures("told")
 @pytest.mark.parametrize("case", RUNTIME)
-def test_what_the_runtime_shows(
-    case: str, family: Path, fake: Callable[..., Path], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("scripted")
+def test_what_the_runtime_shows(case: str, family: Path, tmp_path: Path) -> None:
     argv, expected = RUNTIME[case]
-    script, results = fake(), tmp_path / "results.json"
-    wanrt("bench", family, "--fake", script, "--loads", 2, "--rounds", 2, "--json", results)
-    places = {"e": family, "tmp": tmp_path, "script": script, "results": results}
+    results = tmp_path / "results.json"
+    wanrt("bench", family, "--loads", 2, "--rounds", 2, "--json", results)
+    places = {"e": family, "tmp": tmp_path, "results": results}
     command = [arg.format(**places) for arg in argv]
     code, _, err = wanrt(*command)
     assert code == 0, err
@@ -281,11 +279,10 @@ def test_what_the_runtime_shows(
 
 
 @pytest.mark.usefixtures("told")
-def test_bars_stay_out_of_stdout(
-    family: Path, fake: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("scripted")
+def test_bars_stay_out_of_stdout(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
-    command = ("bench", family, "--fake", fake(), "--loads", 2, "--rounds", 2, "--json", "-")
+    command = ("bench", family, "--loads", 2, "--rounds", 2, "--json", "-")
     code, out, err = wanrt(*command)
     assert code == 0
     assert json.loads(out)["groups"]

@@ -183,7 +183,7 @@ class TrtEngine(Engine):
         return self._execution
 
     def _check_whole(self) -> None:
-        if self._swapper is not None and self._swapper.torn:
+        if self._swapper is not None and self._swapper.needs_reload:
             raise EngineError(
                 f"{self._folder}: a swap failed halfway and couldn't be undone",
                 "swap again, or load the engine anew",

@@ -37,7 +37,7 @@ class Swapper(Protocol):
         """Put an adapter's matrices in; None takes them out. A failure leaves those before."""
 
     @property
-    def torn(self) -> bool:
+    def needs_reload(self) -> bool:
         """Whether a failure left parts of two adapters in, which only another `load` can mend."""
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class PaddedAdapter:
             self._cuda.synchronize(self._stream)
 
     @property
-    def torn(self) -> bool:
+    def needs_reload(self) -> bool:
         """Never, as far as the device does what it is told."""
         return False
 
@@ -110,7 +110,7 @@ class MergedAdapter:
         self._stream = stream
         self._scratch = scratch
         self._host_code = host_code
-        self.torn = False
+        self.needs_reload = False
         self._pairs = _pair(folder, swap)
         self._refit = refit
         self._merges: dict[tuple[int, int], _Merge] = {}
@@ -127,7 +127,7 @@ class MergedAdapter:
         try:
             self._become(tensors)
         except BaseException:
-            with suppress(WanrtError):  # then `torn` says so
+            with suppress(WanrtError):  # then `needs_reload` says so
                 self._become(self._tensors)
             raise
         self._tensors = tensors
@@ -148,10 +148,10 @@ class MergedAdapter:
                     self._refit.apply([name], self._value, self._begin)
                     self._held |= {one: self._source(one) for one in self._unsure}
             self._cuda.synchronize(self._stream)
-        self.torn = False
+        self.needs_reload = False
 
     def _begin(self, names: list[str]) -> None:
-        self.torn = True
+        self.needs_reload = True
         self._unsure = list(names)
         self._held |= dict.fromkeys(names)
 

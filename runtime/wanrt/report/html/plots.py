@@ -34,7 +34,7 @@ WITH_CONTROLS = ("rounds",)
 class Plot:
     """A plot that a group has data for: its file's name, its title, what it shows, and how.
 
-    `draw` takes a width in pixels and must be called within `canvas.styled`.
+    `draw` takes a width in pixels and must be called within `style.styled`.
     """
 
     name: str

@@ -1,23 +1,12 @@
-"""A bench's world by script: engines whose forwards take the time they are told, no sleeping.
-
-`wanrt bench --fake SCRIPT.json` and the tests use it. The script, every part optional:
-
-    {"forward_s": {"NAME": [0.10, 0.11], "NAME ADAPTER": [0.12]},   cycled through; by manifest name
-     "enqueue_s": {"NAME": 0.09},                      the host's share of every forward on a GPU
-     "unsupported": {"NAME": "why"}, "failing": {"NAME": "why"},
-     "memory_bytes": {"NAME": 1000}, "available_bytes": 10000, "load_s": 0.0,
-     "machine": {"processor": "..."}, "interrupt_at": 40}           Ctrl-C at the 40th forward
-"""
+"""A bench's world by script: engines whose forwards take the time they are told, no sleeping."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from wanrt.errors import EngineError, ResultsError, UnsupportedError
 from wanrt.machine.describe import Machine
@@ -29,9 +18,9 @@ from wanrt.results.values import Probe
 
 if TYPE_CHECKING:
     from wanrt.bench.candidates import Candidate
-    from wanrt.machine.devices import Device
+    from wanrt.machine.devices import DeviceRates
 
-__all__ = ["FakeEngine", "FakeLab", "Script", "read_script"]
+__all__ = ["FakeEngine", "FakeTestbed", "Script"]
 
 MACHINE = Machine(
     processor="Fake CPU",
@@ -48,38 +37,29 @@ MACHINE = Machine(
 )
 
 
-class Script(BaseModel):
-    """What happens in a fake bench."""
+@dataclass(frozen=True)
+class Script:
+    """What happens in a fake bench; engines go by their manifests' names.
 
-    model_config = ConfigDict(extra="forbid")
+    `forward_s` is cycled through, of a swappable engine by "NAME ADAPTER". `enqueue_s` is the
+    host's share of every forward on a GPU. `interrupt_at` is the forward at which Ctrl-C comes.
+    """
 
-    forward_s: dict[str, list[float]] = {}
-    enqueue_s: dict[str, float] = {}
-    unsupported: dict[str, str] = {}
-    failing: dict[str, str] = {}
-    failing_probes: dict[str, str] = {}
-    memory_bytes: dict[str, int] = {}
+    forward_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    enqueue_s: Mapping[str, float] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    failing: Mapping[str, str] = field(default_factory=dict)
+    failing_probes: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
     available_bytes: int | None = 1 << 40
     load_s: float = 0.0
-    rivals: list[str] = []
-    machine: dict[str, str | int | float | tuple[int, ...]] = {}
+    rivals: Sequence[str] = ()
+    machine: Mapping[str, Any] = field(default_factory=dict)
     interrupt_at: int | None = None
 
 
-def read_script(path: Path) -> Script:
-    """Read a script.
-
-    Raises:
-        ResultsError: it can't be read.
-    """
-    try:
-        return Script.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
-        raise ResultsError(f"{path} is no script of a fake bench: {error}") from None
-
-
 @dataclass
-class FakeLab:
+class FakeTestbed:
     """A machine whose clock only its engines move."""
 
     script: Script
@@ -138,9 +118,9 @@ class FakeLab:
     def describe(self, rivals: bool = False) -> Machine:
         """Return a machine that doesn't exist."""
         versions = {"torch": "4.5.6"} if rivals else {}
-        return replace(MACHINE, **(versions | self.script.machine))  # type: ignore[arg-type]
+        return replace(MACHINE, **(versions | dict(self.script.machine)))
 
-    def rates(self, dtype: Dtype) -> Device | None:  # noqa: ARG002 (the protocol's)
+    def rates(self, dtype: Dtype) -> DeviceRates | None:  # noqa: ARG002 (the protocol's)
         """Return nothing: nothing is computed."""
         return None
 
@@ -158,8 +138,8 @@ class FakeLab:
 class FakeEngine:
     """An engine that computes nothing; `wanrt.engine.engine.Runner` is its contract."""
 
-    def __init__(self, lab: FakeLab, name: str) -> None:
-        self._lab = lab
+    def __init__(self, testbed: FakeTestbed, name: str) -> None:
+        self._testbed = testbed
         self._name = name
         self._adapter: str | None = None
 
@@ -171,7 +151,7 @@ class FakeEngine:
     @property
     def enqueue_s(self) -> float | None:
         """What the script says, the same for every forward."""
-        return self._lab.script.enqueue_s.get(self._name)
+        return self._testbed.script.enqueue_s.get(self._name)
 
     def swap(self, adapter: Path | str | None) -> None:
         """Change to another row of the script."""
@@ -179,9 +159,9 @@ class FakeEngine:
 
     def time_forward(self) -> float:
         """Return the next scripted time."""
-        if self._name in self._lab.script.failing:
-            raise EngineError(self._lab.script.failing[self._name])
-        return self._lab.spend(self._name, self._adapter)
+        if self._name in self._testbed.script.failing:
+            raise EngineError(self._testbed.script.failing[self._name])
+        return self._testbed.spend(self._name, self._adapter)
 
     def close(self) -> None:
         """Do nothing."""

@@ -25,7 +25,7 @@ INDEX = "diffusion_pytorch_model.safetensors.index.json"
 RANK = 4
 
 
-class World:
+class Samples:
     """A sound base, configuration, LoRA and engines, and a folder to break copies of them in."""
 
     def __init__(self, root: Path, tmp: Path) -> None:
@@ -107,10 +107,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def samples(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Samples:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
-    return World(root, tmp_path)
+    return Samples(root, tmp_path)
 
 
 def header(*, length: int | None = None, data: bytes = b"", **entries: object) -> bytes:
@@ -148,36 +148,36 @@ def halve(tensors: dict[str, np.ndarray]) -> None:
     tensors.update({name: value.astype(np.float16) for name, value in tensors.items()})
 
 
-def indexed(world: World, **weight_map: object) -> list[object]:
-    folder = world.copy(world.root / "base")
+def indexed(samples: Samples, **weight_map: object) -> list[object]:
+    folder = samples.copy(samples.root / "base")
     edit_json(folder / INDEX, weight_map=weight_map)
-    return world.full(base=folder)
+    return samples.full(base=folder)
 
 
-def engine(world: World, edit: Callable[[Path], object]) -> Path:
+def engine(samples: Samples, edit: Callable[[Path], object]) -> Path:
     """Return a copy of the swappable engine, something done to it; its times are kept."""
-    target = world.tmp / "engine"
-    shutil.copytree(world.swappable, target)
+    target = samples.tmp / "engine"
+    shutil.copytree(samples.swappable, target)
     edit(target)
     return target
 
 
-def manifest(world: World, **changes: object) -> Path:
-    return engine(world, lambda folder: edit_json(folder / "engine.json", **changes))
+def manifest(samples: Samples, **changes: object) -> Path:
+    return engine(samples, lambda folder: edit_json(folder / "engine.json", **changes))
 
 
 def run(folder: Path, *flags: object) -> list[object]:
     return ["run", folder, "--save", folder.parent / "sample.safetensors", *flags]
 
 
-def altered(world: World, edit: Callable[[dict[str, np.ndarray]], object], **meta: str) -> Path:
+def altered(samples: Samples, edit: Callable[[dict[str, np.ndarray]], object], **meta: str) -> Path:
     """Return the canonical adapter with its tensors edited."""
-    with safe_open(world.adapter, "np") as file:
+    with safe_open(samples.adapter, "np") as file:
         metadata = file.metadata() | meta
-    tensors = load_file(world.adapter)
+    tensors = load_file(samples.adapter)
     edit(tensors)
-    save_file(tensors, world.tmp / "x.safetensors", metadata=metadata)
-    return world.tmp / "x.safetensors"
+    save_file(tensors, samples.tmp / "x.safetensors", metadata=metadata)
+    return samples.tmp / "x.safetensors"
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -209,19 +209,19 @@ A, B = f"{Q}.lora_A", f"{Q}.lora_B"
 class Case:
     """A broken input: what is called with it, and what the error says."""
 
-    argv: Callable[[World], list[object]]
+    argv: Callable[[Samples], list[object]]
     says: str
     code: int = 1
 
 
-def left_behind(world: World) -> list[str]:
-    found = [p.name for p in world.tmp.rglob("*") if p.name.endswith((".draft", ".tmp"))]
-    if world.out.is_dir():
-        found += [p.name for p in world.out.iterdir() if not p.name.startswith(".")]
+def left_behind(samples: Samples) -> list[str]:
+    found = [p.name for p in samples.tmp.rglob("*") if p.name.endswith((".draft", ".tmp"))]
+    if samples.out.is_dir():
+        found += [p.name for p in samples.out.iterdir() if not p.name.startswith(".")]
     return found
 
 
-def check(world: World, case: Case, outcome: Outcome) -> None:
+def check(samples: Samples, case: Case, outcome: Outcome) -> None:
     lines = outcome.err.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert outcome.code == case.code
@@ -231,5 +231,5 @@ def check(world: World, case: Case, outcome: Outcome) -> None:
     assert all(line.startswith("hint: ") for line in after)
     assert "Traceback" not in outcome.err
     assert not outcome.out
-    assert left_behind(world) == []
+    assert left_behind(samples) == []
     assert re.search(case.says, errors[0] + "".join(after)), outcome.err

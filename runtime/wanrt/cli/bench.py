@@ -1,0 +1,199 @@
+"""`wanrt bench`: measure engines, show a table, save the results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wanrt.cli.options import (
+    ENGINES,
+    INTERRUPTED,
+    CudaGraph,
+    DeviceName,
+    Engines,
+    OnDevice,
+    Quiet,
+    Threads,
+    WeightStreaming,
+    WorkloadName,
+    device_kind,
+    parse_percent,
+)
+
+if TYPE_CHECKING:
+    from wanrt.bench.options import BenchOptions
+    from wanrt.bench.testbed import Testbed
+    from wanrt.results.result import BenchResult
+
+__all__ = ["bench"]
+
+Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
+
+
+def bench(
+    engines: Engines = None,
+    device: OnDevice = DeviceName.auto,
+    threads: Threads = None,
+    weight_streaming: WeightStreaming = None,
+    cuda_graph: CudaGraph = True,
+    mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
+    warmup: Annotated[int, typer.Option(min=0, help="Forwards discarded at each visit.")] = 1,
+    half_width: Annotated[
+        float,
+        typer.Option(metavar="PERCENT", parser=parse_percent, help="Of a ratio's 95 % interval."),
+    ] = "0.5%",  # type: ignore[assignment]
+    time_budget: Annotated[
+        float, typer.Option(min=0, help="Seconds of measuring; 3 loads are measured anyway.")
+    ] = 120.0,
+    loads: Annotated[
+        int | None, typer.Option(min=1, help="Of every engine, instead of what follows.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="In every load, instead of what loading costs.")
+    ] = None,
+    rivals: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="RIVAL", help="torch-eager, torch-compile; repeats."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option(help="Loading times and memory, each engine alone.")
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and the order.")] = 0,
+    workload: WorkloadName = None,
+    json: Output = None,
+    csv: Output = None,
+    markdown: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where --json FILE was broken off.")
+    ] = False,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With the JSON of an earlier bench.")
+    ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", parser=parse_percent, help="Fail if this much slower."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare across machines and versions.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Spread, TFLOP/s.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
+    from wanrt.bench.discover import choose_device
+    from wanrt.bench.options import BenchOptions
+    from wanrt.bench.testbed import make_testbed
+    from wanrt.report.changes import render_changes
+    from wanrt.results.json import read_results
+    from wanrt.results.regression import check_comparable, compare_results
+
+    if not isfinite(time_budget):
+        raise typer.BadParameter("--time-budget is a number of seconds")
+    exports = {"json": json, "csv": csv, "markdown": markdown}
+    chosen = {kind: path for kind, path in exports.items() if path is not None}
+    if sum(str(path) == "-" for path in chosen.values()) > 1:
+        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
+    if len({path.resolve() for path in chosen.values()}) < len(chosen):
+        raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
+    if fail_above is not None and compare is None:
+        raise typer.BadParameter("--fail-above needs --compare FILE")
+    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
+        raise typer.BadParameter("the results would replace what they are compared with")
+    engines = engines or ENGINES
+    options = BenchOptions(
+        device=device_kind(device) or choose_device(engines),
+        threads=threads,
+        mapped=mapped,
+        warmup=warmup,
+        half_width=half_width,
+        time_budget_s=time_budget,
+        loads=loads,
+        rounds=rounds,
+        seed=seed,
+        workload=workload,
+        weight_streaming=weight_streaming,
+        cuda_graph=cuda_graph,
+        rivals=tuple(dict.fromkeys(rivals or ())),
+        probe=probe,
+    )
+    testbed = make_testbed(options)
+    earlier = _earlier(json) if resume else None
+    before = read_results(compare) if compare is not None else None
+    if before is not None and not force:
+        check_comparable(testbed.describe(bool(options.rivals)), asdict(options), before)
+    result = _bench(engines, options, testbed, earlier, chosen, verbose, quiet)
+    if before is not None:
+        changes = compare_results(result, before, fail_above)
+        print(render_changes(changes, str(compare)), end="", file=sys.stderr)
+        if any(change.failed for change in changes):
+            raise typer.Exit(1)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def _bench(
+    engines: Sequence[Path],
+    options: BenchOptions,
+    testbed: Testbed,
+    earlier: BenchResult | None,
+    exports: dict[str, Path],
+    verbose: bool,
+    quiet: bool,
+) -> BenchResult:
+    """Bench, save after every round, print the table and the warnings."""
+    from wanrt.bench.run import bench_engines
+    from wanrt.report.table import render_advice, render_bench
+    from wanrt.terminal.progress import Reporter
+
+    files = {kind: path for kind, path in exports.items() if str(path) != "-"}
+    result = bench_engines(
+        engines,
+        options,
+        testbed=testbed,
+        earlier=earlier,
+        on_round=(lambda r: _save(r, files)) if files else None,
+        reporter=Reporter(quiet=quiet, still=True),
+    )
+    _save(result, files)
+    to_stdout = next((kind for kind, path in exports.items() if str(path) == "-"), None)
+    print(render_bench(result, verbose), end="", file=sys.stderr if to_stdout else sys.stdout)
+    if to_stdout:
+        print(_formats()[to_stdout](result), end="")
+    print(render_advice(result), end="", file=sys.stderr)
+    for path in files.values():
+        print(f"saved {path}", file=sys.stderr)
+    if result.interrupted:
+        if "json" in files:
+            print(f"go on with: --resume --json {files['json']}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    return result
+
+
+def _earlier(path: Path | None) -> BenchResult | None:
+    """Return what is to be gone on with; nothing yet if the file isn't there."""
+    from wanrt.results.json import read_results
+
+    if path is None or str(path) == "-":
+        raise typer.BadParameter("--resume needs the --json FILE of the bench that was broken off")
+    return read_results(path) if path.exists() else None
+
+
+def _save(result: BenchResult, files: dict[str, Path]) -> None:
+    from wanrt.storage.files import write_text
+
+    for kind, path in files.items():
+        write_text(path, _formats()[kind](result))
+
+
+def _formats() -> dict[str, Callable[[BenchResult], str]]:
+    from wanrt.report.csv import to_csv
+    from wanrt.report.markdown import to_markdown
+    from wanrt.results.json import to_json
+
+    return {"json": to_json, "csv": to_csv, "markdown": to_markdown}

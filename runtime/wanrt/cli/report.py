@@ -1,0 +1,48 @@
+"""`wanrt report`: one HTML file of a bench's results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wanrt.cli.options import Quiet
+
+__all__ = ["report"]
+
+
+def report(
+    results: Annotated[Path, typer.Argument(metavar="FILE", help="What bench --json wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Beside it by default.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Each plot as PNG and SVG, too.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make one HTML file of a bench's results: what was found, plots, every raw number."""
+    from wanrt.errors import ResultsError
+    from wanrt.report.headline import summary_lines
+    from wanrt.results.json import read_results
+    from wanrt.storage.files import write_text
+    from wanrt.terminal.progress import Reporter
+
+    result = read_results(results)
+    try:
+        from wanrt.report.html.page import render_page, save_plots
+    except ImportError as error:
+        hint = "pip install 'wanexport[report]'"
+        raise ResultsError(f"a report needs {error.name}, which isn't installed", hint) from None
+    output = output or results.with_suffix(".html")
+    if output.resolve() == results.resolve():
+        raise typer.BadParameter("-o would replace the results themselves")
+    with Reporter(quiet=quiet).work("plotting"):
+        if plots is not None:
+            save_plots(result, plots)
+        write_text(output, render_page(result, results.stem))
+    for line in summary_lines(result):
+        print(line)
+    print(f"saved {output}", file=sys.stderr)

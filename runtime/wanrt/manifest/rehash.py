@@ -1,0 +1,101 @@
+"""An engine folder's files rehashed and compared with its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanrt.errors import ManifestError
+from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file, read_manifest_only
+from wanrt.manifest.schema import WeightFile
+
+__all__ = ["Finding", "verify_engine", "verify_size"]
+
+CHUNK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is true of one file: nothing wrong, or a sentence that names it and says what is.
+
+    `copied` says that its time alone is wrong, not its bytes.
+    """
+
+    file: str
+    bytes: int
+    problem: str | None = None
+    copied: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file is as recorded."""
+        return self.problem is None
+
+
+def verify_engine(
+    folder: Path, *, restore_mtime: bool = False, on_bytes: Callable[[int], None] = lambda _: None
+) -> list[Finding]:
+    """Check the manifest, then every file it names, byte by byte.
+
+    Args:
+        folder: the engine folder.
+        restore_mtime: where the bytes are right and only the modification time isn't (the folder
+            was copied to another disk), set the recorded one.
+        on_bytes: called with the number of bytes just hashed.
+    """
+    try:
+        manifest = read_manifest_only(folder)
+    except ManifestError as error:
+        return [Finding(MANIFEST_NAME, 0, str(error))]
+    found = [Finding(MANIFEST_NAME, (folder / MANIFEST_NAME).stat().st_size)]
+    for part in manifest.files:
+        problem = _check_bytes(folder, part.file, part.bytes, part.sha256, on_bytes)
+        copied = False
+        if problem is None and isinstance(part, WeightFile):
+            problem = _check_time(folder, part, restore_mtime)
+            copied = problem is not None and not restore_mtime
+        found.append(Finding(part.file, part.bytes, problem, copied))
+    return found
+
+
+def verify_size(folder: Path) -> int:
+    """Return how many bytes `verify_engine` will hash; 0 if the manifest can't be read."""
+    try:
+        manifest = read_manifest_only(folder)
+    except ManifestError:
+        return 0
+    return sum(part.bytes for part in manifest.files)
+
+
+def _check_bytes(
+    folder: Path, file: str, size: int, sha256: str, on_bytes: Callable[[int], None]
+) -> str | None:
+    try:
+        check_file(folder, file, size)
+        digest = hashlib.sha256()
+        with (folder / file).open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+                on_bytes(len(chunk))
+    except (ManifestError, OSError) as error:
+        return str(error)
+    if digest.hexdigest() == sha256:
+        return None
+    return f"{file}: its bytes are not the recorded ones (sha256)"
+
+
+def _check_time(folder: Path, weights: WeightFile, restore: bool) -> str | None:
+    path = folder / weights.file
+    if weights.storage not in LINKED or path.stat().st_mtime_ns == weights.mtime_ns:
+        return None
+    problem = f"{weights.file}: its bytes are right, its mtime isn't"
+    if not restore:
+        return problem
+    try:
+        os.utime(path, ns=(path.stat().st_atime_ns, weights.mtime_ns))
+    except OSError as error:
+        return f"{problem}, and can't be set: {error.strerror}"
+    return None
