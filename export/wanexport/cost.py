@@ -1,7 +1,7 @@
 """What engines of a model would cost, from its configuration alone: no checkpoint, no torch.
 
 `build/targets.py` plans a build; this is `wanexport plan`: parameters, bytes, flops, memory, and
-how fast a forward could be on named devices. The formulas are `wanrt.roofline`'s.
+how fast a forward could be on named devices. The formulas are `wanexport.model.formulas`'s.
 """
 
 from __future__ import annotations
@@ -12,12 +12,7 @@ from dataclasses import dataclass, replace
 
 from wanexport.build.request import BuildRequest, Mode
 from wanexport.lora.random_adapter import cross_attention_targets
-from wanexport.model.names import module_shapes
-from wanexport.storage.dtypes import itemsize
-from wanrt.machine.devices import CPU, DeviceRates, find_device, load_devices
-from wanrt.machine.predict import Prediction, predict_forward
-from wanrt.manifest.fields import Dtype
-from wanrt.roofline import (
+from wanexport.model.formulas import (
     GraphName,
     Lora,
     count_adapter,
@@ -26,6 +21,11 @@ from wanrt.roofline import (
     count_memory,
     count_parameters,
 )
+from wanexport.model.names import module_shapes
+from wanexport.storage.dtypes import itemsize
+from wanrt.machine.devices import CPU, DeviceRates, find_device, load_devices
+from wanrt.machine.predict import Prediction, predict_forward
+from wanrt.manifest.fields import Dtype
 
 __all__ = ["Cost", "Outlook", "choose_devices", "predict_engines", "price_engines"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def _range(file: str = "weights/tiny.safetensors", **change: Any) -> dict[str, A
 
 def _add_file(folder: Path, name: str) -> dict[str, Any]:
     (folder / name).write_bytes(b"plan")
-    return {"file": name, "bytes": 4, "sha256": "0" * 64}
+    return {"file": name, "bytes": 4, "sha256": hashlib.sha256(b"plan").hexdigest()}
 
 
 def _swap(folder: Path) -> dict[str, Any]:
@@ -137,6 +138,67 @@ def _sub(plan: dict[str, Any], key: str) -> Any:
     return plan["swap"][key]
 
 
+def _workload(raw: dict[str, Any]) -> dict[str, Any]:
+    workload: dict[str, Any] = raw["workloads"]["64x32x1"]
+    return workload
+
+
+def _quantize(raw: dict[str, Any], **change: Any) -> None:
+    raw["quantization"] = {
+        "scheme": "fp8", "weights": "channel", "activations": "token",
+        "excluded": ["proj_out"], "origin": "pristine",
+    } | change  # fmt: skip
+
+
+def _source(raw: dict[str, Any], **change: Any) -> None:
+    raw["sources"][0].update(change)
+
+
+def _fidelity(raw: dict[str, Any], **change: Any) -> None:
+    raw["verification"]["fidelity"] = {"keeps": 0.9, "timesteps": [1000, 500.5]} | change
+
+
+def _prefuse(raw: dict[str, Any], **change: Any) -> None:
+    raw["prefuse"] = [{"name": "lightning", "sha256": "2" * 64, "strength": 1.0} | change]
+
+
+def _input(raw: dict[str, Any], role: str, **change: Any) -> None:
+    """Give the last graph one more input, of a role."""
+    graph = list(raw["graphs"].values())[-1]
+    graph["inputs"].append({"name": role, "dtype": "fp32", "shape": [1], "role": role} | change)
+
+
+def _strengths(raw: dict[str, Any], **change: Any) -> None:
+    raw.update(mode="swappable", max_rank=4)
+    _input(raw, "strengths", **({"shape": [4]} | change))
+
+
+def _split(change: Callable[[dict[str, Any]], object]) -> Break:
+    """Make the engine two graphs, K of the prompt from one to the other; `change` alters it."""
+
+    def apply(folder: Path, raw: dict[str, Any]) -> None:
+        key = {"name": "k", "dtype": "fp32", "shape": [2, 8]}
+        context = _add_file(folder, "context.onnx") | {"weight_bytes": 0, "inputs": []}
+        raw["graphs"] = {"context": context | {"outputs": [key]}, "denoise": _graph(raw)}
+        raw["graphs"]["denoise"]["inputs"].append(key | {"role": "context"})
+        _workload(raw)["context"] = {"flops": {"linear": 9}, "bytes": {"linear": 8}}
+        change(raw)
+        write_manifest(folder, raw)
+
+    return apply
+
+
+def _emulated(change: Callable[[dict[str, Any]], object]) -> Break:
+    """Give the graph one that emulates it on a CPU; `change` alters its entry."""
+
+    def apply(folder: Path, raw: dict[str, Any]) -> None:
+        _graph(raw)["emulated"] = _add_file(folder, "emulated.onnx")
+        change(_graph(raw)["emulated"])
+        write_manifest(folder, raw)
+
+    return apply
+
+
 BROKEN: dict[str, tuple[Break, str]] = {
     "empty": (_text(""), "is not JSON"),
     "not JSON": (_text("{'name': 1}"), "is not JSON"),
@@ -169,7 +231,9 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "separate without rank": (_edit(lambda m: m.update(mode="separate")), "needs a rank"),
     "rank 0": (_edit(lambda m: m.update(rank=0)), "rank"),
     "swappable without max_rank": (_edit(lambda m: m.update(mode="swappable")), "max_rank"),
-    "no graph": (_edit(lambda m: m.update(graphs={})), "no 'forward'"),
+    "no graph": (_edit(lambda m: m.update(graphs={})), "neither 'forward' nor 'context' and"),
+    "another graph": (
+        _edit(lambda m: m["graphs"].update(vae=_graph(m))), "neither 'forward' nor 'context' and"),
     "no workload": (_edit(lambda m: m.update(workloads={})), "workloads is empty"),
     "workload of another input": (
         _edit(lambda m: m["workloads"]["64x32x1"]["shapes"].update(z=[1])), "z is no input"),
@@ -287,6 +351,73 @@ BROKEN: dict[str, tuple[Break, str]] = {
         _plan(lambda p, _: _sub(p, "merges")[0].update(shape=[16, 0])), "merges.0.shape"),
     "merge plan of no rank": (
         _plan(lambda p, _: _sub(p, "merges")[0].update(max_rank=0)), "merges.0.max_rank"),
+    "no command": (_edit(lambda m: m.pop("command")), "command"),
+    "command in one": (_edit(lambda m: m.update(command="build --rank 8")), "command"),
+    "command no text": (_edit(lambda m: m["command"].append(8)), "command.5"),
+    "compared by nothing": (_edit(lambda m: m.update(compared_by={})), "compared_by"),
+    "compared by no text": (
+        _edit(lambda m: m["compared_by"].update(cards=1)), "compared_by.cards"),
+    "unknown LoRA form": (_edit(lambda m: m.update(lora_form="x")), "lora_form"),
+    "target set no text": (_edit(lambda m: m.update(target_set=["q"])), "target_set"),
+    "unknown expert": (_edit(lambda m: m.update(expert="middle")), "expert"),
+    "no card": (_edit(lambda m: m.update(cards=0)), "cards"),
+    "cards null": (_edit(lambda m: m.update(cards=None)), "cards"),
+    "prefuse null": (_edit(lambda m: m.update(prefuse=None)), "prefuse"),
+    "prefused without a strength": (
+        _edit(lambda m: _prefuse(m, strength=None)), "prefuse.0.strength"),
+    "prefused of no hash": (_edit(lambda m: _prefuse(m, sha256="2")), "prefuse.0.sha256"),
+    "prefused with more": (_edit(lambda m: _prefuse(m, rank=4)), "prefuse.0.rank"),
+    "unknown scheme": (_edit(lambda m: _quantize(m, scheme="int3")), "quantization.scheme"),
+    "unknown granularity": (
+        _edit(lambda m: _quantize(m, weights="row")), "quantization.weights"),
+    "quantised from nowhere": (
+        _edit(lambda m: (_quantize(m), m["quantization"].pop("origin"))), "quantization.origin"),
+    "activations left out": (
+        _edit(lambda m: (_quantize(m), m["quantization"].pop("activations"))),
+        "quantization.activations"),
+    "excluded no text": (
+        _edit(lambda m: _quantize(m, excluded=[1])), "quantization.excluded.0"),
+    "source of scheme 8": (_edit(lambda m: _source(m, scheme=8)), "sources.0.scheme"),
+    "scale from elsewhere": (
+        _edit(lambda m: _source(m, scale_from="luck")), "sources.0.scale_from"),
+    "unknown oracle": (
+        _edit(lambda m: m["verification"].update(adapter_oracle="me")), "adapter_oracle"),
+    "emulated error no number": (
+        _edit(lambda m: m["verification"].update(emulated_error="x")), "emulated_error"),
+    "fidelity of nothing": (
+        _edit(lambda m: (_fidelity(m), m["verification"]["fidelity"].pop("keeps"))),
+        "fidelity.keeps"),
+    "fidelity at no number": (
+        _edit(lambda m: _fidelity(m, timesteps=["x"])), "fidelity.timesteps.0"),
+    "no activation bytes": (
+        _edit(lambda m: _workload(m).pop("activation_bytes")), "64x32x1.activation_bytes"),
+    "context of one graph": (
+        _edit(lambda m: _workload(m).update(context={"flops": {}, "bytes": {}})),
+        "with a context, unlike graphs"),
+    "split without a context's cost": (
+        _split(lambda m: _workload(m).pop("context")), "without a context, unlike graphs"),
+    "context's cost in part": (
+        _split(lambda m: _workload(m)["context"].pop("bytes")), "context.bytes"),
+    "context without denoise": (
+        _split(lambda m: m["graphs"].pop("denoise")), "neither 'forward' nor 'context' and"),
+    "context that no graph makes": (
+        _edit(lambda m: _input(m, "context")), "is no output of a context graph"),
+    "context of another name": (
+        _split(lambda m: _input(m, "context", name="v")), "v is no output of a context graph"),
+    "split file missing": (
+        _split(lambda m: m["graphs"]["context"].update(file="c.onnx")), "c.onnx is missing"),
+    "emulated file missing": (
+        _emulated(lambda e: e.update(file="e.onnx")), "e.onnx is missing"),
+    "emulated without a size": (_emulated(lambda e: e.pop("bytes")), "emulated.bytes"),
+    "emulated with more": (_emulated(lambda e: e.update(dtype="fp32")), "emulated.dtype"),
+    "strengths of another rank": (
+        _edit(lambda m: _strengths(m, shape=[3])), "isn't fp32 of [max_rank]"),
+    "strengths in fp16": (
+        _edit(lambda m: _strengths(m, dtype="fp16")), "isn't fp32 of [max_rank]"),
+    "strengths twice": (
+        _edit(lambda m: (_strengths(m), _strengths(m, name="more"))), "more is a second"),
+    "a card's input of one card": (
+        _edit(lambda m: _input(m, "card")), "card is a card's, of an engine for one card"),
     "merge plan missing": (
         _plan(lambda p, _: _sub(p, "merges")[0].update(file="m.plan")), "m.plan is missing"),
 }  # fmt: skip
@@ -306,6 +437,19 @@ SOUND: dict[str, Break] = {
         '"config": {', '"config": {"a": ' + "[" * 198 + "]" * 198 + ", "),
     "escapes": _replace('"model": "tiny"', '"model": "\\u00e4\\ud83d\\ude00\\u0000"'),
     "path with a dot": _edit(lambda m: _first(m).update(file="./weights//tiny.safetensors")),
+    "made by no command": _edit(lambda m: m.update(command=[])),
+    "an emulated graph": _emulated(lambda _: None),
+    "what is new left out or null": _edit(
+        lambda m: (m.update(target_set=None, lora_form=None, expert=None, quantization=None),
+                   _graph(m).update(emulated=None), _workload(m).update(context=None),
+                   _source(m, scheme=None, scale_from=None))),
+    "a quantised source, read by sidecar": _edit(
+        lambda m: _source(m, scheme="gguf:Q8_0", scale_from="sidecar")),
+    "verified in every way": _edit(
+        lambda m: (m["verification"].update(adapter_oracle="peft", emulated_error=0.1),
+                   _fidelity(m))),
+    "targets of a pattern": _edit(lambda m: m.update(target_set="blocks.[0-9].attn2.*")),
+    "an adapter as a branch": _edit(lambda m: m.update(lora_form="branch")),
     "verified by nobody": _edit(lambda m: m.update(verification={"method": "none"})),
 }  # fmt: skip
 
@@ -327,4 +471,34 @@ SOUND_PLANS: dict[str, Break] = {
     "a plan that swaps its own matrices": _plan(lambda p, _: p.update(refit="targets")),
     "a swap of nothing": _plan(
         lambda p, _: p["swap"].update(inputs=[], base={}, merges=[])),
+}  # fmt: skip
+
+# of the same engine, with what readers take and this version refuses to run: what it says then
+NOT_RUN: dict[str, tuple[Break, str]] = {
+    "split": (
+        _split(lambda _: None),
+        "this engine has a context graph; this version runs one-graph engines"),
+    "over two cards": (
+        _edit(lambda m: (m.update(cards=2), _input(m, "card"))),
+        "this engine is split over 2 cards; this version runs engines of one card"),
+    "stacked": (
+        _edit(_strengths),
+        "this engine takes a strengths input; this version runs adapters at the strength they "
+        "were made with"),
+    "fused": (
+        _edit(lambda m: m.update(mode="separate", rank=4, lora_form="fused")),
+        "this engine has its adapter fused into its base's products; this version runs it as a "
+        "branch"),
+    "quantised": (
+        _edit(_quantize),
+        "this engine is quantised to fp8; this version runs unquantised engines"),
+    "quantised weights alone": (
+        _edit(lambda m: _quantize(m, scheme="nvfp4", weights="block", activations=None)),
+        "this engine is quantised to nvfp4; this version runs unquantised engines"),
+    "an expert": (
+        _edit(lambda m: m.update(expert="high")),
+        "this engine is the high-noise expert; this version runs models of one expert"),
+    "prefused": (
+        _edit(_prefuse),
+        "this engine has a prefused LoRA; this version runs engines of a base without one"),
 }  # fmt: skip

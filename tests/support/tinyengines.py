@@ -153,6 +153,8 @@ def manifest_dict(
         "adapters": adapters,
         "sources": [{"path": "base", "sha256": "0" * 64}],
         "config": {"name": tiny.model},
+        "command": ["build", "--config", f"{tiny.model}.toml", "--mode", tiny.mode],
+        "compared_by": {"model": tiny.model},
         "inputs": {"base": "0" * 64},
         "tools": {"wanexport": "0.1.0"},
         "verification": {"method": "blocks", "dtype": "fp32", "tokens": 6, "error": 3e-7,
@@ -215,6 +217,7 @@ def _workload(rows: int, tiny: Tiny) -> dict[str, Any]:
         "shapes": {"x": [rows, tiny.width], "timestep": [1]},
         "flops": {"linear": 2 * rows * tiny.width**2},
         "bytes": {"linear": 4 * tiny.width**2},
+        "activation_bytes": 0,
     }
 
 

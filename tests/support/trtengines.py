@@ -139,8 +139,9 @@ def make_trt(folder: Path, trt: Trt | None = None) -> Path:
             {"file": f, **_hash(folder / f), "mtime_ns": (folder / f).stat().st_mtime_ns,
              "origin": "base", "storage": "own"} for f in files
         ],
-        "adapters": [], "sources": [], "config": {"name": "tiny"}, "inputs": {}, "tools": {},
-        "verification": {"method": "none"},
+        "adapters": [], "sources": [], "config": {"name": "tiny"},
+        "command": ["build", "--backend", trt.backend], "compared_by": {"model": "tiny"},
+        "inputs": {}, "tools": {}, "verification": {"method": "none"},
     }  # fmt: skip
     (folder / "engine.json").write_text(json.dumps(manifest))
     return folder
@@ -233,6 +234,7 @@ def _workload(rows: int) -> dict[str, Any]:
     return {
         "width": 64, "height": 32, "frames": 1, "batch": 1, "tokens": rows,
         "shapes": {"x": [rows, WIDTH]}, "flops": {"linear": 1024}, "bytes": {"linear": 1024},
+        "activation_bytes": 0,
     }  # fmt: skip
 
 

@@ -14,15 +14,16 @@ from wanexport.build.request import BuildRequest
 from wanexport.build.sources import Materials
 from wanexport.build.targets import TOOLS, EnginePlan
 from wanexport.graph.trace import model_inputs
-from wanexport.model.config import Size
+from wanexport.model.config import Config, Size
+from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.model.names import module_shapes
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import TensorSpec
+from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
-from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Source, Verification, Workload
-from wanrt.roofline import count_bytes, count_flops
+from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
 
 __all__ = ["make_manifest"]
 
@@ -54,6 +55,8 @@ def make_manifest(
         rank=plan.rank,
         max_rank=plan.max_rank,
         targets=tuple(plan.ranks) or _merged_targets(plan),
+        target_set="cross-attention" if plan.adapters and request.ranks else None,
+        lora_form="branch" if plan.ranks else None,
         dtype=config.dtype,
         backend=request.backend,
         random_weights=random,
@@ -71,10 +74,24 @@ def make_manifest(
             ),
         ),
         config=config.model_dump(mode="json"),
+        command=request.command,
+        compared_by=_compared_by(config),
         inputs=dict(plan.inputs),
         tools=_tools(),
         verification=verification,
     )
+
+
+def _compared_by(config: Config) -> dict[str, str]:
+    """Return what two engines must have alike to be compared."""
+    return {
+        "model": config.name,
+        "expert": "none",
+        "prefuse": "none",
+        "quantization": "none",
+        "layout": "one",
+        "cards": "1",
+    }
 
 
 def _merged_targets(plan: EnginePlan) -> tuple[str, ...]:
@@ -126,6 +143,9 @@ def _workload(request: BuildRequest, plan: EnginePlan, size: Size) -> Workload:
         shapes={name: shape for name, (shape, _) in inputs.items()},
         flops=count_flops(arch.dims, size.tokens, size.batch, lora),
         bytes=count_bytes(arch.dims, size.tokens, itemsize(dtype), size.batch, lora),
+        activation_bytes=count_activations(
+            arch.dims.width, arch.dims.ffn, size.tokens, itemsize(dtype), size.batch
+        ),
     )
 
 

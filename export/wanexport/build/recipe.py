@@ -40,8 +40,9 @@ from wanexport.weights.parameters import Reference
 from wanexport.weights.store import INLINE_BYTES, Pool, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest.fields import Dtype
+from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
-from wanrt.manifest.schema import AdapterFile, Verification
+from wanrt.manifest.schema import AdapterFile
 from wanrt.storage.dtypes import SAFETENSORS
 
 __all__ = ["Built", "build_engines"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,7 @@ class BuildRequest:
         out: where engines go.
         force: replace engines that were made from something else.
         plans: how TensorRT plans are built; None for engines that run with ONNX Runtime.
+        command: the arguments that asked for it, recorded in engine.json; no part of identity.
     """
 
     config: Config
@@ -65,6 +66,7 @@ class BuildRequest:
     out: Path = Path("engines")
     force: bool = False
     plans: PlanSettings | None = None
+    command: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def backend(self) -> Backend:

@@ -30,7 +30,8 @@ from wanexport.verify.plan import verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_oracle
 from wanexport.weights.parameters import Reference
 from wanexport.weights.store import WeightStore
-from wanrt.manifest.schema import Manifest, Verification
+from wanrt.manifest.origin import Verification
+from wanrt.manifest.schema import Manifest
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["Comparer"]

@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 from wanexport.cost import Cost, Outlook
 from wanexport.model.config import Config
+from wanexport.model.formulas import GraphName, count_parameters
 from wanrt.machine.predict import Prediction
-from wanrt.roofline import GraphName, count_parameters
 from wanrt.terminal.text import columns, group_digits, wrap
 from wanrt.terminal.units import SECONDS, SI, Unit, pick, show_si, significant_decimals
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from wanexport.cli import tensorrt_options
+from wanexport.cli.recorded import record_command
 from wanexport.errors import UsageError, WanExportError
 from wanexport.model.config import DEMO
 from wanrt.errors import WanrtError
@@ -95,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
-        app(None if argv is None else list(argv), prog_name="wanexport", standalone_mode=True)
+        given = sys.argv[1:] if argv is None else list(argv)
+        app(given, prog_name="wanexport", standalone_mode=True, obj=given)
     except (WanExportError, WanrtError) as error:
         _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
     except SystemExit as stop:  # typer turns an interrupt into this code
@@ -112,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def build(
+    context: typer.Context,
     rank: Annotated[
         list[int] | None,
         typer.Option("--rank", min=1, help="Rank of an adapter to make."),
@@ -211,6 +214,7 @@ def build(
         out=out,
         force=force,
         plans=plans,
+        command=record_command(context.obj or ()),
     )
     check_usage(request)
     if base is None and config != DEMO and request.needs_base:

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from wanexport.errors import ConfigError
+from wanexport.model.formulas import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
-from wanrt.roofline import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 
 __all__ = ["Architecture", "Config", "Size", "load_config"]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from wanexport.model.config import Architecture
-from wanrt.roofline import PATCH, PATCH_VOLUME
+from wanexport.model.formulas import PATCH, PATCH_VOLUME
 
 __all__ = ["computes_in_fp32", "module_shapes", "to_diffusers", "to_original"]
 

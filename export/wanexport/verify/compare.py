@@ -28,7 +28,7 @@ from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.tensor_file import TensorRef, TensorSpec, open_safetensors, write_safetensors
 from wanexport.weights.store import CONSTANTS_NAME
-from wanrt.manifest.schema import Verification
+from wanrt.manifest.origin import Verification
 
 __all__ = ["Oracle", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
 

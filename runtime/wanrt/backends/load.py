@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.manifest.read import read_manifest
+from wanrt.manifest.read import check_times, read_manifest
 from wanrt.manifest.schema import Manifest
+from wanrt.manifest.unsupported import find_unsupported
 
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
 
-from wanrt.engine.engine import DeviceKind, Engine
-from wanrt.manifest.read import check_times
-
 __all__ = ["check_engine", "load_engine"]
+
+UPGRADE = "upgrade: pip install -U wanexport"
 
 
 def load_engine(
@@ -105,6 +106,9 @@ def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
     """
     manifest = read_manifest(folder)
     check_times(folder, manifest)
+    reason = find_unsupported(manifest)
+    if reason:
+        raise UnsupportedError(f"this engine {reason}", UPGRADE)
     if manifest.backend == "onnxruntime":
         from wanrt.backends.onnxruntime.session import check_runtime
 
@@ -112,7 +116,7 @@ def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
         return manifest
     from wanrt.backends.tensorrt.check import check_plan
 
-    check_plan(folder, manifest)
+    check_plan(manifest)
     if device == "cpu":
         raise UnsupportedError(
             f"a {manifest.backend} engine runs on a GPU alone", "run it with --device cuda"

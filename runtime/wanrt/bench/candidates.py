@@ -6,9 +6,11 @@ asked for, which take its weights.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from wanrt.bench.discover import find_engines
@@ -61,6 +63,11 @@ class Candidate:
         """What ratios are taken within: the backend, and where a plan's weights live."""
         plan = self.manifest.forward.plan
         return self.manifest.backend, plan.refit if plan else ""
+
+    @property
+    def identity(self) -> str:
+        """What a bench that goes on knows the engine by: its manifest's SHA-256."""
+        return sha256(self.manifest.to_json().encode()).hexdigest()
 
     @property
     def loads_as(self) -> tuple[Path, bool, str | None]:
@@ -118,7 +125,7 @@ def plan_bench(
         ResultsError: there is nothing to bench, or no engine has the workload asked for.
     """
     plan = BenchPlan()
-    groups: dict[tuple[str, str], list[Candidate]] = {}
+    groups: dict[tuple[str, str, str], list[Candidate]] = {}
     for folder in find_engines(paths):
         stale = find_stale(folder)
         plan.stale += [stale] if stale else []
@@ -138,11 +145,12 @@ def plan_bench(
                 continue
         for name in manifest.workloads:
             if workload in (None, name):
-                candidates = groups.setdefault((manifest.model, name), [])
+                compared_by = json.dumps(manifest.compared_by, sort_keys=True)
+                candidates = groups.setdefault((manifest.model, name, compared_by), [])
                 candidates += _candidates(folder, manifest, skipped, failed)
     if not groups and not plan.broken:
         raise ResultsError(f"no engine has the workload {workload!r}")
-    for (model, name), members in sorted(groups.items()):
+    for (model, name, _), members in sorted(groups.items()):
         ordered = _labelled(sorted(members, key=_order))
         added = _controls_and_rivals(ordered, rivals)
         notes = _notes(ordered, rivals)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
-from typing import TYPE_CHECKING
 
-from wanrt.bench.candidates import Candidate, Group, find_baseline
+from wanrt.bench.candidates import Group, find_baseline
+from wanrt.bench.group_result import make_rows, note_gaps, time_entries
 from wanrt.bench.memory import MemoryBudget, choose_sets
+from wanrt.bench.options import BenchOptions
 from wanrt.bench.rounds import Entry, LoadSpec, count_bytes, measure_load
 from wanrt.bench.testbed import Testbed
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
-from wanrt.machine.predict import predict_forward
-from wanrt.results.advice import advise_on_row
+from wanrt.machine.devices import DeviceRates
 from wanrt.results.ratios import Timed, count_loads, find_band
-from wanrt.results.result import CandidateResult, GroupResult
+from wanrt.results.result import GroupResult
 from wanrt.results.values import Probe, Ratio
 from wanrt.terminal.progress import Piece, Reporter
-
-if TYPE_CHECKING:
-    from wanrt.bench.options import BenchOptions
-    from wanrt.machine.devices import DeviceRates
 
 __all__ = ["GroupBench"]
 
@@ -71,7 +66,7 @@ class GroupBench:
         for entry in self._entries:
             candidate = entry.candidate
             row = known.pop((candidate.label, candidate.manifest.dtype), None)
-            if row is None or row.identity != _identity(candidate):
+            if row is None or row.identity != candidate.identity:
                 raise ResultsError(
                     f"{candidate.folder} isn't what the earlier bench measured",
                     "measure anew, without --resume",
@@ -121,73 +116,24 @@ class GroupBench:
 
     def timed_candidates(self) -> list[Timed]:
         """Return what has been measured, as ratios are taken from it."""
-        measured = [entry.candidate for entry in self._entries if entry.forwards]
-        order = {id(entry.candidate): i for i, entry in enumerate(self._entries)}
-        timed = []
-        for entry in self._entries:
-            base = find_baseline(entry.candidate, measured)
-            timed.append(
-                Timed(
-                    entry.forwards,
-                    order[id(base)] if base is not None and entry.forwards else None,
-                    control=entry.candidate.control,
-                    check=entry.candidate.manifest.mode == "merged",
-                )
-            )
-        return timed
+        return time_entries(self._entries)
 
     def result(self, timed: Sequence[Timed], ratios: Sequence[Ratio | None]) -> GroupResult:
         """Return what is known so far."""
-        rows = tuple(
-            self._row(entry, own, ratio)
-            for entry, own, ratio in zip(self._entries, timed, ratios, strict=True)
-        )
-        notes = [*self._notes, *self._switched(), *self._missing(timed)]
+        half_width = self._options.half_width
         baselines = dict.fromkeys(own.baseline for own in timed if own.baseline is not None)
         bands = (find_band(timed, ratios, index) for index in baselines)
         return GroupResult(
             self._group.model,
             self._group.name,
-            rows,
+            make_rows(self._entries, timed, ratios, self._group.name, self._rates, half_width),
             self._loads or 0,
             self._rounds or 0,
             self._sets,
-            tuple(notes),
+            (*self._notes, *note_gaps(self._entries, timed)),
             next((band for band in bands if band is not None), None),
-            self._options.half_width,
+            half_width,
         )
-
-    def _switched(self) -> list[str]:
-        """Say which baselines failed, since others take their place without a control."""
-        full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
-        taken = {e.candidate.folder for e in self._entries if e.candidate.again}
-        if not any(entry.forwards for entry in full):
-            return []
-        return [
-            f"{entry.candidate.label} failed: ratios are to another full engine, without a control"
-            for entry in full
-            if entry.failed and entry.candidate.folder in taken
-        ]
-
-    def _missing(self, timed: Sequence[Timed]) -> list[str]:
-        """Say why there are no ratios, or which rows have none."""
-        full = [entry for entry in self._entries if entry.candidate.serves_as_baseline]
-        if not full:
-            return ["no `full` engine of this model and workload: no ratios"]
-        measured = [e for e in self._entries if e.forwards]
-        pairs = zip(self._entries, timed, strict=True)
-        alone = [e.candidate for e, own in pairs if e.forwards and own.baseline is None]
-        notes = []
-        for kind in dict.fromkeys(candidate.kind for candidate in alone):
-            rows = [f"{c.label} {c.manifest.dtype}" for c in alone if c.kind == kind]
-            who = "" if len(rows) == len(measured) else f" for {', '.join(rows)}"
-            alike = [entry for entry in full if entry.candidate.kind == kind]
-            reasons = [_why_not(entry) for entry in alike if not entry.active]
-            if reasons:
-                notes.append(f"no ratios{who}: {'; '.join(reasons)}")
-            elif not alike:
-                notes.append(f"no ratios{who}: no `full` engine of {_show_kind(kind)}")
-        return notes
 
     def _probe(self, reporter: Reporter) -> None:
         """Find out once per engine what it takes to load; controls are the same engine again."""
@@ -264,10 +210,10 @@ class GroupBench:
             number = self._done * len(sets) + index
             loads = self._loads or max(MIN_LOADS, self._done + 1)
             rounds.tell(self._title, loads * self._sets * (self._rounds or 0) or None)
-            plan = LoadSpec(
+            spec = LoadSpec(
                 number, self._group.name, self._rounds, self._options.warmup, self._options.seed
             )
-            count, timed = measure_load(self._testbed, entries, plan, on_round, reporter)
+            count, timed = measure_load(self._testbed, entries, spec, on_round, reporter)
             self._rounds = self._rounds or count or None
             self.timed = self.timed or timed
         self._done += 1
@@ -285,63 +231,7 @@ class GroupBench:
         needed = count_loads(self.timed_candidates(), self._options.half_width, MAX_LOADS)
         return max(self._done, min(fitting, needed))
 
-    def _row(self, entry: Entry, timed: Timed, ratio: Ratio | None) -> CandidateResult:
-        candidate = entry.candidate
-        manifest = candidate.manifest
-        workload = manifest.workloads[self._group.name]
-        base = None if timed.baseline is None else self._entries[timed.baseline].candidate
-        row = CandidateResult(
-            engine=str(candidate.folder),
-            identity=_identity(candidate),
-            label=candidate.label,
-            mode=manifest.mode,
-            rank=candidate.rank,
-            dtype=manifest.dtype,
-            random_weights=manifest.random_weights,
-            verified=manifest.verification.method != "none",
-            full_finetune=manifest.full_finetune,
-            batch=workload.batch,
-            tokens=workload.tokens,
-            flops=sum(workload.flops.values()),
-            baseline=base.label if base else None,
-            baseline_dtype=base.manifest.dtype if base else None,
-            forwards=tuple(entry.forwards),
-            control=candidate.control,
-            rival=candidate.rival,
-            probe=entry.probe,
-            clocks=entry.clocks,
-            predicted_s=self._predict(candidate),
-            ratio=ratio,
-            skipped=entry.skipped,
-            failed=entry.failed,
-        )
-        return advise_on_row(row, self._options.half_width)
-
-    def _predict(self, candidate: Candidate) -> float | None:
-        rates = self._rates.get(candidate.manifest.dtype)
-        if rates is None or candidate.manifest.dtype not in rates.tflops:
-            return None
-        workload = candidate.manifest.workloads[self._group.name]
-        dtype = candidate.manifest.dtype
-        return predict_forward(workload.flops, workload.bytes, rates, dtype).seconds
-
-
-def _show_kind(kind: tuple[str, str]) -> str:
-    backend, refit = kind
-    return f"{backend}, refit {refit}" if refit else backend
-
-
-def _why_not(entry: Entry) -> str:
-    name = f"{entry.candidate.label} {entry.candidate.manifest.dtype}"
-    if entry.failed is not None:
-        return f"{name} failed: {entry.failed}"
-    return f"{name} was skipped: {entry.skipped}"
-
 
 def _mark(entries: Sequence[Entry], skipped: str | None = None, failed: str | None = None) -> None:
     for entry in entries:
         entry.skipped, entry.failed = skipped, failed
-
-
-def _identity(candidate: Candidate) -> str:
-    return sha256(candidate.manifest.to_json().encode()).hexdigest()

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from wanrt.bench.candidates import Candidate, find_baseline
 from wanrt.bench.rounds import Entry
 from wanrt.engine.engine import DeviceKind
-from wanrt.manifest.schema import Manifest
-from wanrt.roofline import count_activations
+from wanrt.manifest.fields import ADAPTER_ROLES
 from wanrt.storage.dtypes import NUMPY
 from wanrt.terminal.units import show_bytes
 
@@ -61,12 +60,13 @@ class MemoryBudget:
             NUMPY[spec.dtype].itemsize
             * math.prod(dim for dim in spec.shape if isinstance(dim, int))
             for spec in manifest.forward.inputs
-            if spec.role != "data"
+            if spec.role in ADAPTER_ROLES
         )
         slack = SLACK_FP16_CPU if (self.device, manifest.dtype) == ("cpu", "fp16") else SLACK
         if manifest.forward.plan is not None and candidate.rival is None:
             slack = 1  # TensorRT plans its memory
-        return weights + adapter + slack * _activations(manifest, self.workload)
+        activations = manifest.workloads[self.workload].activation_bytes
+        return weights + adapter + slack * activations
 
     def holds(self, entries: Sequence[Entry]) -> bool:
         """Tell whether the entries fit; where nobody knows, one engine at a time does."""
@@ -95,19 +95,6 @@ def choose_sets(
     paired = any(len(one) > 1 for one in sets)
     how = "in pairs with their baseline" if paired else "one at a time, without ratios"
     return sets, [f"{why}: measured {how}"]
-
-
-def _activations(manifest: Manifest, name: str) -> int:
-    """Return the bytes that one layer needs at a time; 0 if the config isn't a Wan2.1 model's."""
-    arch = manifest.config.get("architecture")
-    keys = ("num_attention_heads", "attention_head_dim", "ffn_dim")
-    sizes = [arch.get(key) for key in keys] if isinstance(arch, dict) else []
-    heads, head_dim, ffn = sizes or (None, None, None)
-    if not isinstance(heads, int) or not isinstance(head_dim, int) or not isinstance(ffn, int):
-        return 0
-    workload = manifest.workloads[name]
-    itemsize = NUMPY[manifest.dtype].itemsize
-    return count_activations(heads * head_dim, ffn, workload.tokens, itemsize, workload.batch)
 
 
 def _pair(active: Sequence[Entry], budget: MemoryBudget) -> list[list[Entry]]:

@@ -16,7 +16,8 @@ from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
-    from wanrt.manifest.schema import Manifest, Source, Verification
+    from wanrt.manifest.origin import Source, Verification
+    from wanrt.manifest.schema import Manifest
 
 __all__ = ["info", "render_info", "show_sources"]
 

@@ -83,11 +83,10 @@ def render_verdict(paths: Sequence[Path], findings: Mapping[Path, Sequence[Findi
 
 
 def _rebuild(folder: Path) -> str:
-    from wanrt.bench.stale import rebuild_command
     from wanrt.errors import ManifestError
     from wanrt.manifest.read import read_manifest_only
 
     try:
-        return rebuild_command(folder, read_manifest_only(folder))
+        return read_manifest_only(folder).rebuild_command
     except ManifestError:
         return f"{folder}: engine.json, which says how, can't be read"

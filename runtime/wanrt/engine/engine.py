@@ -1,15 +1,12 @@
-"""An engine in memory: what every backend offers, and the choice of the backend."""
+"""An engine in memory: what every backend offers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import Array
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DeviceKind", "Engine", "Runner"]
 

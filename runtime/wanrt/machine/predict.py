@@ -49,7 +49,7 @@ def predict_forward(
 ) -> Prediction:
     """Predict a forward from its flops and the bytes it moves, by part.
 
-    Both are a manifest's `workload.flops` and `workload.bytes`, or `wanrt.roofline`'s counts.
+    Both are a manifest's `workload.flops` and `workload.bytes`, or wanexport's counts of the like.
 
     Raises:
         WanrtError: the device's rate in that dtype isn't known.

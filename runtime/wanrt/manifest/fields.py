@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["Count", "Dtype", "File", "Part", "Positive", "Sha256", "TensorSpec"]
+__all__ = ["ADAPTER_ROLES", "Count", "Dtype", "File", "Part", "Positive", "Sha256", "TensorSpec"]
 
 Dtype = Literal["fp32", "fp16", "bf16"]
-InputRole = Literal["data", "lora_A", "lora_B"]
+InputRole = Literal["data", "lora_A", "lora_B", "strengths", "context", "card"]
+ADAPTER_ROLES = ("lora_A", "lora_B")
 
 
 def _inside(path: str) -> str:
@@ -38,7 +39,8 @@ class TensorSpec(Part):
     """One input or output of a graph.
 
     `range` bounds values that aren't unit normal (the timestep lies in 0 to 1000); `module` names
-    the adapted module of an adapter input.
+    the adapted module of an adapter input. The caller feeds `data`, an adapter `lora_A`, `lora_B`
+    and `strengths`, the context graph `context`, the runtime `card`.
     """
 
     name: str

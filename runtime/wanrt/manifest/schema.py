@@ -7,11 +7,13 @@ from these models; a test keeps the three together.
 from __future__ import annotations
 
 import json
-from typing import Literal
+import shlex
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from wanrt.manifest.fields import Count, Dtype, File, Part, Positive, Sha256, TensorSpec
+from wanrt.manifest.fields import ADAPTER_ROLES, Count, Dtype, File, Part, Positive, TensorSpec
+from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
 from wanrt.manifest.plan import PlanFile
 
 __all__ = ["SCHEMA_VERSION", "Manifest"]
@@ -20,19 +22,32 @@ SCHEMA_VERSION = 1
 
 Mode = Literal["full", "merged", "separate", "swappable"]
 Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+LoraForm = Literal["branch", "fused"]
+Expert = Literal["high", "low"]
+ONE_GRAPH = {"forward"}
+SPLIT = {"context", "denoise"}
 
 
 class Graph(File):
     """One ONNX graph of the engine; its weights lie in the files listed by the manifest.
 
     `weight_bytes` counts the ranges of those files that its initializers refer to: what a backend
-    loads, and often less than the files.
+    loads, and often less than the files. `emulated` is the same graph for a CPU that lacks its
+    dtype, over the same weights.
     """
 
     weight_bytes: Count
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     plan: PlanFile | None = None
+    emulated: File | None = None
+
+
+class ContextCost(Part):
+    """What one run of a split engine's context graph takes, as a workload counts it."""
+
+    flops: dict[str, Count]
+    bytes: dict[str, Count]
 
 
 class Workload(Part):
@@ -41,7 +56,8 @@ class Workload(Part):
     `tokens` counts one sample's latent patches; tokens per second is batch x tokens / seconds of
     one forward. `flops` counts multiply and add as two, for the whole batch, by part. `bytes` is
     the memory traffic that an ideally fused forward can't avoid, weights included, by the same
-    parts and those that move bytes without counted flops.
+    parts and those that move bytes without counted flops. `activation_bytes` is the most that one
+    layer needs at a time. With a `context` both counts are those of `denoise` alone.
     """
 
     width: Count
@@ -52,6 +68,8 @@ class Workload(Part):
     shapes: dict[str, tuple[Count, ...]]
     flops: dict[str, Count]
     bytes: dict[str, Count]
+    activation_bytes: Count
+    context: ContextCost | None = None
 
 
 class WeightFile(File):
@@ -72,34 +90,12 @@ class AdapterFile(File):
     rank: Positive
 
 
-class Source(Part):
-    """A file the engine was made from, by content."""
-
-    path: str
-    sha256: Sha256
-    strength: float | None = None
-
-
-class Verification(Part):
-    """How far the engine's outputs are from diffusers' own model in fp32 (relative L2).
-
-    `reference_error` is PyTorch's own error in the engine's dtype; `adapter_effect` is how far the
-    adapter moves the output, which must exceed the error to mean anything. `plan_error` is that of
-    the TensorRT plan itself on the GPU that built it.
-    """
-
-    method: Literal["blocks", "none"]
-    dtype: Dtype | None = None
-    tokens: Count | None = None
-    error: float | None = None
-    tolerance: float | None = None
-    reference_error: float | None = None
-    adapter_effect: float | None = None
-    plan_error: float | None = None
-
-
 class Manifest(Part):
-    """What engine.json says. Everything a runtime needs, nothing it has to guess."""
+    """What engine.json says. Everything a runtime needs, nothing it has to guess.
+
+    `command` are the arguments of the `wanexport` that made the engine; paths in it count from
+    where that ran. Engines of the same `compared_by` are compared with each other.
+    """
 
     schema_version: Literal[1]
     name: str
@@ -108,6 +104,12 @@ class Manifest(Part):
     rank: Positive | None
     max_rank: Positive | None = None
     targets: tuple[str, ...]
+    target_set: str | None = None
+    lora_form: LoraForm | None = None
+    expert: Expert | None = None
+    prefuse: tuple[Prefused, ...] = ()
+    quantization: Quantization | None = None
+    cards: Positive = 1
     dtype: Dtype
     backend: Backend
     random_weights: bool
@@ -118,23 +120,26 @@ class Manifest(Part):
     adapters: tuple[AdapterFile, ...] = ()
     sources: tuple[Source, ...]
     config: dict[str, object]
+    command: tuple[str, ...]
+    compared_by: Annotated[dict[str, str], Field(min_length=1)]
     inputs: dict[str, str]
     tools: dict[str, str]
     verification: Verification
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if "forward" not in self.graphs:
-            raise ValueError("graphs has no 'forward'")
+        if set(self.graphs) not in (ONE_GRAPH, SPLIT):
+            raise ValueError("graphs are neither 'forward' nor 'context' and 'denoise'")
         if not self.workloads:
             raise ValueError("workloads is empty")
         if self.mode == "separate" and self.rank is None:
             raise ValueError("mode separate needs a rank")
         if self.mode == "swappable" and self.max_rank is None:
             raise ValueError("mode swappable needs max_rank")
-        for graph in self.graphs.values():
+        for key, graph in self.graphs.items():
             _once("input", [spec.name for spec in graph.inputs])
             _once("output", [spec.name for spec in graph.outputs])
+            self._check_roles(key, graph)
             self._check_plan(graph.plan)
         _once("file", [file.file for file in self.files])
         names = {spec.name for graph in self.graphs.values() for spec in graph.inputs}
@@ -142,7 +147,24 @@ class Manifest(Part):
             unknown = sorted(set(workload.shapes) - names)
             if unknown:
                 raise ValueError(f"workload {key}: {unknown[0]} is no input of a graph")
+            if (workload.context is None) == self.is_split:
+                there = "out" if workload.context is None else ""
+                raise ValueError(f"workload {key}: with{there} a context, unlike graphs")
         return self
+
+    def _check_roles(self, key: str, graph: Graph) -> None:
+        """Check the inputs that the runtime feeds, adapters apart."""
+        fed = {spec.name for spec in self.graphs["context"].outputs} if key == "denoise" else set()
+        strengths = [spec for spec in graph.inputs if spec.role == "strengths"]
+        if any((spec.dtype, spec.shape) != ("fp32", (self.max_rank,)) for spec in strengths):
+            raise ValueError(f"input {strengths[0].name} isn't fp32 of [max_rank]")
+        if len(strengths) > 1:
+            raise ValueError(f"input {strengths[1].name} is a second of role strengths")
+        for spec in graph.inputs:
+            if spec.role == "context" and spec.name not in fed:
+                raise ValueError(f"input {spec.name} is no output of a context graph")
+            if spec.role == "card" and self.cards == 1:
+                raise ValueError(f"input {spec.name} is a card's, of an engine for one card")
 
     def _check_plan(self, plan: PlanFile | None) -> None:
         if (plan is None) != (self.backend == "onnxruntime"):
@@ -153,8 +175,19 @@ class Manifest(Part):
 
     @property
     def forward(self) -> Graph:
-        """The graph of one forward."""
-        return self.graphs["forward"]
+        """The graph of one forward; of a split engine, the one that every forward runs."""
+        return self.graphs["denoise" if self.is_split else "forward"]
+
+    @property
+    def is_split(self) -> bool:
+        """Whether what depends on the prompt and the image alone is a graph of its own."""
+        return "context" in self.graphs
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that makes the engine again in place, from the folder that it ran in."""
+        forced = () if "--force" in self.command else ("--force",)
+        return shlex.join(["wanexport", *(self.command or ("build",)), *forced])
 
     @property
     def weight_bytes(self) -> int:
@@ -167,7 +200,7 @@ class Manifest(Part):
         plan = self.forward.plan
         if plan is not None and plan.swap is not None:
             return plan.swap.inputs
-        return tuple(spec for spec in self.forward.inputs if spec.role != "data")
+        return tuple(spec for spec in self.forward.inputs if spec.role in ADAPTER_ROLES)
 
     @property
     def files(self) -> list[File]:
@@ -175,7 +208,9 @@ class Manifest(Part):
         plans = [graph.plan for graph in self.graphs.values() if graph.plan is not None]
         merges = [merge for plan in plans if plan.swap for merge in plan.swap.merges]
         layers = [plan.layers for plan in plans if plan.layers is not None]
-        return [*self.graphs.values(), *self.weights, *self.adapters, *plans, *merges, *layers]
+        emulated = [graph.emulated for graph in self.graphs.values() if graph.emulated is not None]
+        graphs = [*self.graphs.values(), *emulated]
+        return [*graphs, *self.weights, *self.adapters, *plans, *merges, *layers]
 
     def to_json(self) -> str:
         """Return engine.json's text."""

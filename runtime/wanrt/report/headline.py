@@ -9,7 +9,7 @@ from wanrt.results.values import Ratio
 from wanrt.terminal.units import RATES, pick, show
 
 __all__ = [
-    "headline", "headlines", "marks", "row_name", "sentences", "shared_marks", "show_interval",
+    "headline", "headlines", "marks", "sentences", "shared_marks", "show_interval",
     "summary_lines",
 ]  # fmt: skip
 
@@ -51,12 +51,6 @@ def shared_marks(group: GroupResult) -> tuple[str, ...]:
     """Return what holds for the weights of all measured rows; otherwise each name tells its own."""
     told = {marks(row) for row in group.candidates if row.forwards}
     return next(iter(told)) if len(told) == 1 else ()
-
-
-def row_name(row: CandidateResult, group: GroupResult) -> str:
-    """Return a row's label, with its dtype where the group has several."""
-    several = len({other.dtype for other in group.candidates}) > 1
-    return f"{row.label} {row.dtype}" if several else row.label
 
 
 def marks(row: CandidateResult) -> tuple[str, ...]:
@@ -164,7 +158,7 @@ def _subject(rows: Sequence[CandidateResult], of: int, group: GroupResult) -> tu
 
 def _name(row: CandidateResult, group: GroupResult) -> str:
     """Return a row's name, with its marks unless they stand at the end for all."""
-    return row_name(row, group) + ("" if shared_marks(group) else _bracket(marks(row)))
+    return group.row_name(row) + ("" if shared_marks(group) else _bracket(marks(row)))
 
 
 def _join(names: Sequence[str]) -> str:

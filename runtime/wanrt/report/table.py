@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wanrt.report.headline import headlines, row_name, show_interval
+from wanrt.report.headline import headlines, show_interval
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Advice, Ratio
 from wanrt.terminal.text import WIDTH, counted, group_digits, wrap
@@ -62,7 +62,7 @@ def warned_rows(group: GroupResult) -> dict[Advice, list[str]]:
     told: dict[Advice, list[str]] = {}
     for row in group.candidates:
         for advice in row.advice:
-            told.setdefault(advice, []).append(row_name(row, group))
+            told.setdefault(advice, []).append(group.row_name(row))
     return told
 
 

@@ -12,7 +12,6 @@ from statistics import median
 
 from wanrt.errors import ResultsError
 from wanrt.machine.describe import Machine
-from wanrt.report.headline import row_name
 from wanrt.results.result import BenchResult, CandidateResult
 from wanrt.results.stats import Estimate, compare_samples
 from wanrt.results.values import TICK_S, Ratio
@@ -103,7 +102,7 @@ def _names(result: BenchResult) -> dict[tuple[str, ...], str]:
         (group.model, group.workload, row.label, row.dtype): (
             f"{group.model} {group.workload} " if several else ""
         )
-        + row_name(row, group)
+        + group.row_name(row)
         for group in result.groups
         for row in group.candidates
     }

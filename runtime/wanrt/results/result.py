@@ -101,6 +101,11 @@ class GroupResult:
     band: tuple[float, float] | None = None
     half_width: float | None = None
 
+    def row_name(self, row: CandidateResult) -> str:
+        """Return a row's label, with its dtype where the group has several."""
+        several = len({other.dtype for other in self.candidates}) > 1
+        return f"{row.label} {row.dtype}" if several else row.label
+
 
 @dataclass(frozen=True)
 class BenchResult:

@@ -17,7 +17,7 @@ from wanexport.build.targets import EnginePlan
 from wanexport.cli.main import app
 from wanexport.errors import BuildError, ConfigError
 from wanexport.model.config import Size, load_config
-from wanrt.manifest.schema import Verification
+from wanrt.manifest.origin import Verification
 
 DEMO = load_config("wan2.1-i2v-demo")
 PLAIN = BuildRequest(config=DEMO, ranks=(32,))

@@ -16,7 +16,7 @@ from wanexport.model.config import (
     override,
     parse_config,
 )
-from wanrt.roofline import count_parameters
+from wanexport.model.formulas import count_parameters
 
 Raw = dict[str, Any]
 

@@ -8,8 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanexport.graph.dit import make_model
 from wanexport.lora.random_adapter import cross_attention_targets
 from wanexport.model.config import Architecture, load_config
-from wanexport.model.names import module_shapes
-from wanrt.roofline import (
+from wanexport.model.formulas import (
     Dims,
     GraphName,
     count_adapter,
@@ -22,6 +21,7 @@ from wanrt.roofline import (
     latent_shape,
     module_rows,
 )
+from wanexport.model.names import module_shapes
 
 SMALL = Dims(layers=2, width=4, ffn=8, in_channels=3, out_channels=5, text_dim=6, text_tokens=7,
              freq_dim=10, image_dim=9, image_tokens=11)  # fmt: skip

@@ -14,15 +14,20 @@ from wanrt.machine.cores import available_bytes
 from wanrt.manifest.read import read_manifest
 from wanrt.terminal.units import show_bytes
 
-WIDE = {"num_attention_heads": 2, "attention_head_dim": 8, "ffn_dim": 20}
-DEEP = {"num_attention_heads": 1, "attention_head_dim": 16, "ffn_dim": 100}
+ROW = 80  # bytes of activations that a token takes
 
 
-def needs(folder: Path, architecture: object, nbytes: int, **options: Any) -> None:
-    """Assert that an engine alone needs so many bytes, and no fewer do."""
+def need_activations(folder: Path, row: int) -> None:
+    """Record so many bytes of activations for every token of a workload."""
     manifest = read_raw(folder)
-    manifest["config"]["architecture"] = architecture
+    for workload in manifest["workloads"].values():
+        workload["activation_bytes"] = workload["tokens"] * row
     write_manifest(folder, manifest)
+
+
+def needs(folder: Path, row: int, nbytes: int, **options: Any) -> None:
+    """Assert that an engine alone needs so many bytes, and no fewer do."""
+    need_activations(folder, row)
     for missing in (0, 1):
         result = scripted_bench(folder, {"available_bytes": nbytes - missing}, **options)
         (row,) = result.rows
@@ -30,33 +35,28 @@ def needs(folder: Path, architecture: object, nbytes: int, **options: Any) -> No
 
 
 # W [16, 16], a bias, A [4, 16] and B [16, 4] are 400 values
-ALONE: dict[str, tuple[Tiny, dict[str, Any], object, int]] = {
-    # repacked; 6 tokens of 5 widths
-    "attention is the widest": (Tiny(), {}, WIDE, 2 * 1600 + 6 * (6 * 80 * 4)),
-    # 6 tokens of 2 widths and the ffn's
-    "the ffn is": (Tiny(), {}, DEEP, 2 * 1600 + 6 * (6 * 132 * 4)),
-    "fp16 on a CPU": (Tiny(dtype="fp16"), {}, WIDE, 2 * 800 + 18 * (6 * 80 * 2)),
-    "fp16 on a GPU": (
-        Tiny(dtype="fp16"), {"device": "cuda"}, WIDE, 800 + 6 * (6 * 80 * 2)),
+ALONE: dict[str, tuple[Tiny, dict[str, Any], int, int]] = {
+    "fp32 on a CPU": (Tiny(), {}, ROW, 2 * 1600 + 6 * (6 * ROW)),  # repacked; 6 tokens
+    "fp16 on a CPU": (Tiny(dtype="fp16"), {}, ROW, 2 * 800 + 18 * (6 * ROW)),
+    "fp16 on a GPU": (Tiny(dtype="fp16"), {"device": "cuda"}, ROW, 800 + 6 * (6 * ROW)),
     "the workload that is run": (
-        Tiny(workloads={"small": 6, "large": 10}), {"workload": "large"}, WIDE,
-        2 * 1600 + 6 * (10 * 80 * 4)),
-    "a config of something else": (Tiny(), {}, {"num_attention_heads": "two"}, 2 * 1600),
-    "no architecture": (Tiny(), {}, None, 2 * 1600),
+        Tiny(workloads={"small": 6, "large": 10}), {"workload": "large"}, ROW,
+        2 * 1600 + 6 * (10 * ROW)),
+    "no activations": (Tiny(), {}, 0, 2 * 1600),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ALONE)
 def test_what_an_engine_needs(tmp_path: Path, case: str) -> None:
-    tiny, options, architecture, nbytes = ALONE[case]
+    tiny, options, row, nbytes = ALONE[case]
     separate = replace(tiny, mode="separate", rank=4)
-    needs(make_engine(tmp_path / "e", separate), architecture, nbytes, **options)
+    needs(make_engine(tmp_path / "e", separate), row, nbytes, **options)
 
 
 def test_a_swappable_engine_holds_its_adapter_s_inputs(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "e", Tiny(mode="swappable", max_rank=4, adapters=(2,)))
     # W and a bias, repacked; A and B at their full rank
-    needs(folder, None, 2 * (256 + 16) * 4 + 128 * 4)
+    needs(folder, 0, 2 * (256 + 16) * 4 + 128 * 4)
 
 
 def test_activations_of_idle_engines_count(tmp_path: Path) -> None:
@@ -65,10 +65,8 @@ def test_activations_of_idle_engines_count(tmp_path: Path) -> None:
     before += 2 * read_manifest(tmp_path / "tiny-full").weight_bytes + 128 * 4  # A/A, A and B
     assert scripted_bench(tmp_path, {"available_bytes": before}).groups[0].sets == 1
     for folder in tmp_path.iterdir():
-        manifest = read_raw(folder)
-        manifest["config"]["architecture"] = WIDE
-        write_manifest(folder, manifest)
-    activations = 5 * 6 * (6 * 80 * 4)
+        need_activations(folder, ROW)
+    activations = 5 * 6 * (6 * ROW)
     enough = {"available_bytes": before + activations}
     assert scripted_bench(tmp_path, enough).groups[0].sets == 1
     less = {"available_bytes": before + activations - 1}

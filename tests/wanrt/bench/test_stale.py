@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import folders
-import numpy as np
 import pytest
-from commands import wanexport, wanrt
+from commands import wanexport, wanrt, write_config
 from folders import RANK, write_lora
-from safetensors.numpy import load_file, save_file
-from studies import I2V, SIZE, build
+from studies import OTHER_SIZES, config
 from tinyengines import Tiny, make_engine, make_family, read_raw, touch_ns, write_manifest
 
-from wanexport.build.request import LoraArgument
-from wanexport.tensorrt.settings import PlanSettings
-from wanrt.bench.stale import find_stale, rebuild_command
+from wanrt.bench.stale import find_stale
 from wanrt.manifest.read import read_manifest
 
 sources = folders.sources  # fixture
-
-
-PLANS = (
-    PlanSettings("tensorrt-rtx", refit="baked", capabilities=("8.9", "12.0")),
-    PlanSettings("tensorrt", refit="targets", optimization_level=0, workspace=4 << 30),
-    PlanSettings(
-        "tensorrt", refit="all", aux_streams=2, hardware_compatibility="ampere+",
-        version_compatible=True, weight_streaming=True, allow_unfused=True,
-    ),
-)  # fmt: skip
 
 
 def command_of(err: str) -> str:
@@ -59,7 +43,8 @@ class TestBench:
         assert (
             f"     wanrt verify {root}/tiny-separate-r4 --restore-mtime" in found.err.splitlines()
         )
-        assert command_of(found.err).endswith(f"--mode separate --base base --out {root} --force")
+        command = "wanexport build --config tiny.toml --mode separate --force"
+        assert command_of(found.err) == command
 
     def test_a_file_of_another_size(self, tmp_path: Path) -> None:
         folder = make_engine(tmp_path / "e", Tiny())
@@ -94,89 +79,85 @@ class TestBench:
 
 
 class TestRebuild:
-    """The command comes to the very engine that is there: a dry run of it reuses that."""
+    """The command recorded is the one given, and comes to the very engine that is there."""
 
-    CASES: ClassVar[dict[str, dict[str, Any]]] = {
-        "full": {"modes": ("full",)},
-        "full of a fine-tune alone": {"modes": ("full",), "finetuned": "{s}/finetuned"},
-        "made base, ranks, max_rank": {"modes": ("swappable",), "ranks": (2, 4), "max_rank": 8},
-        "merged, from a file": {"modes": ("merged",), "loras": ("{s}/style.safetensors", 0.3)},
-        "separate, a folder of shards": {"modes": ("separate",), "ranks": (RANK,),
-                                         "base": "{s}/base"},
-        "dynamic, copied, half": {"modes": ("full",), "dynamic": True, "copy": True,
-                                  "dtype": "fp16"},
-        "another size": {"modes": ("full",), "size": SIZE.model_copy(update={"batch": 2})},
+    CASES: ClassVar[dict[str, list[str]]] = {
+        "full": ["--mode", "full"],
+        "full of a fine-tune alone": ["--mode", "full", "--finetuned", "{s}/finetuned"],
+        "made base, ranks, max_rank": [
+            "--mode", "swappable", "--rank", "2", "--rank", "4", "--max-rank=8"],
+        "merged, from a file": ["--mode", "merged", "--lora", "{s}/style.safetensors:0.3"],
+        "separate, a folder of shards": [
+            "--mode", "separate", "--rank", str(RANK), "--base", "{s}/base"],
+        "dynamic, copied, half": [
+            "--mode", "full", "--dynamic", "--weights", "copy", "--dtype", "fp16"],
+        "another size, forced": ["--mode", "full", "--batch", "2", "--force"],
     }  # fmt: skip
 
-    @pytest.mark.parametrize("case", CASES)
-    def test_is_exact(self, sources: Path, tmp_path: Path, case: str) -> None:
-        options = dict(self.CASES[case])
-        for key in ("base", "finetuned"):
-            if key in options:
-                options[key] = options[key].format(s=sources)
-        if "loras" in options:
-            path, strength = options["loras"]
-            options["loras"] = (LoraArgument(path.format(s=sources), strength),)
-        (built,) = build(tmp_path / "engines", verify=False, **options)
-        self.check(built.path)
+    @pytest.fixture(autouse=True)
+    def _here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny = config().model_copy(update={"dynamic_sizes": OTHER_SIZES})
+        write_config(tmp_path / "tiny.toml", tiny)
+        monkeypatch.chdir(tmp_path)
 
-    def test_is_exact_where_a_part_was_merged_into_the_base(self, tmp_path: Path) -> None:
-        path = write_lora(tmp_path / "mixed.safetensors")
-        tensors = load_file(path)
-        tensors["transformer.blocks.1.attn2.to_q.diff_b"] = np.ones(I2V.width, np.float32)
-        save_file(tensors, path)
-        (built,) = build(
-            tmp_path / "engines", modes=("separate",), loras=(LoraArgument(str(path)),),
-            merge_rest=True, verify=False,
+    @pytest.mark.parametrize("case", CASES)
+    def test_is_exact(self, sources: Path, case: str) -> None:
+        argv = ["build", "--config", "tiny.toml", "--verify", "none"]
+        argv += [part.format(s=sources) for part in self.CASES[case]]
+        if "--base" not in argv and "--finetuned" not in argv:
+            argv += ["--base", "random"]
+        folder = self.build(*argv)
+        assert list(read_manifest(folder).command) == argv
+        self.check(folder)
+
+    def test_names_paths_from_where_it_ran(self, tmp_path: Path) -> None:
+        lora = write_lora(tmp_path / "style.safetensors")
+        folder = self.build(
+            "build", f"--config={tmp_path}/tiny.toml", "--base", "random", "--verify", "none",
+            "--mode", "merged", "--lora", f"{lora}:0.5",
         )  # fmt: skip
-        self.check(built.path)
+        assert read_manifest(folder).command[1] == "--config=tiny.toml"
+        assert read_manifest(folder).command[-1] == "style.safetensors:0.5"
+        self.check(folder)
+
+    def test_is_no_part_of_identity(self) -> None:
+        argv = ["build", "--config", "tiny.toml", "--base", "random", "--verify", "none"]
+        folder = self.build(*argv, "--mode", "full")
+        found = wanexport(*argv, "--mode", "full", "--mode", "merged", "--rank", 2, "--quiet")
+        assert found.code == 0, found.err
+        assert read_manifest(folder).command[-2:] == ("--mode", "full")
+
+    def build(self, *argv: str) -> Path:
+        found = wanexport(*argv)
+        assert found.code == 0, found.err
+        (file,) = Path("engines").glob("[!.]*/engine.json")
+        return file.parent
 
     def check(self, folder: Path) -> None:
-        command = shlex.split(rebuild_command(folder, read_manifest(folder)))
-        assert command[:2] + command[-1:] == ["wanexport", "build", "--force"]
-        found = wanexport(*command[1:-1], "--dry-run")
+        command = shlex.split(read_manifest(folder).rebuild_command)
+        assert command[:2] == ["wanexport", "build"]
+        assert command.count("--force") == 1
+        again = [part for part in command[1:] if part != "--force"]
+        found = wanexport(*again, "--dry-run")
         assert found.code == 0, found.err
         (line,) = (line for line in found.out.splitlines() if "memory" in line)
         assert line.split()[0] == "reuse", line
 
-    def test_names_a_repository_of_the_hub_s_cache(self, tmp_path: Path) -> None:
+    def test_of_an_engine_made_without_a_command(self, tmp_path: Path) -> None:
         folder = make_engine(tmp_path / "e", Tiny())
-        blob = "/home/me/hub/models--Wan-AI--Wan2.1-I2V-14B-480P-Diffusers/blobs/0a1b"
-        manifest = read_raw(folder)
-        manifest["sources"] = [{"path": blob, "sha256": "0" * 64}]
-        manifest["full_finetune"] = False
-        write_manifest(folder, manifest)
-        command = rebuild_command(folder, read_manifest(folder))
-        assert " --base Wan-AI/Wan2.1-I2V-14B-480P-Diffusers " in command
-
-    @pytest.mark.parametrize("settings", PLANS)
-    def test_names_what_shaped_a_plan(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: PlanSettings
-    ) -> None:
-        (built,) = build(tmp_path / "engines", modes=("full",), verify=False)
-        made = asdict(replace(settings, toolchain=None)) | {"control": settings.control}
-        was = read_manifest(built.path)
-        inputs = was.inputs | {"backend": json.dumps(made)}
-        update = {"backend": settings.backend, "inputs": inputs}
-        command = shlex.split(rebuild_command(built.path, was.model_copy(update=update)))
-        asked: list[Any] = []
-        monkeypatch.setattr(
-            "wanexport.build.recipe.build_engines", lambda r, _: asked.append(r) or []
-        )
-        found = wanexport(*command[1:])
-        assert found.code == 0, found.err
-        assert asked[0].plans == settings
+        write_manifest(folder, read_raw(folder) | {"command": []})
+        assert read_manifest(folder).rebuild_command == "wanexport build --force"
 
     def test_remakes_a_stale_engine(self, sources: Path, tmp_path: Path) -> None:
         lora = write_lora(tmp_path / "style.safetensors")
-        (built,) = build(
-            tmp_path / "engines", modes=("merged",), base=str(sources / "base"),
-            loras=(LoraArgument(str(lora)),), verify=False,
+        folder = self.build(
+            "build", "--config", "tiny.toml", "--base", str(sources / "base"), "--mode", "merged",
+            "--lora", str(lora), "--verify", "none",
         )  # fmt: skip
-        before = read_manifest(built.path)
+        before = read_manifest(folder)
         shutil.copy(write_lora(tmp_path / "other.safetensors", seed=1), lora)
-        advice = find_stale(built.path)
+        advice = find_stale(folder)
         assert advice is not None
         assert wanexport(*shlex.split(command_of(advice.hint))[1:]).code == 0
-        assert find_stale(built.path) is None
-        assert read_manifest(built.path).inputs["adapter"] != before.inputs["adapter"]
+        assert find_stale(folder) is None
+        assert read_manifest(folder).inputs["adapter"] != before.inputs["adapter"]

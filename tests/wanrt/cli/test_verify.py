@@ -116,7 +116,7 @@ class TestAdvice:
         lines = wanrt("verify", family).out.splitlines()
         at = lines.index("rebuild what isn't as recorded, or copy it again:")
         command, unknown, last = lines[at + 1 :]
-        assert command.startswith(f"  wanexport build --config {family}/tiny-full/engine.json ")
+        assert command == "  wanexport build --config tiny.toml --mode full --force"
         assert unknown.startswith(f"  {family}/tiny-swappable: engine.json, which says how, can't")
         assert last == "2 of 4 engines wrong"
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import jsonschema
 import pytest
-from brokenmanifests import BROKEN, SOUND, SOUND_PLANS
+from brokenmanifests import BROKEN, NOT_RUN, SOUND, SOUND_PLANS
+from commands import wanrt
 from pydantic import BaseModel
 from tinyengines import MODULE, Tiny, make_engine, read_raw, touch_ns
 
 from wanrt.backends.load import check_engine
-from wanrt.errors import ManifestError
+from wanrt.errors import ManifestError, UnsupportedError
 from wanrt.manifest import read, schema
 from wanrt.manifest.fields import TensorSpec
+from wanrt.manifest.origin import Fidelity, Prefused, Quantization, Source, Verification
 from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
 
 ENGINES = Path(__file__).parents[3] / "engines"
@@ -51,6 +53,21 @@ def test_sound_manifests_are_read(engine: Path, case: str) -> None:
 def test_sound_plans_are_read(engine: Path, case: str) -> None:
     SOUND_PLANS[case](engine, read_raw(engine))
     assert read.read_manifest(engine).forward.plan is not None
+
+
+@pytest.mark.parametrize("case", NOT_RUN)
+def test_what_is_not_built_yet_is_read_and_refused_by_name(engine: Path, case: str) -> None:
+    apply, message = NOT_RUN[case]
+    apply(engine, read_raw(engine))
+    assert read.read_manifest(engine).name == "tiny-full"
+    with pytest.raises(UnsupportedError) as caught:
+        check_engine(engine, "cpu")
+    assert str(caught.value) == message
+    told = wanrt("info", engine)
+    assert (told.code, told.err) == (0, "")
+    assert wanrt("verify", engine).code == 0
+    benched = wanrt("bench", engine, "--loads", 3, "--no-probe")
+    assert message in " ".join(benched.out.split())
 
 
 @pytest.mark.torch
@@ -114,8 +131,8 @@ def test_schema_accepts_what_the_code_writes(tmp_path: Path) -> None:
 def _models() -> list[type[BaseModel]]:
     return [
         schema.Manifest, schema.Graph, TensorSpec, schema.Workload, schema.WeightFile,
-        schema.AdapterFile, schema.Source, schema.Verification, PlanFile, WeightRange,
-        MergePlan, Swap,
+        schema.ContextCost, schema.AdapterFile, Source, Prefused, Quantization, Fidelity,
+        Verification, PlanFile, WeightRange, MergePlan, Swap,
     ]  # fmt: skip
 
 

@@ -22,14 +22,12 @@ AMPERE = (8, 0)
 LOSES_BIAS = "11.3."
 
 
-def check_plan(folder: Path, manifest: Manifest) -> Cuda:
+def check_plan(manifest: Manifest) -> Cuda:
     """Return CUDA if every plan of an engine can run with this library on this GPU.
 
     Raises:
         UnsupportedError: the library, its version, the driver or the GPU isn't right.
     """
-    from wanrt.bench.stale import rebuild_command
-
     assert manifest.backend != "onnxruntime"
     trt.select(manifest.backend)
     cuda = open_cuda()
@@ -38,7 +36,7 @@ def check_plan(folder: Path, manifest: Manifest) -> Cuda:
         assert graph.plan is not None
         reason = _find_obstacle(graph.plan, manifest.backend, version, gpu)
         if reason:
-            raise UnsupportedError(reason, f"rebuild it: {rebuild_command(folder, manifest)}")
+            raise UnsupportedError(reason, f"rebuild it: {manifest.rebuild_command}")
     return cuda
 
 

@@ -18,7 +18,6 @@ from wanrt.machine.nvml import Clocks
 from wanrt.report.headline import (
     headline,
     marks,
-    row_name,
     sentences,
     shared_marks,
     show_interval,
@@ -195,7 +194,7 @@ def _row(row: CandidateResult, group: GroupResult, cells: tuple[str, ...]) -> Ro
     said = ", ".join(marks(row))
     kind = "rival" if row.rival else row.mode
     reason = reason_of(row) if row.failed or not row.forwards else ""
-    return Row(row_name(row, group), kind, said, cells, reason, row.forwards)
+    return Row(group.row_name(row), kind, said, cells, reason, row.forwards)
 
 
 def _draw(plot: Plot, number: int) -> Drawing:

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from wanrt.report.headline import row_name
 from wanrt.report.html.ratio_plot import draw_ratios
 from wanrt.report.html.rounds_plot import draw_traces
 from wanrt.report.html.style import COLORS, NARROW, bare, color_of, new_figure
@@ -50,7 +49,7 @@ def plots_of(group: GroupResult) -> list[Plot]:
         told = [row for row in group.candidates if name in WITH_CONTROLS or not row.control]
         rows = [row for row in told if needs(row)]
         if rows:
-            names = ", ".join(row_name(row, group) for row in rows)
+            names = ", ".join(group.row_name(row) for row in rows)
             found.append(Plot(name, title, f"{title}: {names}", partial(draw, group, rows)))
     return found
 
@@ -139,7 +138,7 @@ def _bars(
     bare(axes)
     colors = [color_of(row) for row in rows]
     axes.barh(range(len(rows)), values, height=0.62, color=colors, alpha=PALE if pale else None)
-    names = [shorten(row_name(row, group), longest) for row in rows]
+    names = [shorten(group.row_name(row), longest) for row in rows]
     axes.set_yticks(range(len(rows)), names, color=COLORS["ink"])
     axes.set_ylim(len(rows) - 0.5, -0.5)
 

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from wanrt.report.headline import row_name
 from wanrt.report.html.style import COLORS, NARROW, color_of, new_figure
 from wanrt.results.result import CandidateResult, GroupResult
 from wanrt.results.values import TICK_S
@@ -49,7 +48,7 @@ def draw_traces(group: GroupResult, rows: Sequence[CandidateResult], width: floa
     for axes, row, trace in zip(grid.flat, rows, traces, strict=False):
         _scale(axes, len(places), limit)
         _panel(axes, places, trace, color_of(row), limit)
-        name = shorten(row_name(row, group), 14 if narrow else 20)
+        name = shorten(group.row_name(row), 14 if narrow else 20)
         axes.set_title(
             f"{name}  {show(row.seconds or 0.0, unit)}", fontsize=10 if narrow else 11, pad=4
         )

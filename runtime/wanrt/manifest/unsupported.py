@@ -1,0 +1,33 @@
+"""What engine.json may say that this version can read but not run."""
+
+from __future__ import annotations
+
+from wanrt.manifest.schema import Manifest
+
+__all__ = ["find_unsupported"]
+
+
+def find_unsupported(manifest: Manifest) -> str | None:
+    """Return what of an engine this version doesn't run, beside what it runs instead; or None."""
+    roles = {spec.role for graph in manifest.graphs.values() for spec in graph.inputs}
+    quantized = manifest.quantization.scheme if manifest.quantization else ""
+    reasons = {
+        "has a context graph; this version runs one-graph engines": manifest.is_split,
+        f"is split over {manifest.cards} cards; this version runs engines of one card": (
+            manifest.cards > 1
+        ),
+        "takes a strengths input; this version runs adapters at the strength they were made with": (
+            "strengths" in roles
+        ),
+        "has its adapter fused into its base's products; this version runs it as a branch": (
+            manifest.lora_form == "fused"
+        ),
+        f"is quantised to {quantized}; this version runs unquantised engines": bool(quantized),
+        f"is the {manifest.expert}-noise expert; this version runs models of one expert": (
+            manifest.expert is not None
+        ),
+        "has a prefused LoRA; this version runs engines of a base without one": bool(
+            manifest.prefuse
+        ),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
