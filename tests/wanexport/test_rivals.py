@@ -346,11 +346,11 @@ def test_torch_compile_needs_a_compiler(full: Path, monkeypatch: pytest.MonkeyPa
     assert "apt-get install g++" in error.value.hint
 
 
-def test_torch_takes_full_engines_alone(tmp_path: Path) -> None:
+def test_torch_takes_engines_without_adapter_inputs_alone(tmp_path: Path) -> None:
     from wanexport.rivals import load_eager
 
-    folder = make_engine(tmp_path / "e", Tiny(mode="merged", rank=4))
-    with pytest.raises(EngineError, match=r"torch-eager takes .* is a merged one"):
+    folder = make_engine(tmp_path / "e", Tiny(mode="separate", rank=4))
+    with pytest.raises(EngineError, match=r"torch-eager takes .* is a separate one"):
         load_eager(LoadJob(open_folder(folder), TINY))
 
 
