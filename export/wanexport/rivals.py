@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from wanexport.graph.trace import TORCH_DTYPES
-from wanexport.model.config import Architecture, Dtype
+from wanexport.model.config import Architecture
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
 from wanexport.weights.store import IR_DTYPES
@@ -27,6 +27,7 @@ from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
 from wanrt.machine.cores import usable_cores
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import check_files
 from wanrt.manifest.schema import Manifest
 

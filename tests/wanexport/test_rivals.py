@@ -346,7 +346,7 @@ def test_torch_compile_needs_a_compiler(full: Path, monkeypatch: pytest.MonkeyPa
     assert "apt-get install g++" in error.value.hint
 
 
-def test_torch_takes_engines_without_adapter_inputs_alone(tmp_path: Path) -> None:
+def test_torch_takes_engines_without_branches_alone(tmp_path: Path) -> None:
     from wanexport.rivals import load_eager
 
     folder = make_engine(tmp_path / "e", Tiny(mode="separate", rank=4))

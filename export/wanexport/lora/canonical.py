@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, split_rest, stack_low_rank, stacked_ranks
 from wanexport.lora.delta import Delta
-from wanexport.model.config import Dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorSpec, write_safetensors
+from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, StoredTensor, write_safetensors
+from wanrt.manifest.fields import Dtype
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def write_adapter(
     for delta in (delta for adapter in adapters for delta in adapter.deltas):
         groups[delta.module].append(delta)
     specs = [
-        TensorSpec(f"{module}.lora_{half}", SAFETENSORS_DTYPE[dtype], shape)
+        StoredTensor(f"{module}.lora_{half}", SAFETENSORS_DTYPE[dtype], shape)
         for module, (out, width) in ((m, deltas[0].shape) for m, deltas in groups.items())
         for half, shape in (("A", (ranks[module], width)), ("B", (out, ranks[module])))
     ]
@@ -107,7 +107,7 @@ def _check_carried(
     return ranks
 
 
-def round_finite(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+def round_finite(tensor: torch.Tensor, spec: StoredTensor) -> torch.Tensor:
     """Return a tensor in the dtype it is stored in; AdapterError if a value overflows that."""
     import torch
 

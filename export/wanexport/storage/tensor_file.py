@@ -25,7 +25,7 @@ from wanexport.storage.streams import open_stream, read_stream
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SafetensorsFile", "TensorRef", "TensorSpec", "open_safetensors", "write_safetensors"]
+__all__ = ["SafetensorsFile", "StoredTensor", "TensorRef", "open_safetensors", "write_safetensors"]
 
 ITEMSIZE = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
@@ -36,7 +36,7 @@ SAFETENSORS_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class StoredTensor:
     """A tensor's name, safetensors dtype and shape."""
 
     name: str
@@ -50,7 +50,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class TensorRef(TensorSpec):
+class TensorRef(StoredTensor):
     """A tensor where it lies: `nbytes` bytes at `offset` of `path`."""
 
     path: Path
@@ -146,7 +146,7 @@ def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) 
 
 def write_safetensors(
     path: Path,
-    specs: Sequence[TensorSpec],
+    specs: Sequence[StoredTensor],
     tensors: Iterable[torch.Tensor],
     metadata: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
@@ -184,7 +184,7 @@ def write_safetensors(
 
 
 def _check_blocks(
-    specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor]
+    specs: Sequence[StoredTensor], tensors: Iterable[torch.Tensor]
 ) -> Iterator[torch.Tensor]:
     """Yield the tensors' blocks, and raise ValueError where they aren't what the specs say."""
     blocks = iter(tensors)

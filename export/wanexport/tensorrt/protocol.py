@@ -10,7 +10,15 @@ from wanexport.errors import BuildError
 from wanexport.storage.disk import format_bytes
 from wanrt.manifest.plan import HardwareCompatibility, Refit
 
-__all__ = ["Finished", "Job", "Phase", "Problem", "Toolchain", "exhausted", "is_exhausted"]
+__all__ = [
+    "BuilderJob",
+    "BuilderProblem",
+    "Finished",
+    "Phase",
+    "Toolchain",
+    "exhausted",
+    "is_exhausted",
+]
 
 TensorRt = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -35,7 +43,7 @@ class Toolchain(_Message):
     no_gpu: str | None = None
 
 
-class Job(_Message):
+class BuilderJob(_Message):
     """One plan to build, paths absolute.
 
     Args:
@@ -95,7 +103,7 @@ class Finished(_Message):
     engine: str | None = None
 
 
-class Problem(_Message):
+class BuilderProblem(_Message):
     """Why there is no plan: what the library said, and what to do about it."""
 
     kind: Literal["problem"] = "problem"

@@ -60,7 +60,7 @@ class TestHub:
         cached = make(tmp_path / "out", REPO, dtype=dtype)
         local = make(tmp_path / "out", str(sources / "base"), dtype=dtype)
         assert cached.path == local.path
-        assert (cached.plan.action, local.plan.action) == ("build", "reuse")
+        assert (cached.target.action, local.target.action) == ("build", "reuse")
 
     def test_info_names_the_repository(self, cache: Path, sources: Path, tmp_path: Path) -> None:
         assert cache.is_dir()
