@@ -1,7 +1,7 @@
 """What engines of a model would cost, from its configuration alone: no checkpoint, no torch.
 
-`build/targets.py` plans a build; this is `wanexport plan`: parameters, bytes, flops, memory, and
-how fast a forward could be on named devices. The formulas are `wanexport.model.formulas`'s.
+`build/targets.py` resolves a build; this is `wanexport estimate`: parameters, bytes, flops, memory,
+and how fast a forward could be on named devices. The formulas are `wanexport.model.formulas`'s.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wanexport.build.request import BuildRequest, Mode
+from wanexport.build.request import BuildRequest
 from wanexport.lora.random_adapter import cross_attention_targets
 from wanexport.model.formulas import (
     GraphName,
@@ -26,6 +26,7 @@ from wanexport.storage.dtypes import itemsize
 from wanrt.machine.devices import CPU, DeviceRates, find_device, load_devices
 from wanrt.machine.predict import Prediction, predict_forward
 from wanrt.manifest.fields import Dtype
+from wanrt.manifest.schema import Mode
 
 __all__ = ["Cost", "Outlook", "choose_devices", "predict_engines", "price_engines"]
 

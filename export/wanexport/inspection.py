@@ -15,7 +15,7 @@ from wanexport.checkpoint.open import open_checkpoint
 from wanexport.errors import CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
 from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
-from wanexport.lora.resolve import Problem, Resolution, resolve_file
+from wanexport.lora.resolve import LoraProblem, Resolution, resolve_file
 from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
@@ -74,7 +74,7 @@ class Description:
     scales: Range | None = None
     low_rank: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[LoraProblem, ...] = ()
 
 
 def describe_file(path: Path, config: Config | None = None) -> Description:
@@ -168,12 +168,12 @@ def _describe_checkpoint(
     path: Path, files: Sequence[SafetensorsFile], config: Config | None
 ) -> Description:
     dialect, architecture = "not a whole Wan2.1 DiT", None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[LoraProblem, ...] = ()
     configs = [config] if config else [load_config(name) for name in list_configs()]
     try:
         found = open_checkpoint(str(path))
     except CheckpointError as error:
-        problems = (Problem((), str(error), error.hint),)
+        problems = (LoraProblem((), str(error), error.hint),)
     else:
         dialect, architecture = f"{found.layout} names", found.architecture
     differing = {c.name: _differences(architecture, c.architecture) for c in configs}

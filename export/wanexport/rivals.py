@@ -27,7 +27,7 @@ from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
 from wanrt.machine.cores import usable_cores
 from wanrt.manifest.fields import Dtype
-from wanrt.manifest.read import check_times, read_manifest
+from wanrt.manifest.folder import check_files
 from wanrt.manifest.schema import Manifest
 
 __all__ = ["TorchRival", "load_compiled", "load_eager"]
@@ -127,21 +127,21 @@ def _load(
     wrap: Callable[..., Callable[..., tuple[Tensor]]],
     computed_in: Dtype | None = None,
 ) -> TorchRival:
-    manifest = read_manifest(job.folder)
-    check_times(job.folder, manifest)
+    check_files(job.engine)
+    folder, manifest = job.engine.path, job.engine.manifest
     if manifest.mode not in PLAIN:
         raise EngineError(
             f"{name} takes the weights of a full or merged engine; "
-            f"{job.folder} is a {manifest.mode} one"
+            f"{folder} is a {manifest.mode} one"
         )
     if job.device != "cpu" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(job.threads or usable_cores())
-    arch = _architecture(job.folder, manifest)
+    arch = _architecture(folder, manifest)
     dtype = torch_dtype(computed_in or manifest.dtype)
     model = empty_model(arch, arch.num_layers)
     names = [parameter for parameter, _ in model.named_parameters()]
-    load_parameters(model, "", names, _reader(job.folder, manifest), dtype)
+    load_parameters(model, "", names, _reader(folder, manifest), dtype)
     model.eval().to(job.device)
     return TorchRival(name, wrap(model), _feeds(job, manifest, arch, dtype), job.device)
 

@@ -145,7 +145,7 @@ def test_the_wheel_has_the_configurations(installed: Path, tmp_path: Path) -> No
 
 
 def test_the_wheel_has_the_devices(installed: Path, tmp_path: Path) -> None:
-    said = run_installed(installed, tmp_path, "wanexport", "plan", "--device", "H100")
+    said = run_installed(installed, tmp_path, "wanexport", "estimate", "--device", "H100")
     assert "at best on H100: 67.00 TFLOP/s in fp32" in said
 
 

@@ -22,7 +22,7 @@ from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_and_more
 from wanrt.terminal.units import show_bytes
 
-__all__ = ["AdapterSet", "Materials", "find_lora", "gather", "resolve_adapters"]
+__all__ = ["AdapterSet", "Sources", "find_lora", "gather", "resolve_adapters"]
 
 NOT_MADE = "not made yet"
 USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
@@ -71,7 +71,7 @@ class AdapterSet:
 
 
 @dataclass(frozen=True)
-class Materials:
+class Sources:
     """Everything that is read to make the engines of one request."""
 
     base: Checkpoint | None  # None: to be made, in a dry run, or not needed
@@ -82,7 +82,7 @@ class Materials:
     to_make_bytes: int
 
 
-def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Materials:
+def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sources:
     """Open what the request names, and make what it leaves to us.
 
     Seeded weights and adapters lie in `OUT/.made`, so that engines can link to them. A dry run
@@ -118,7 +118,7 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
         sets.append(_seeded_set(path, request, rank, reporter, dry_run=dry_run))
     if request.loras:
         sets.append(_file_set(request, reporter))
-    return Materials(
+    return Sources(
         base,
         _hash_checkpoint(base, reporter),
         finetuned,

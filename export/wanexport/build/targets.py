@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from wanexport import __version__
-from wanexport.build.request import BuildRequest, Mode
-from wanexport.build.sources import AdapterSet, Materials
+from wanexport.build.request import BuildRequest
+from wanexport.build.sources import AdapterSet, Sources
 from wanexport.checkpoint.locate import own_path
 from wanexport.checkpoint.open import Checkpoint
 from wanexport.errors import BuildError, ConfigError
@@ -25,10 +25,10 @@ from wanexport.storage.hashes import sha256_text
 from wanexport.storage.links import pool_path
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import check_times, read_manifest
-from wanrt.manifest.schema import Manifest
+from wanrt.manifest.schema import Manifest, Mode
 from wanrt.storage.dtypes import SAFETENSORS
 
-__all__ = ["EnginePlan", "appeared_meanwhile", "check_plans", "plan_engines"]
+__all__ = ["Target", "appeared_meanwhile", "check_targets", "resolve_targets"]
 
 Action = Literal["build", "reuse", "replace", "conflict"]
 
@@ -47,7 +47,7 @@ PLAN_BYTES = 4 << 20  # of a layer in a TensorRT plan, weights apart
 
 
 @dataclass(frozen=True)
-class EnginePlan:
+class Target:
     """One engine of a request.
 
     Args:
@@ -93,59 +93,59 @@ class EnginePlan:
         return self.adapters[0].rank if self.mode in ("merged", "separate") else None
 
 
-def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan]:
+def resolve_targets(request: BuildRequest, sources: Sources) -> list[Target]:
     """Return the engines of a request in the order of its modes and ranks."""
     wanted: list[tuple[Mode, tuple[AdapterSet, ...]]] = []
     for mode in request.modes:
         if mode == "full":
             wanted.append((mode, ()))
         elif mode == "swappable":
-            wanted.append((mode, materials.adapter_sets))
+            wanted.append((mode, sources.adapter_sets))
         else:
-            wanted += [(mode, (adapters,)) for adapters in materials.adapter_sets]
+            wanted += [(mode, (adapters,)) for adapters in sources.adapter_sets]
     pooled: set[Path] = set()
-    plans = [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
+    targets = [_target(request, sources, mode, adapters, pooled) for mode, adapters in wanted]
     if request.times_tactics and "full" in request.modes:
-        plans.append(_plan(request, materials, "full", (), pooled, control=True))
-    return plans
+        targets.append(_target(request, sources, "full", (), pooled, control=True))
+    return targets
 
 
-def check_plans(out: Path, plans: Sequence[EnginePlan], also_bytes: int = 0) -> None:
-    """Refuse plans that can't be carried out.
+def check_targets(out: Path, targets: Sequence[Target], also_bytes: int = 0) -> None:
+    """Refuse targets that can't be carried out.
 
     Args:
         out: where the engines go.
-        plans: all engines of a request.
+        targets: all engines of a request.
         also_bytes: what is written besides them.
 
     Raises:
         BuildError: an engine of that name was made from something else, or the disk is too small.
     """
-    for plan in plans:
-        if plan.action == "conflict":
+    for target in targets:
+        if target.action == "conflict":
             raise BuildError(
-                f"engine {plan.name} is there already, and {plan.reason}",
+                f"engine {target.name} is there already, and {target.reason}",
                 "replace it with --force, or build into another folder with --out",
             )
-    check_disk(out, also_bytes + sum(plan.write_bytes for plan in plans))
+    check_disk(out, also_bytes + sum(target.write_bytes for target in targets))
 
 
-def appeared_meanwhile(request: BuildRequest, plan: EnginePlan) -> bool:
+def appeared_meanwhile(request: BuildRequest, target: Target) -> bool:
     """Whether another build has made, since it was planned, exactly the engine that is to be."""
-    if plan.action != "build":
+    if target.action != "build":
         return False
-    return _decide(request, request.out / plan.name, plan.inputs)[1] == SAME
+    return _decide(request, request.out / target.name, target.inputs)[1] == SAME
 
 
-def _plan(
+def _target(
     request: BuildRequest,
-    materials: Materials,
+    sources: Sources,
     mode: Mode,
     adapters: tuple[AdapterSet, ...],
     pooled: set[Path],
     *,
     control: bool = False,
-) -> EnginePlan:
+) -> Target:
     max_rank = None
     ranks: dict[str, int] = {}
     if mode == "separate":
@@ -167,19 +167,21 @@ def _plan(
     elif mode != "full":
         label = f"-{adapters[0].label}"
     name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"
-    inputs = _inputs(request, materials, mode, adapters, ranks)
-    if request.plans:
-        name += f"-{request.plans.label}{'-control' if control else ''}"
+    inputs = _inputs(request, sources, mode, adapters, ranks)
+    if request.tensorrt:
+        name += f"-{request.tensorrt.label}{'-control' if control else ''}"
         if request.swaps_in_place(mode):
             inputs["swap rank"] = str(request.swap_rank(adapters[0].rank))
-        inputs["backend"] = json.dumps(request.plans.shaping | {"control": control}, sort_keys=True)
+        inputs["backend"] = json.dumps(
+            request.tensorrt.shaping | {"control": control}, sort_keys=True
+        )
     action, reason = _decide(request, request.out / name, inputs)
     written = plan_bytes = memory = 0
     if action in ("build", "replace"):
-        memory = _memory(request, materials, mode, adapters)
+        memory = _memory(request, sources, mode, adapters)
         plan_bytes = _plan_bytes(request, mode, adapters)
-        written = plan_bytes + _written(request, materials, mode, adapters, ranks, pooled)
-    return EnginePlan(
+        written = plan_bytes + _written(request, sources, mode, adapters, ranks, pooled)
+    return Target(
         name,
         mode,
         adapters,
@@ -205,13 +207,13 @@ def _refuse_rest(adapters: Sequence[AdapterSet]) -> None:
 
 def _inputs(
     request: BuildRequest,
-    materials: Materials,
+    sources: Sources,
     mode: Mode,
     adapters: Sequence[AdapterSet],
     ranks: Mapping[str, int],
 ) -> dict[str, str]:
-    finetuned = mode == "full" and materials.finetuned is not None
-    sources = materials.finetuned_sources if finetuned else materials.base_sources
+    finetuned = mode == "full" and sources.finetuned is not None
+    files = sources.finetuned_sources if finetuned else sources.base_sources
     config = request.config.model_dump(mode="json", exclude={"name"})
     if not request.dynamic:
         del config["dynamic_sizes"]
@@ -221,7 +223,7 @@ def _inputs(
         "dynamic": str(request.dynamic),
         "weights": "copy" if request.copy else "link",
         "verified": str(request.verify),
-        "base": ",".join(digest for _, digest in sources) or "not made yet",
+        "base": ",".join(digest for _, digest in files) or "not made yet",
         "adapter": ",".join(
             f"{sha}@{strength!r}" for s in adapters for _, sha, strength in s.sources
         ),
@@ -263,7 +265,7 @@ def _difference(manifest: Manifest, inputs: Mapping[str, str]) -> str:
 
 def _written(
     request: BuildRequest,
-    materials: Materials,
+    sources: Sources,
     mode: Mode,
     adapters: Sequence[AdapterSet],
     ranks: Mapping[str, int],
@@ -281,10 +283,10 @@ def _written(
     if request.copy:
         written += sum(nbytes.values())
     else:
-        finetuned = mode == "full" and materials.finetuned is not None
-        checkpoint = materials.finetuned if finetuned else materials.base
-        sources = materials.finetuned_sources if finetuned else materials.base_sources
-        cast = _pooled(request.out, checkpoint, dict(sources), dtype)
+        finetuned = mode == "full" and sources.finetuned is not None
+        checkpoint = sources.finetuned if finetuned else sources.base
+        files = sources.finetuned_sources if finetuned else sources.base_sources
+        cast = _pooled(request.out, checkpoint, dict(files), dtype)
         written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
         pooled.update(cast)
         written += sum(nbytes[name] for name in _rewritten(mode, adapters))
@@ -298,11 +300,11 @@ def _written(
 
 def _plan_bytes(request: BuildRequest, mode: Mode, adapters: Sequence[AdapterSet]) -> int:
     """Estimate the bytes of a TensorRT plan."""
-    if not request.plans:
+    if not request.tensorrt:
         return 0
     arch = request.config.architecture
     size = PLAN_BYTES * arch.num_layers
-    if request.plans.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
+    if request.tensorrt.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
         free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
         values = sum(math.prod(s) for name, s in module_shapes(arch).items() if name not in free)
         size += values * itemsize(request.config.dtype) * 5 // 4
@@ -310,13 +312,13 @@ def _plan_bytes(request: BuildRequest, mode: Mode, adapters: Sequence[AdapterSet
 
 
 def _memory(
-    request: BuildRequest, materials: Materials, mode: Mode, adapters: Sequence[AdapterSet]
+    request: BuildRequest, sources: Sources, mode: Mode, adapters: Sequence[AdapterSet]
 ) -> int:
     """Estimate the peak of anonymous memory: tracing's, and that of the largest work after it."""
     sizes = {k: math.prod(shape) for k, shape in module_shapes(request.config.architecture).items()}
     dtype = SAFETENSORS[request.config.dtype]
-    finetuned = mode == "full" and materials.finetuned is not None
-    checkpoint = materials.finetuned if finetuned else materials.base
+    finetuned = mode == "full" and sources.finetuned is not None
+    checkpoint = sources.finetuned if finetuned else sources.base
     # what is read goes by in blocks; random weights are made a tensor at a time
     work = itemsize(dtype) * max(sizes.values()) if checkpoint is None else 0
     for delta in (d for s in adapters for part in s.adapters for d in part.deltas):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from wanexport.build.request import BuildRequest
-from wanexport.build.targets import EnginePlan
+from wanexport.build.targets import Target
 from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import model_inputs
 from wanexport.lora.adapter import touched_parameters
@@ -25,7 +25,7 @@ from wanexport.tensorrt.pool import (
     plan_key,
 )
 from wanexport.tensorrt.progress import Reporter
-from wanexport.tensorrt.protocol import Finished, Job
+from wanexport.tensorrt.protocol import BuilderJob, Finished
 from wanexport.tensorrt.settings import PlanSettings
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import Dtype, TensorSpec
@@ -44,7 +44,7 @@ class PlanMaker:
 
     Args:
         request: what was asked.
-        plan: which engine of it.
+        target: which engine of it.
         model: the engine's graph, bound and saved as `model.onnx`.
         store: its weights.
         reporter: who is told of it.
@@ -52,7 +52,7 @@ class PlanMaker:
     """
 
     request: BuildRequest
-    plan: EnginePlan
+    target: Target
     model: ir.Model
     store: WeightStore
     reporter: Reporter
@@ -66,10 +66,10 @@ class PlanMaker:
         """
         job = self._job()
         key = self._key(job)
-        found = self._make(key, job, self.plan.name)
-        target = self.store.folder / PLAN_NAME
-        with self.reporter.work(f"{self.plan.name}: placing its plan"):
-            self._pool.place(key, target)
+        found = self._make(key, job, self.target.name)
+        path = self.store.folder / PLAN_NAME
+        with self.reporter.work(f"{self.target.name}: placing its plan"):
+            self._pool.place(key, path)
         layers = self.store.folder / LAYERS_NAME
         layers.write_text(_describe_layers(found), encoding="utf-8")
         settings, toolchain = self._settings, self._settings.toolchain
@@ -78,7 +78,7 @@ class PlanMaker:
         assert settings.refit is not None
         assert toolchain is not None
         return PlanFile(
-            file=target.name,
+            file=path.name,
             bytes=found.bytes,
             sha256=found.sha256,
             key=key,
@@ -93,7 +93,7 @@ class PlanMaker:
             weights=self._ranges(self.store.bound) if stripped else {},
             swap=self._make_swap(),
             layers=describe_file(layers),
-            control=self.plan.control,
+            control=self.target.control,
         )
 
     def drop(self, file: PlanFile) -> None:
@@ -102,21 +102,21 @@ class PlanMaker:
 
     @property
     def _settings(self) -> PlanSettings:
-        assert self.request.plans is not None
-        return self.request.plans
+        assert self.request.tensorrt is not None
+        return self.request.tensorrt
 
     @property
     def _pool(self) -> PlanPool:
         return PlanPool(self.request.out / ".plans")
 
-    def _job(self) -> Job:
+    def _job(self) -> BuilderJob:
         config = self.request.config
         profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
         if self.request.dynamic:
             inputs = [model_inputs(config.architecture, s, "fp32") for s in self.request.sizes]
             profiles = tuple({name: shape for name, (shape, _) in i.items()} for i in inputs)
         values = (*self.model.graph.inputs, *self.model.graph.outputs)
-        cache = None if self.plan.control else self._pool.timing_cache(self._settings)
+        cache = None if self.target.control else self._pool.timing_cache(self._settings)
         return make_job(
             self.store.folder / "model.onnx",
             self._settings,
@@ -130,16 +130,16 @@ class PlanMaker:
         """Return the initializers that a refit may change, by the kind asked for."""
         if self._settings.refit == "all":
             return sorted(self.store.bound)
-        touched = touched_parameters(a for s in self.plan.adapters for a in s.adapters)
-        adapted = touched if self.plan.mode == "merged" else set()
+        touched = touched_parameters(a for s in self.target.adapters for a in s.adapters)
+        adapted = touched if self.target.mode == "merged" else set()
         halves = (".lora_A", ".lora_B")
         return sorted(n for n in self.store.bound if n in adapted or n.endswith(halves))
 
-    def _key(self, job: Job) -> str:
+    def _key(self, job: BuilderJob) -> str:
         digests = {self.store.folder / f.file: f.sha256 for f in self.store.files.values()}
         return plan_key(job, self._settings, self.store.bound, digests)
 
-    def _make(self, key: str, job: Job, name: str) -> Finished:
+    def _make(self, key: str, job: BuilderJob, name: str) -> Finished:
         if self.request.force and key not in self.made:
             self._pool.drop(key)
         with self.reporter.work(f"{name}: looking for its plan"):
@@ -163,10 +163,10 @@ class PlanMaker:
         }
 
     def _make_swap(self) -> Swap | None:
-        if not self.request.swaps_in_place(self.plan.mode):
+        if not self.request.swaps_in_place(self.target.mode):
             return None
         shapes = module_shapes(self.request.config.architecture)
-        (adapters,) = self.plan.adapters
+        (adapters,) = self.target.adapters
         rank = self.request.swap_rank(adapters.rank)
         sides = {
             m: (shapes[f"{m}.weight"][0], math.prod(shapes[f"{m}.weight"][1:]))
@@ -198,12 +198,12 @@ class PlanMaker:
             job = make_job(path, self._settings, dtypes, attentions=0)
             job = job.model_copy(update={"refit": "baked", "weight_streaming": False})
             key = plan_key(job, self._settings)
-            self._make(key, job, f"{self.plan.name}: {name}")
+            self._make(key, job, f"{self.target.name}: {name}")
         finally:
             path.unlink(missing_ok=True)
-        target = self.store.folder / f"{name}.plan"
-        self._pool.place(key, target)
-        return describe_merge(target, shape, rank)
+        path = self.store.folder / f"{name}.plan"
+        self._pool.place(key, path)
+        return describe_merge(path, shape, rank)
 
 
 def _describe_layers(found: Finished) -> str:

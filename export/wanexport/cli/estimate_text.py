@@ -1,4 +1,4 @@
-"""What `wanexport plan` says, as text and as JSON; a GB is 10^9 bytes, as in datasheets."""
+"""What `wanexport estimate` says, as text and as JSON; a GB is 10^9 bytes, as in datasheets."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from wanexport.lora.adapter import Adapter, split_rest, stack_low_rank, stacked_
 from wanexport.lora.delta import Delta
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
-from wanexport.storage.tensor_file import TensorSpec, write_safetensors
+from wanexport.storage.tensor_file import StoredTensor, write_safetensors
 from wanrt.manifest.fields import Dtype
 from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.terminal.text import first_and_more
@@ -60,7 +60,7 @@ def write_adapter(
     for delta in (delta for adapter in adapters for delta in adapter.deltas):
         groups[delta.module].append(delta)
     specs = [
-        TensorSpec(f"{module}.lora_{half}", SAFETENSORS[dtype], shape)
+        StoredTensor(f"{module}.lora_{half}", SAFETENSORS[dtype], shape)
         for module, (out, width) in ((m, deltas[0].shape) for m, deltas in groups.items())
         for half, shape in (("A", (ranks[module], width)), ("B", (out, ranks[module])))
     ]
@@ -111,7 +111,7 @@ def _check_carried(
     return ranks
 
 
-def round_finite(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+def round_finite(tensor: torch.Tensor, spec: StoredTensor) -> torch.Tensor:
     """Return a tensor in the dtype it is stored in; AdapterError if a value overflows that."""
     import torch
 

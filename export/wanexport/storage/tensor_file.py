@@ -25,13 +25,13 @@ from wanrt.storage.files import atomic_path
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SafetensorsFile", "TensorRef", "TensorSpec", "open_safetensors", "write_safetensors"]
+__all__ = ["SafetensorsFile", "StoredTensor", "TensorRef", "open_safetensors", "write_safetensors"]
 
 BLOCK_BYTES = 2 << 20  # with its fp32 twin it stays in a core's cache
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class StoredTensor:
     """A tensor's name, safetensors dtype and shape."""
 
     name: str
@@ -45,7 +45,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class TensorRef(TensorSpec):
+class TensorRef(StoredTensor):
     """A tensor where it lies: `nbytes` bytes at `offset` of `path`."""
 
     path: Path
@@ -141,7 +141,7 @@ def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) 
 
 def write_safetensors(
     path: Path,
-    specs: Sequence[TensorSpec],
+    specs: Sequence[StoredTensor],
     tensors: Iterable[torch.Tensor],
     metadata: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
@@ -179,7 +179,7 @@ def write_safetensors(
 
 
 def _check_blocks(
-    specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor]
+    specs: Sequence[StoredTensor], tensors: Iterable[torch.Tensor]
 ) -> Iterator[torch.Tensor]:
     """Yield the tensors' blocks, and raise ValueError where they aren't what the specs say."""
     blocks = iter(tensors)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from wanexport.errors import BuildError
 from wanexport.tensorrt.protocol import (
+    BuilderJob,
+    BuilderProblem,
     Finished,
-    Job,
     Phase,
-    Problem,
     TensorRt,
     Toolchain,
     exhausted,
@@ -28,10 +28,10 @@ from wanrt.terminal.units import show_bytes
 __all__ = ["build_plan", "find_toolchain"]
 
 WORKER = (sys.executable, "-m", "wanexport.tensorrt.worker")
-KINDS: dict[str, type[Phase | Finished | Problem]] = {
+KINDS: dict[str, type[Phase | Finished | BuilderProblem]] = {
     "phase": Phase,
     "finished": Finished,
-    "problem": Problem,
+    "problem": BuilderProblem,
 }
 
 
@@ -56,7 +56,7 @@ def find_toolchain(backend: TensorRt) -> Toolchain:
     return found
 
 
-def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
+def build_plan(job: BuilderJob, on_phase: Callable[[Phase], None]) -> Finished:
     """Build one plan, or parse its model only; nothing is left of it if that fails.
 
     Raises:
@@ -67,7 +67,7 @@ def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
         with _ask(job.model_dump_json(), job.memory_limit) as answers:
             for line in answers:
                 message = _parse(line)
-                if isinstance(message, Problem):
+                if isinstance(message, BuilderProblem):
                     raise BuildError(message.message, message.hint)
                 if isinstance(message, Phase):
                     on_phase(message)
@@ -82,7 +82,7 @@ def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     return finished
 
 
-def _parse(line: str) -> Phase | Finished | Problem:
+def _parse(line: str) -> Phase | Finished | BuilderProblem:
     return KINDS[json.loads(line)["kind"]].model_validate_json(line)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from wanexport.errors import BuildError
-from wanexport.tensorrt.protocol import Job
+from wanexport.tensorrt.protocol import BuilderJob
 from wanrt.backends.tensorrt import api as trt
 from wanrt.backends.tensorrt.library import trt_dtype
 from wanrt.manifest.fields import Dtype
@@ -56,7 +56,7 @@ def mark_refittable(network: trt.INetworkDefinition, names: Sequence[str]) -> No
             raise BuildError(f"TensorRT knows no weights {name}", "this is a bug; report it")
 
 
-def check_network(network: trt.INetworkDefinition, job: Job) -> None:
+def check_network(network: trt.INetworkDefinition, job: BuilderJob) -> None:
     """Check what TensorRT made of the graph: dtypes of inputs and outputs, attention layers.
 
     Raises:
@@ -92,7 +92,7 @@ def count_layers(network: trt.INetworkDefinition) -> dict[str, int]:
 
 
 def configure(
-    builder: trt.Builder, network: trt.INetworkDefinition, job: Job
+    builder: trt.Builder, network: trt.INetworkDefinition, job: BuilderJob
 ) -> trt.IBuilderConfig:
     """Return the settings of a build.
 
@@ -100,7 +100,7 @@ def configure(
         BuildError: the library can't build what the job asks for.
     """
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 islands are verified as fp32
+    config.clear_flag(trt.BuilderFlag.TF32)  # what computes in fp32 is verified as fp32
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for flag in _flags(job):
         config.set_flag(flag)
@@ -119,7 +119,7 @@ def configure(
     return config
 
 
-def _flags(job: Job) -> list[trt.BuilderFlag]:
+def _flags(job: BuilderJob) -> list[trt.BuilderFlag]:
     flags = []
     if job.refit != "baked":
         flags.append(trt.BuilderFlag.STRIP_PLAN)

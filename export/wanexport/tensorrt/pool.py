@@ -27,7 +27,7 @@ from wanexport.storage.links import place_file
 from wanexport.storage.locks import locked
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.tensorrt.builder import build_plan
-from wanexport.tensorrt.protocol import Finished, Job, Phase
+from wanexport.tensorrt.protocol import BuilderJob, Finished, Phase
 from wanexport.tensorrt.settings import PlanSettings, code_hash
 from wanrt.manifest.fields import Dtype, File
 from wanrt.manifest.plan import MergePlan
@@ -71,7 +71,7 @@ class PlanPool:
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", toolchain.gpu)
         return self.folder / f"{toolchain.backend}-{toolchain.library}-{gpu}.timing"
 
-    def make(self, key: str, job: Job, on_phase: Callable[[Phase], None]) -> Finished:
+    def make(self, key: str, job: BuilderJob, on_phase: Callable[[Phase], None]) -> Finished:
         """Build a plan, unless another build just did, and keep it under its key.
 
         Builds that time kernels wait for one another, whatever they build.
@@ -113,12 +113,12 @@ def make_job(
     attentions: int,
     refittable: Collection[str] = (),
     profiles: tuple[dict[str, tuple[int, ...]], ...] = (),
-) -> Job:
+) -> BuilderJob:
     """Return the job of building a model's plan; `refittable` counts where the kind says so."""
     refit = settings.refit
     assert refit is not None
     rtx = settings.backend == "tensorrt-rtx"
-    return Job(
+    return BuilderJob(
         backend=settings.backend,
         model=str(model.resolve()),
         plan=None,
@@ -139,7 +139,7 @@ def make_job(
 
 
 def plan_key(
-    job: Job,
+    job: BuilderJob,
     settings: PlanSettings,
     bound: Mapping[str, TensorRef] | None = None,
     digests: Mapping[Path, str] | None = None,

@@ -11,7 +11,15 @@ from wanrt.manifest.fields import Dtype
 from wanrt.manifest.plan import HardwareCompatibility, Refit
 from wanrt.terminal.units import show_bytes
 
-__all__ = ["Finished", "Job", "Phase", "Problem", "Toolchain", "exhausted", "is_exhausted"]
+__all__ = [
+    "BuilderJob",
+    "BuilderProblem",
+    "Finished",
+    "Phase",
+    "Toolchain",
+    "exhausted",
+    "is_exhausted",
+]
 
 TensorRt = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -36,7 +44,7 @@ class Toolchain(_Message):
     no_gpu: str | None = None
 
 
-class Job(_Message):
+class BuilderJob(_Message):
     """One plan to build, paths absolute.
 
     Args:
@@ -96,7 +104,7 @@ class Finished(_Message):
     engine: str | None = None
 
 
-class Problem(_Message):
+class BuilderProblem(_Message):
     """Why there is no plan: what the library said, and what to do about it."""
 
     kind: Literal["problem"] = "problem"

@@ -26,11 +26,16 @@ from wanexport.graph.trace import OUTPUT_NAME, GraphSpec, model_inputs
 from wanexport.model.config import Architecture, Size
 from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 from wanexport.storage.hashes import sha256_text
-from wanexport.storage.tensor_file import TensorRef, TensorSpec, open_safetensors, write_safetensors
+from wanexport.storage.tensor_file import (
+    StoredTensor,
+    TensorRef,
+    open_safetensors,
+    write_safetensors,
+)
 from wanexport.weights.store import CONSTANTS_NAME
 from wanrt.manifest.origin import Verification
 
-__all__ = ["Oracle", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
+__all__ = ["Expected", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
 
 MAX_TOKENS = 1024
 MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so
@@ -40,7 +45,7 @@ DTYPE_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Expected:
     """The reference's outputs for one engine on the twin's inputs.
 
     Args:
@@ -99,10 +104,10 @@ def verify_engine(
     spec: GraphSpec,
     bound: Mapping[str, TensorRef],
     adapter: Mapping[str, Tensor],
-    oracle: Oracle,
+    expected: Expected,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Verification:
-    """Run the twin on the engine's bytes and compare it with the oracle.
+    """Run the twin on the engine's bytes and compare it with the expected.
 
     Args:
         folder: the engine folder; temporary files go there and are removed.
@@ -111,7 +116,7 @@ def verify_engine(
         spec: what the engine's graph was traced from.
         bound: where each initializer's bytes lie.
         adapter: values of a swappable engine's adapter inputs.
-        oracle: what should come out.
+        expected: what should come out.
         on_bytes: called after the stem, every block and the head, with the bytes of its weights.
 
     Raises:
@@ -127,8 +132,8 @@ def verify_engine(
     }
     values.update({name: tensor.to(torch_dtype(dtype)) for name, tensor in adapter.items()})
     sample = _run_segments(folder, twin, spec.arch.num_layers, bound, values, on_bytes)
-    error = relative_l2(sample, oracle.sample)
-    reference = None if oracle.rounded is None else relative_l2(oracle.rounded, oracle.sample)
+    error = relative_l2(sample, expected.sample)
+    reference = None if expected.rounded is None else relative_l2(expected.rounded, expected.sample)
     tolerance = FP32_TOLERANCE if reference is None else DTYPE_FACTOR * reference
     if not math.isfinite(error):
         raise VerificationError(
@@ -141,7 +146,7 @@ def verify_engine(
             f"the engine's outputs are off by {error:.2g} (relative L2), more than {tolerance:.2g}",
             "these versions of torch, onnx and onnxruntime don't agree; see constraints.txt",
         )
-    effect = None if oracle.base is None else relative_l2(oracle.sample, oracle.base)
+    effect = None if expected.base is None else relative_l2(expected.sample, expected.base)
     return Verification(
         method="blocks",
         dtype=dtype,  # type: ignore[arg-type]
@@ -293,7 +298,7 @@ def _bind_segment(
         ir.DataType.FLOAT: "F32"
     }
     converted = {
-        name: TensorSpec(name, stored[value.dtype or ir.DataType.FLOAT], bound[name].shape)
+        name: StoredTensor(name, stored[value.dtype or ir.DataType.FLOAT], bound[name].shape)
         for name, value in open_values.items()
         if onnx_dtype(bound[name].dtype) != value.dtype
     }

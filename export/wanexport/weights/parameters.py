@@ -10,14 +10,14 @@ from torch import Tensor
 
 from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack_low_rank
 from wanexport.storage.dtypes import torch_dtype
-from wanexport.storage.tensor_file import TensorRef, TensorSpec
+from wanexport.storage.tensor_file import StoredTensor, TensorRef
 from wanexport.weights.store import cast_tensor
 
-__all__ = ["Reference"]
+__all__ = ["EngineParameters"]
 
 
 @dataclass(frozen=True)
-class Reference:
+class EngineParameters:
     """Reads parameters of one engine in fp32, rounded where the engine rounds.
 
     Args:
@@ -72,13 +72,13 @@ class Reference:
             cast_tensor(up, self.adapter_dtype, f"{module}.lora_B"),
         )
 
-    def branch_specs(self, ranks: Mapping[str, int]) -> list[tuple[TensorSpec, TensorSpec]]:
+    def branch_specs(self, ranks: Mapping[str, int]) -> list[tuple[StoredTensor, StoredTensor]]:
         """Return A [rank, in] and B [out, rank] of every branch in the engine's graph."""
         specs = []
         for module, rank in ranks.items():
             fan_out, *fan_in = self.refs[f"{module}.weight"].shape
-            down = TensorSpec(f"{module}.lora_A", self.adapter_dtype, (rank, math.prod(fan_in)))
-            up = TensorSpec(f"{module}.lora_B", self.adapter_dtype, (fan_out, rank))
+            down = StoredTensor(f"{module}.lora_A", self.adapter_dtype, (rank, math.prod(fan_in)))
+            up = StoredTensor(f"{module}.lora_B", self.adapter_dtype, (fan_out, rank))
             specs.append((down, up))
         return specs
 

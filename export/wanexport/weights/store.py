@@ -22,7 +22,12 @@ from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
 from wanexport.storage.links import copy_file, place_file, pool_path
 from wanexport.storage.locks import locked
-from wanexport.storage.tensor_file import TensorRef, TensorSpec, open_safetensors, write_safetensors
+from wanexport.storage.tensor_file import (
+    StoredTensor,
+    TensorRef,
+    open_safetensors,
+    write_safetensors,
+)
 from wanrt.manifest.schema import WeightFile
 from wanrt.storage.files import atomic_path
 
@@ -43,7 +48,7 @@ class Pool:
     def cast(
         self,
         refs: Mapping[str, TensorRef],
-        specs: Mapping[str, TensorSpec],
+        specs: Mapping[str, StoredTensor],
         dtype: str,
         on_bytes: Callable[[int], None],
     ) -> dict[str, TensorRef]:
@@ -100,7 +105,7 @@ class Pool:
             yield
 
     @staticmethod
-    def _holds(path: Path, specs: Sequence[TensorSpec]) -> bool:
+    def _holds(path: Path, specs: Sequence[StoredTensor]) -> bool:
         if not path.exists():
             return False
         held = open_safetensors(path).tensors
@@ -167,7 +172,9 @@ class WeightStore:
                 continue
             casts = {dtypes[name] for name, ref in named.items() if ref.dtype != dtypes[name]}
             for dtype in casts:  # one at most: what isn't cast to the engine's dtype isn't cast
-                specs = {n: TensorSpec(ref.name, dtypes[n], ref.shape) for n, ref in named.items()}
+                specs = {
+                    n: StoredTensor(ref.name, dtypes[n], ref.shape) for n, ref in named.items()
+                }
                 pooled = self.pool.cast(named, specs, dtype, self.on_bytes)
                 named = {name: pooled[ref.name] for name, ref in named.items()}
             held = next(iter(named.values())).path
@@ -179,7 +186,7 @@ class WeightStore:
     def write(
         self,
         origin: Origin,
-        specs: Sequence[TensorSpec],
+        specs: Sequence[StoredTensor],
         tensors: Iterable[torch.Tensor],
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -193,7 +200,7 @@ class WeightStore:
     def _copy(
         self, refs: Mapping[str, TensorRef], dtypes: Mapping[str, str], origin: Origin
     ) -> None:
-        specs = [TensorSpec(name, dtypes[name], ref.shape) for name, ref in refs.items()]
+        specs = [StoredTensor(name, dtypes[name], ref.shape) for name, ref in refs.items()]
         tensors = (
             cast_tensor(block, dtypes[name], f"{ref.path}: {name}")
             for name, ref in refs.items()
@@ -216,7 +223,7 @@ class WeightStore:
         }
         if constants:
             arrays = {name: torch.from_numpy(t.numpy().copy()) for name, t in constants.items()}
-            specs = [TensorSpec(name, "F32", tuple(t.shape)) for name, t in arrays.items()]
+            specs = [StoredTensor(name, "F32", tuple(t.shape)) for name, t in arrays.items()]
             self.write("constants", specs, arrays.values())
         for name, value in model.graph.initializers.items():
             if value.const_value is not None and name not in constants:

@@ -83,26 +83,26 @@ class TestReuse:
         before = snapshot(tmp_path)
         again = build(tmp_path, ranks=(RANK,), base=str(sources / "base"), verify=False)
         assert snapshot(tmp_path) == before
-        assert [b.plan.action for b in first] == ["build"] * 4
-        assert [b.plan.action for b in again] == ["reuse"] * 4
+        assert [b.target.action for b in first] == ["build"] * 4
+        assert [b.target.action for b in again] == ["reuse"] * 4
         assert all(b.verification is None for b in again)
 
     def test_what_is_missing_is_added(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",), verify=False)
         before = snapshot(engines(tmp_path)["full"])
         made = build(tmp_path, modes=("full", "merged"), ranks=(RANK,), verify=False)
-        assert [b.plan.action for b in made] == ["reuse", "build"]
+        assert [b.target.action for b in made] == ["reuse", "build"]
         assert snapshot(engines(tmp_path)["full"]) == before
 
     def test_a_copy_of_the_base_is_the_same_base(self, sources: Path, tmp_path: Path) -> None:
         shutil.copytree(sources / "base", tmp_path / "moved")
         for base in (sources / "base", tmp_path / "moved"):
             made = build(tmp_path / "e", modes=("full",), base=str(base), verify=False)
-        assert made[0].plan.action == "reuse"
+        assert made[0].target.action == "reuse"
 
     def test_a_verified_engine_serves_whoever_asks_for_less(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",))
-        assert build(tmp_path, modes=("full",), verify=False)[0].plan.action == "reuse"
+        assert build(tmp_path, modes=("full",), verify=False)[0].target.action == "reuse"
 
     def test_an_unverified_engine_is_verified_by_force(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",), verify=False)
@@ -141,8 +141,8 @@ class TestConflict:
         assert "--force" in caught.value.hint
         assert snapshot(out) == before
         (built,) = self.again(**changes, force=True)
-        assert built.plan.action == "replace"
-        assert self.again(**changes)[0].plan.action == "reuse"
+        assert built.target.action == "replace"
+        assert self.again(**changes)[0].target.action == "reuse"
         assert wanrt("verify", out).code == 0
         assert [p.name for p in out.iterdir() if p.suffix == ".draft"] == []
 
@@ -165,7 +165,7 @@ class TestConflict:
             assert manifest.max_rank == named
             (adapter,) = manifest.adapters
             assert (adapter.file, adapter.rank) == (f"adapters/r{RANK}-style.safetensors", RANK)
-        assert built.plan.action == "reuse"
+        assert built.target.action == "reuse"
         assert len(list(out.glob("*swappable-r*"))) == 2
 
     @pytest.mark.usefixtures("out")

@@ -221,7 +221,7 @@ class Bench:
         loras = tuple(LoraArgument(str(self.file(n)), s) for n, s in strengths.items())
         options = {"modes": MODES, "merge_rest": True, "verify": False} | options
         made = build(out, I2V, base=str(self.root / "base"), loras=loras, **options)
-        return {built.plan.mode: built for built in made}
+        return {built.target.mode: built for built in made}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class TestWhereWeightsLive:
 
     def test_all_shares_one_plan_between_full_and_merged(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        build(tmp_path, ranks=(8, 32, 128, 256), dtype="fp16", plans=settings, verify=False)
+        build(tmp_path, ranks=(8, 32, 128, 256), dtype="fp16", tensorrt=settings, verify=False)
         keys: dict[str, set[str]] = {}
         for manifest in manifests(tmp_path):
             keys.setdefault(manifest.mode, set()).add(plan_of(manifest).key)
@@ -40,8 +40,8 @@ class TestWhereWeightsLive:
 
     def test_none_is_bound_to_the_very_bytes(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="none")
-        options = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16", "plans": settings}
-        build(tmp_path, verify=False, **options)
+        options = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16"}
+        build(tmp_path, verify=False, tensorrt=settings, **options)
         full, merged = manifests(tmp_path)
         assert plan_of(full).key != plan_of(merged).key
         job = json.loads((tmp_path / full.name / "engine.plan").read_text())
@@ -50,7 +50,7 @@ class TestWhereWeightsLive:
 
     def test_targets_frees_what_the_adapter_changes(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="targets")
-        build(tmp_path, ranks=(8, 16), dtype="fp16", plans=settings, verify=False)
+        build(tmp_path, ranks=(8, 16), dtype="fp16", tensorrt=settings, verify=False)
         found = {m.name.split("fp16-")[1].split("-tensorrt")[0]: m for m in manifests(tmp_path)}
         free = {
             name: set(json.loads((tmp_path / m.name / "engine.plan").read_text())["refittable"])
@@ -73,8 +73,8 @@ class TestWhereWeightsLive:
     ) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
         build(
-            tmp_path, modes=("merged",), ranks=(4, 8), dtype="fp16", plans=settings, verify=False,
-            base=str(sources / "base"), copy=copy,
+            tmp_path, modes=("merged",), ranks=(4, 8), dtype="fp16", tensorrt=settings,
+            verify=False, base=str(sources / "base"), copy=copy,
         )  # fmt: skip
         for manifest in manifests(tmp_path):
             swap = plan_of(manifest).swap
@@ -91,7 +91,7 @@ class TestWhereWeightsLive:
 
     def test_its_pristine_weights_are_the_base(self, sources: Path, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        options = {"dtype": "fp16", "plans": settings, "verify": False}
+        options = {"dtype": "fp16", "tensorrt": settings, "verify": False}
         build(tmp_path, modes=("full", "merged"), ranks=(4,), base=str(sources / "base"), **options)
         full, merged = manifests(tmp_path)
         swap = plan_of(merged).swap
@@ -116,7 +116,7 @@ class TestWhereWeightsLive:
             modes=("merged",),
             ranks=(8,),
             dtype="fp16",
-            plans=settings,
+            tensorrt=settings,
             verify=False,
         )
         out = tmp_path / "canonical.safetensors"

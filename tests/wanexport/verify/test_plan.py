@@ -58,7 +58,7 @@ class TestAPlanIsRunOnItsGpu:
         return lambda **inputs: load_engine(made[0].path).forward(**inputs)["sample"]
 
     def build(self, sources: Path, out: Path, **options: object) -> list[Built]:
-        settings = {"modes": ("full",), "dtype": "fp16", "plans": PlanSettings("tensorrt-rtx")}
+        settings = {"modes": ("full",), "dtype": "fp16", "tensorrt": PlanSettings("tensorrt-rtx")}
         return build(out, base=str(sources / "base"), **(settings | options))
 
     def test_its_error_is_recorded(

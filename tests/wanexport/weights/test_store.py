@@ -210,7 +210,7 @@ class TestDisk:
         made = build(
             tmp_path, dtype="bf16", ranks=(RANK,), base=str(sources / "original"), verify=False
         )
-        assert sum(b.plan.write_bytes for b in made) > 2 * 0.9 * parameters
+        assert sum(b.target.write_bytes for b in made) > 2 * 0.9 * parameters
 
     def test_the_estimate_is_near(self, sources: Path, tmp_path: Path) -> None:
         for built in build(
@@ -222,8 +222,8 @@ class TestDisk:
             )
             written = own_bytes(built.path) - graph - rest
             overhead = 64_000 * I2V.num_layers + 600_000
-            assert written <= 1.05 * built.plan.write_bytes
-            assert built.plan.write_bytes - overhead <= 1.05 * written
+            assert written <= 1.05 * built.target.write_bytes
+            assert built.target.write_bytes - overhead <= 1.05 * written
 
 
 class TestDryRun:

@@ -238,10 +238,10 @@ def test_an_adapter_shows_its_progress(built: tuple[Path, str]) -> None:
 
 
 @pytest.mark.usefixtures("told")
-def test_plan_shows_that_it_measures() -> None:
-    plan = ("plan", "--rank", 8, "--device", "cpu")
-    assert pieces(wanexport(*plan).err) == ["measuring the device"]
-    assert not wanexport(*plan, "--quiet").err
+def test_estimate_shows_that_it_measures() -> None:
+    estimate = ("estimate", "--rank", 8, "--device", "cpu")
+    assert pieces(wanexport(*estimate).err) == ["measuring the device"]
+    assert not wanexport(*estimate, "--quiet").err
 
 
 RUNTIME: dict[str, tuple[list[str], list[str]]] = {
