@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wanrt.bench.jobs import Job, load_job
+from wanrt.bench.jobs import LoadJob, load_job
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 from .record import Step
@@ -28,9 +29,9 @@ KINDS = (
 
 def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> Step:
     """Profile forwards of an engine, or of torch with its weights, by CUPTI through torch."""
-    manifest = read_manifest(path)
-    (workload,) = manifest.workloads
-    job = Job(path, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
+    engine = open_folder(path)
+    (workload,) = engine.manifest.workloads
+    job = LoadJob(engine, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
     on_gpu = settings.device == "cuda"
     activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
     runner = load_job(job)

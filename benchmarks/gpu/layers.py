@@ -13,9 +13,10 @@ import torch
 
 import wanrt
 from wanexport.rivals import load_eager
-from wanrt.bench.jobs import Job
+from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 from .record import Step
@@ -130,8 +131,9 @@ def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
 
 
 def _torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
-    (workload,) = read_manifest(path).workloads
-    job = Job(path, workload, device=settings.device)  # type: ignore[arg-type]
+    taken = open_folder(path)
+    (workload,) = taken.manifest.workloads
+    job = LoadJob(taken, workload, device=settings.device)  # type: ignore[arg-type]
     rival = load_eager(job, dtype=dtype)
     rival.time_forward()
     assert rival.sample is not None

@@ -29,6 +29,7 @@ from wanrt.cli.options import (
 if TYPE_CHECKING:
     from wanrt.bench.options import BenchOptions
     from wanrt.bench.testbed import Testbed
+    from wanrt.manifest.folder import OpenedFolder
     from wanrt.results.result import BenchResult
 
 __all__ = ["bench"]
@@ -86,7 +87,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
-    from wanrt.bench.discover import choose_device
+    from wanrt.bench.discover import choose_device, open_engines
     from wanrt.bench.options import BenchOptions
     from wanrt.bench.testbed import make_testbed
     from wanrt.report.changes import render_changes
@@ -105,9 +106,9 @@ def bench(
         raise typer.BadParameter("--fail-above needs --compare FILE")
     if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
         raise typer.BadParameter("the results would replace what they are compared with")
-    engines = engines or ENGINES
+    folders = open_engines(engines or ENGINES)
     options = BenchOptions(
-        device=device_kind(device) or choose_device(engines),
+        device=device_kind(device) or choose_device(folders),
         threads=threads,
         mapped=mapped,
         warmup=warmup,
@@ -127,7 +128,7 @@ def bench(
     before = read_results(compare) if compare is not None else None
     if before is not None and not force:
         check_comparable(testbed.describe(bool(options.rivals)), asdict(options), before)
-    result = _bench(engines, options, testbed, earlier, chosen, verbose, quiet)
+    result = _bench(folders, options, testbed, earlier, chosen, verbose, quiet)
     if before is not None:
         changes = compare_results(result, before, fail_above)
         print(render_changes(changes, str(compare)), end="", file=sys.stderr)
@@ -138,7 +139,7 @@ def bench(
 
 
 def _bench(
-    engines: Sequence[Path],
+    folders: Sequence[OpenedFolder],
     options: BenchOptions,
     testbed: Testbed,
     earlier: BenchResult | None,
@@ -147,13 +148,13 @@ def _bench(
     quiet: bool,
 ) -> BenchResult:
     """Bench, save after every round, print the table and the warnings."""
-    from wanrt.bench.run import bench_engines
+    from wanrt.bench.run import bench_folders
     from wanrt.report.table import render_advice, render_bench
     from wanrt.terminal.progress import Reporter
 
     files = {kind: path for kind, path in exports.items() if str(path) != "-"}
-    result = bench_engines(
-        engines,
+    result = bench_folders(
+        folders,
         options,
         testbed=testbed,
         earlier=earlier,

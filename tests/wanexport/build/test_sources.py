@@ -18,6 +18,7 @@ from tinyengines import Tiny, make_engine, read_raw, write_manifest
 from wanexport.build.recipe import Built
 from wanexport.build.request import LoraArgument
 from wanrt.bench.stale import find_stale
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 sources, hub = folders.sources, hubcache.hub  # fixtures
@@ -82,10 +83,10 @@ class TestHub:
         self, cache: Path, tmp_path: Path
     ) -> None:
         engine = make(tmp_path / "out", REPO).path
-        assert find_stale(engine) is None
+        assert find_stale(open_folder(engine)) is None
         later = time.time() + 60  # what a link leads to counts, not the link
         os.utime(next(cache.glob("transformer/*.safetensors")).resolve(), (later, later))
-        assert find_stale(engine) is not None
+        assert find_stale(open_folder(engine)) is not None
 
 
 CACHE = "/home/me/hub/models--Wan-AI--Wan2.1"
