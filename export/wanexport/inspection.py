@@ -20,6 +20,7 @@ from wanexport.model.config import Architecture, Config, list_configs, load_conf
 from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
 from wanrt.storage.hub import hub_file
+from wanrt.terminal.text import counted, first_and_more
 
 __all__ = ["Description", "describe_file", "format_description"]
 
@@ -112,8 +113,8 @@ def format_description(description: Description) -> str:
         "rank": _span(held.ranks),
         "alpha": _span(held.alphas),
         "scale": _span(held.scales),
-        "low-rank": _count(held.low_rank, "change") if held.low_rank else "",
-        "merge only": _list(held.rest),
+        "low-rank": counted(len(held.low_rank), "change") if held.low_rank else "",
+        "merge only": first_and_more(held.rest, LISTED),
     }
     cached = hub_file(held.path)
     title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
@@ -123,7 +124,7 @@ def format_description(description: Description) -> str:
         lines.append(f"  not applied{about}: {problem.message}")
         lines += [f"    hint: {problem.hint}"] if problem.hint else []
     if others := held.problems[LISTED_PROBLEMS:]:
-        lines.append(f"  and {_count(others, 'more problem')}")
+        lines.append(f"  and {counted(len(others), 'more problem')}")
     return "\n".join(lines)
 
 
@@ -251,8 +252,8 @@ def _sizes(arch: Architecture | None) -> str:
         f"{arch.image_tokens} image tokens of {arch.image_dim}" if arch.image_dim else "no image"
     )
     return (
-        f"{_count(range(arch.num_layers), 'layer')}, width {arch.width} in "
-        f"{_count(range(arch.num_attention_heads), 'head')}, ffn {arch.ffn_dim}, channels "
+        f"{counted(arch.num_layers, 'layer')}, width {arch.width} in "
+        f"{counted(arch.num_attention_heads, 'head')}, ffn {arch.ffn_dim}, channels "
         f"{arch.in_channels} to {arch.out_channels}, text {arch.text_dim}, {image}"
     )
 
@@ -265,10 +266,6 @@ def _nothing(held: Description) -> str:
     )
 
 
-def _count(things: Sequence[object], what: str) -> str:
-    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
-
-
 def _range(values: Iterable[float]) -> Range | None:
     known = sorted(values)
     return (known[0], known[-1]) if known else None
@@ -279,8 +276,3 @@ def _span(values: Range | None) -> str:
         return ""
     low, high = values
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

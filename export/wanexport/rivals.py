@@ -18,11 +18,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from wanexport.graph.trace import TORCH_DTYPES
 from wanexport.model.config import Architecture
+from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
-from wanexport.weights.store import IR_DTYPES
 from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
@@ -35,8 +34,6 @@ __all__ = ["TorchRival", "load_compiled", "load_eager"]
 
 PLAIN = ("full", "merged")
 """Modes whose graph is diffusers' model and nothing beside it."""
-
-SAFETENSORS_DTYPES = {code: name for name, code in IR_DTYPES.items()}
 
 
 class TorchRival:
@@ -141,7 +138,7 @@ def _load(
         raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(job.threads or usable_cores())
     arch = _architecture(folder, manifest)
-    dtype = TORCH_DTYPES[computed_in or manifest.dtype]
+    dtype = torch_dtype(computed_in or manifest.dtype)
     model = empty_model(arch, arch.num_layers)
     names = [parameter for parameter, _ in model.named_parameters()]
     load_parameters(model, "", names, _reader(folder, manifest), dtype)
@@ -174,14 +171,15 @@ def _architecture(folder: Path, manifest: Manifest) -> Architecture:
 def _reader(folder: Path, manifest: Manifest) -> Callable[[str], Tensor]:
     """Return what maps a parameter from the byte range that the engine's graph reads."""
     initializers = ir.load(folder / manifest.forward.file).graph.initializers
+    stored = {onnx_dtype(name): name for name in ENGINE_DTYPES}
     files = {weights.file: weights.bytes for weights in manifest.weights}
 
     def read(name: str) -> Tensor:
         value = initializers[name].const_value if name in initializers else None
-        if not isinstance(value, ir.ExternalTensor) or value.dtype not in SAFETENSORS_DTYPES:
+        if not isinstance(value, ir.ExternalTensor) or value.dtype not in stored:
             raise EngineError(f"{folder}: the graph has no weights {name}", "rebuild the engine")
         offset, length = value.offset or 0, value.length or 0
-        dtype, shape = SAFETENSORS_DTYPES[value.dtype], tuple(value.shape.numpy())
+        dtype, shape = stored[value.dtype], tuple(value.shape.numpy())
         ref = TensorRef(name, dtype, shape, folder / value.location, offset)
         if length != ref.nbytes or offset + length > files.get(str(value.location), 0):
             raise EngineError(f"{folder}: the graph's {name} lies nowhere", "rebuild the engine")

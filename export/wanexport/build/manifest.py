@@ -17,21 +17,16 @@ from wanexport.graph.trace import model_inputs
 from wanexport.model.config import Config, Size
 from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.model.names import module_shapes
+from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
-from wanrt.manifest.fields import Dtype, TensorSpec
+from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
 
 __all__ = ["make_manifest"]
 
-DTYPES: dict[ir.DataType, Dtype] = {
-    ir.DataType.FLOAT: "fp32",
-    ir.DataType.FLOAT16: "fp16",
-    ir.DataType.BFLOAT16: "bf16",
-}
-ITEMSIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else is unit normal
 
 
@@ -127,7 +122,7 @@ def _spec(value: ir.Value) -> TensorSpec:
     adapter = part in ("lora_A", "lora_B")
     return TensorSpec(
         name=value.name,
-        dtype=DTYPES[value.dtype],
+        dtype=engine_dtype(value.dtype),
         shape=dims,
         role=part if adapter else "data",  # type: ignore[arg-type]
         module=module if adapter else None,
@@ -147,9 +142,9 @@ def _workload(request: BuildRequest, target: Target, size: Size) -> Workload:
         tokens=size.tokens,
         shapes={name: shape for name, (shape, _) in inputs.items()},
         flops=count_flops(arch.dims, size.tokens, size.batch, lora),
-        bytes=count_bytes(arch.dims, size.tokens, ITEMSIZE[dtype], size.batch, lora),
+        bytes=count_bytes(arch.dims, size.tokens, itemsize(dtype), size.batch, lora),
         activation_bytes=count_activations(
-            arch.dims.width, arch.dims.ffn, size.tokens, ITEMSIZE[dtype], size.batch
+            arch.dims.width, arch.dims.ffn, size.tokens, itemsize(dtype), size.batch
         ),
     )
 

@@ -31,8 +31,9 @@ from wanexport.lora.adapter import touched_parameters
 from wanexport.lora.canonical import write_adapter
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.disk import check_out
+from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.hashes import sha256_file
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, StoredTensor
+from wanexport.storage.tensor_file import StoredTensor
 from wanexport.tensorrt.pool import PlanPool
 from wanexport.tensorrt.progress import Reporter
 from wanexport.weights.parameters import EngineParameters
@@ -42,12 +43,11 @@ from wanrt.manifest.fields import Dtype
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
 from wanrt.manifest.schema import AdapterFile
+from wanrt.storage.dtypes import SAFETENSORS
 
 __all__ = ["Built", "build_engines"]
 
 log = logging.getLogger(__name__)
-
-ENGINE_DTYPES = {value: key for key, value in SAFETENSORS_DTYPE.items()}
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,12 @@ def _graph_spec(request: BuildRequest, target: Target, checkpoint: Checkpoint) -
 def _parameters(
     target: Target, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
 ) -> EngineParameters:
-    dtypes = {
-        name: SAFETENSORS_DTYPE[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors
-    }
+    dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
     if adapters is None:
         return EngineParameters(checkpoint.tensors, dtypes)
     if target.mode == "merged":
         return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
-    branch_dtype = SAFETENSORS_DTYPE[spec.dtype]
+    branch_dtype = SAFETENSORS[spec.dtype]
     return EngineParameters(
         checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype
     )

@@ -13,12 +13,14 @@ from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, resolve_adapter, split_rest, stacked_ranks
 from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
 from wanexport.model.names import module_shapes
-from wanexport.storage.disk import check_disk, format_bytes
+from wanexport.storage.disk import check_disk
 from wanexport.storage.hashes import hash_files
 from wanexport.storage.hub import cached_snapshot
 from wanexport.storage.locks import locked
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.progress import Reporter
+from wanrt.terminal.text import first_and_more
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["AdapterSet", "Sources", "find_lora", "gather", "resolve_adapters"]
 
@@ -101,7 +103,7 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
         else:
             if not folder.exists():
                 check_disk(request.out, total)
-                reporter.log(f"making {format_bytes(total)} of random weights in {folder}")
+                reporter.log(f"making {show_bytes(total)} of random weights in {folder}")
             with reporter.bytes("random weights", total) as piece:
                 ensure_demo_checkpoint(folder, arch, config.dtype, SEED, piece.advance)
             base = open_checkpoint(str(folder), arch)
@@ -200,8 +202,7 @@ def _resolve(
     if rest and unmerged and not request.merge_rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
-            f"{paths[0][0]}: mode {unmerged[0]} can't carry {parts[0]}"
-            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            f"{paths[0][0]}: mode {unmerged[0]} can't carry {first_and_more(parts)}",
             "add --merge-rest to merge that part into the base, or use --mode merged",
         )
     if unmerged and not carried:

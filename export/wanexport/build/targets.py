@@ -20,12 +20,13 @@ from wanexport.errors import BuildError, ConfigError
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import computes_in_fp32, module_shapes
 from wanexport.storage.disk import check_disk
+from wanexport.storage.dtypes import itemsize
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.links import pool_path
-from wanexport.storage.tensor_file import ITEMSIZE, SAFETENSORS_DTYPE
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import check_times, read_manifest
 from wanrt.manifest.schema import Manifest, Mode
+from wanrt.storage.dtypes import SAFETENSORS
 
 __all__ = ["Target", "appeared_meanwhile", "check_targets", "resolve_targets"]
 
@@ -37,7 +38,8 @@ SHAPING = (
     "build/recipe.py", "checkpoint/open.py", "graph/dit.py", "graph/passes.py", "graph/trace.py",
     "lora/adapter.py", "lora/canonical.py", "lora/delta.py", "lora/keys.py",
     "lora/random_adapter.py", "lora/resolve.py", "lora/scales.py", "model/names.py",
-    "storage/streams.py", "storage/tensor_file.py", "weights/parameters.py", "weights/store.py",
+    "storage/dtypes.py", "storage/streams.py", "storage/tensor_file.py", "weights/parameters.py",
+    "weights/store.py",
 )  # fmt: skip
 TRACE_BYTES = 450 << 20  # peak of the trace, whatever the model's size
 SAME = "made from the same"
@@ -273,10 +275,10 @@ def _written(
 
     What it pools is added to `pooled`.
     """
-    arch, dtype = request.config.architecture, SAFETENSORS_DTYPE[request.config.dtype]
+    arch, dtype = request.config.architecture, SAFETENSORS[request.config.dtype]
     shapes = module_shapes(arch)
-    itemsize = ITEMSIZE[dtype]
-    nbytes = {name: math.prod(shape) * itemsize for name, shape in shapes.items()}
+    width = itemsize(dtype)
+    nbytes = {name: math.prod(shape) * width for name, shape in shapes.items()}
     written = 64_000 * arch.num_layers + 600_000  # model.onnx and the rotary table
     if request.copy:
         written += sum(nbytes.values())
@@ -288,7 +290,7 @@ def _written(
         written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
         pooled.update(cast)
         written += sum(nbytes[name] for name in _rewritten(mode, adapters))
-    per_rank = {m: sum(shapes[f"{m}.weight"][:2]) * itemsize for m in ranks}
+    per_rank = {m: sum(shapes[f"{m}.weight"][:2]) * width for m in ranks}
     if mode == "separate":
         written += sum(per_rank[m] * r for m, r in ranks.items())
     if mode == "swappable":
@@ -305,7 +307,7 @@ def _plan_bytes(request: BuildRequest, mode: Mode, adapters: Sequence[AdapterSet
     if request.tensorrt.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
         free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
         values = sum(math.prod(s) for name, s in module_shapes(arch).items() if name not in free)
-        size += values * ITEMSIZE[SAFETENSORS_DTYPE[request.config.dtype]] * 5 // 4
+        size += values * itemsize(request.config.dtype) * 5 // 4
     return size
 
 
@@ -314,11 +316,11 @@ def _memory(
 ) -> int:
     """Estimate the peak of anonymous memory: tracing's, and that of the largest work after it."""
     sizes = {k: math.prod(shape) for k, shape in module_shapes(request.config.architecture).items()}
-    dtype = SAFETENSORS_DTYPE[request.config.dtype]
+    dtype = SAFETENSORS[request.config.dtype]
     finetuned = mode == "full" and sources.finetuned is not None
     checkpoint = sources.finetuned if finetuned else sources.base
     # what is read goes by in blocks; random weights are made a tensor at a time
-    work = ITEMSIZE[dtype] * max(sizes.values()) if checkpoint is None else 0
+    work = itemsize(dtype) * max(sizes.values()) if checkpoint is None else 0
     for delta in (d for s in adapters for part in s.adapters for d in part.deltas):
         if not delta.is_low_rank:
             work = max(work, 20 * sizes[delta.parameter])  # DoRA: five times in fp32
@@ -353,7 +355,7 @@ def _pooled(
         refs = [(n, ref) for n, ref in checkpoint.tensors.items() if ref.path == path]
         stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
         if any(ref.dtype != stored[name] for name, ref in refs):
-            size = sum(math.prod(ref.shape) * ITEMSIZE[stored[name]] for name, ref in refs)
+            size = sum(math.prod(ref.shape) * itemsize(stored[name]) for name, ref in refs)
             sizes[pool_path(out / ".weights", digests[str(path)], dtype)] = size
         elif path.stat().st_dev != device:
             sizes[pool_path(out / ".weights", digests[str(path)])] = path.stat().st_size

@@ -14,7 +14,8 @@ from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import model_inputs
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorRef
+from wanexport.storage.dtypes import ENGINE_DTYPES, engine_dtype
+from wanexport.storage.tensor_file import TensorRef
 from wanexport.tensorrt.pool import (
     PlanPool,
     describe_file,
@@ -26,15 +27,15 @@ from wanexport.tensorrt.pool import (
 from wanexport.tensorrt.progress import Reporter
 from wanexport.tensorrt.protocol import BuilderJob, Finished
 from wanexport.tensorrt.settings import PlanSettings
-from wanexport.weights.store import IR_DTYPES, WeightStore
+from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import Dtype, TensorSpec
 from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
+from wanrt.storage.dtypes import SAFETENSORS
 
 __all__ = ["PlanMaker"]
 
 PLAN_NAME = "engine.plan"
 LAYERS_NAME = "layers.json"
-DTYPES: dict[str, Dtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class PlanMaker:
         return make_job(
             self.store.folder / "model.onnx",
             self._settings,
-            {v.name or "": _dtype(v) for v in values},
+            {v.name or "": engine_dtype(v.dtype) for v in values},
             count_ops(self.model).get("Attention", 0),
             self._refittable(),
             profiles,
@@ -156,7 +157,7 @@ class PlanMaker:
                 file=ref.path.relative_to(self.store.folder).as_posix(),
                 offset=ref.offset,
                 bytes=ref.nbytes,
-                dtype=DTYPES[ref.dtype],
+                dtype=ENGINE_DTYPES[ref.dtype],
             )
             for name, ref in refs.items()
         }
@@ -187,13 +188,13 @@ class PlanMaker:
         return Swap(inputs=tuple(inputs), base=self._ranges(self.store.pristine), merges=merges)
 
     def _make_merge(self, shape: tuple[int, int], rank: int) -> MergePlan:
-        dtype = SAFETENSORS_DTYPE[self.request.config.dtype]
+        dtype = SAFETENSORS[self.request.config.dtype]
         name = f"merge-{shape[0]}x{shape[1]}"
         path = self.store.folder / f".{name}.onnx"
         try:
             ir.save(merge_model(shape, rank, dtype), path)
             dtypes: dict[str, Dtype] = {"lora_A": "fp32", "lora_B": "fp32"}
-            dtypes |= dict.fromkeys(("weight", "merged"), DTYPES[dtype])
+            dtypes |= dict.fromkeys(("weight", "merged"), ENGINE_DTYPES[dtype])
             job = make_job(path, self._settings, dtypes, attentions=0)
             job = job.model_copy(update={"refit": "baked", "weight_streaming": False})
             key = plan_key(job, self._settings)
@@ -203,10 +204,6 @@ class PlanMaker:
         path = self.store.folder / f"{name}.plan"
         self._pool.place(key, path)
         return describe_merge(path, shape, rank)
-
-
-def _dtype(value: ir.Value) -> Dtype:
-    return next(DTYPES[key] for key, kind in IR_DTYPES.items() if kind == value.dtype)
 
 
 def _describe_layers(found: Finished) -> str:

@@ -15,8 +15,8 @@ from wanexport.build.request import BuildRequest
 from wanexport.build.sources import AdapterSet, Sources
 from wanexport.build.targets import Target
 from wanexport.graph import passes
-from wanexport.graph.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.graph.trace import GraphSpec, trace_graph
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, open_safetensors
 from wanexport.verify.compare import (
     Expected,
@@ -29,7 +29,7 @@ from wanexport.verify.compare import (
 from wanexport.verify.plan import verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_reference
 from wanexport.weights.parameters import EngineParameters
-from wanexport.weights.store import TORCH_DTYPES, WeightStore
+from wanexport.weights.store import WeightStore
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.schema import Manifest
 from wanrt.terminal.progress import Reporter
@@ -153,7 +153,7 @@ class Comparer:
                         return value
 
                     self.samples[key] = run_reference(
-                        spec.arch, read_and_tell, inputs, TRACED_DTYPES[dtype]
+                        spec.arch, read_and_tell, inputs, torch_dtype(dtype)
                     )
             return self.samples[key]
 
@@ -177,7 +177,7 @@ def _padded(adapter: Path, pairs: Iterable[tuple[StoredTensor, StoredTensor]]) -
     tensors = open_safetensors(adapter).tensors
     values = {}
     for spec in chain.from_iterable(pairs):
-        values[spec.name] = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        values[spec.name] = torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype))
         if spec.name in tensors:
             part = tensors[spec.name].read()
             values[spec.name][: part.shape[0], : part.shape[1]] = part

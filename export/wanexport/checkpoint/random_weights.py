@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 import threading
 from collections import deque
@@ -29,15 +28,16 @@ from wanexport.checkpoint.open import open_checkpoint
 from wanexport.errors import CheckpointError, WanExportError
 from wanexport.model.config import Architecture
 from wanexport.model.names import module_shapes, to_original
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.locks import locked
 from wanexport.storage.tensor_file import (
-    SAFETENSORS_DTYPE,
     StoredTensor,
-    atomic_file,
     write_safetensors,
 )
 from wanrt.machine.cores import usable_cores
 from wanrt.manifest.fields import Dtype
+from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.storage.files import atomic_file, temporary_name
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ BLOCK = 1 << 20  # values drawn at a time; small enough to stay in a core's cach
 
 def checkpoint_specs(arch: Architecture, dtype: Dtype) -> list[StoredTensor]:
     """Return the tensors of a checkpoint under their diffusers names, in the model's order."""
-    stored = SAFETENSORS_DTYPE[dtype]
+    stored = SAFETENSORS[dtype]
     return [StoredTensor(name, stored, shape) for name, shape in module_shapes(arch).items()]
 
 
@@ -163,8 +163,7 @@ def _start(
 ) -> tuple[torch.Tensor, list[Future[None]]]:
     import torch
 
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    tensor = torch.empty(spec.shape, dtype=dtypes[spec.dtype])
+    tensor = torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
     mean, std = _distribution(spec)
     digest = hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()
     stream = int.from_bytes(digest[:7], "little")
@@ -207,7 +206,7 @@ def _distribution(spec: StoredTensor) -> tuple[float, float]:
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the folder's place on success and vanishes otherwise."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     outdated = folder.with_name(f".{folder.name}.old.tmp")
     try:
         temporary.mkdir()

@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanexport.storage.disk import format_bytes
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
@@ -22,14 +22,14 @@ def format_targets(targets: Sequence[Target], out: Path, to_make_bytes: int) -> 
     width = max(map(len, names), default=0)
     lines = [f"{out / prefix}"]
     if to_make_bytes:
-        lines.append(f"  make {format_bytes(to_make_bytes)} of random weights first")
+        lines.append(f"  make {show_bytes(to_make_bytes)} of random weights first")
     lines += [
-        f"  {target.action:<8} {name:<{width}}  writes {format_bytes(target.write_bytes):>8}  "
-        f"memory {format_bytes(target.memory_bytes):>8}  {target.reason}"
+        f"  {target.action:<8} {name:<{width}}  writes {show_bytes(target.write_bytes):>10}  "
+        f"memory {show_bytes(target.memory_bytes):>10}  {target.reason}"
         for target, name in zip(targets, names, strict=True)
     ]
     total = to_make_bytes + sum(target.write_bytes for target in targets)
-    lines.append(f"writes {format_bytes(total)} in all")
+    lines.append(f"writes {show_bytes(total)} in all")
     return "\n".join(lines)
 
 

@@ -6,12 +6,12 @@ import re
 from typing import Annotated, Literal, TypedDict
 
 import typer
-from pydantic import ByteSize, TypeAdapter
 
 from wanexport.errors import ConfigError, UsageError
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.manifest.plan import HardwareCompatibility
 from wanrt.manifest.schema import Backend
+from wanrt.terminal.units import parse_bytes
 
 __all__ = ["PlanFlags", "make_settings", "respell"]
 
@@ -154,9 +154,7 @@ def _bytes(flag: str, text: str | None) -> int | None:
     theirs = re.fullmatch(r"workspace:([0-9.]+)([KMG]?)(?:iB|B)?", text)
     plain = f"{theirs[1]}{theirs[2] or 'M'}iB" if theirs else text
     try:
-        if plain.isdecimal():  # bytes are never meant
-            raise ValueError(plain)
-        size = int(TypeAdapter(ByteSize).validate_python(plain))
+        size = parse_bytes(plain)
     except ValueError:
         raise ConfigError(f"--{flag} {text} is no size", "write it as 4GiB") from None
     if not 0 < size < 1 << 48:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from wanexport.lora.scales import DIFFUSERS_KEY, DIFFUSERS_PREFIX
 from wanexport.model.config import Architecture
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, StoredTensor, write_safetensors
+from wanexport.storage.tensor_file import StoredTensor, write_safetensors
 from wanrt.manifest.fields import Dtype
+from wanrt.storage.dtypes import SAFETENSORS
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def seeded_adapter(
     A is N(0, 1/in) and B is N(0, c^2/rank), so the effect doesn't depend on the rank. Every tensor
     has its own stream, seeded with (seed, name). `on_bytes` is called with the bytes just written.
     """
-    stored = SAFETENSORS_DTYPE[dtype]
+    stored = SAFETENSORS[dtype]
     specs, spreads = [], []
     for module in targets:
         out, width = shapes[f"{module}.weight"]

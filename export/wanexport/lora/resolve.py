@@ -13,6 +13,7 @@ from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect
 from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, read_settings
 from wanexport.model.names import to_original
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+from wanrt.terminal.text import first_three
 
 __all__ = ["LoraProblem", "Resolution", "resolve_file"]
 
@@ -225,7 +226,7 @@ def _find_not_lora(keys: Mapping[str, Key | None], total: int) -> list[LoraProbl
         return [
             LoraProblem(
                 tuple(not_lora),
-                f"holds no LoRA tensors, but {_some(not_lora)}: it looks like a checkpoint",
+                f"holds no LoRA tensors, but {first_three(not_lora)}: it looks like a checkpoint",
                 "give a checkpoint with --base or --finetuned",
             )
         ]
@@ -237,7 +238,7 @@ def _find_not_lora(keys: Mapping[str, Key | None], total: int) -> list[LoraProbl
         problems.append(
             LoraProblem(
                 tuple(whole),
-                f"{len(whole)} of {total} keys are no LoRA tensors: {_some(whole)}",
+                f"{len(whole)} of {total} keys are no LoRA tensors: {first_three(whole)}",
                 "whole parameters belong into a checkpoint (--finetuned)",
             )
         )
@@ -253,7 +254,9 @@ def _explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> 
         if taken:
             left[:] = [name for name in left if not test(name)]
             count = f"{len(taken)} of {total} keys"
-            problems.append(LoraProblem(tuple(taken), f"{count} {message}: {_some(taken)}", hint))
+            problems.append(
+                LoraProblem(tuple(taken), f"{count} {message}: {first_three(taken)}", hint)
+            )
 
     for pattern, what in _OTHER_MODELS.items():
         take(
@@ -274,7 +277,7 @@ def _explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> 
     )
     if left:
         hint = "; ".join(f"{name}: nearest is {_nearest(name, index)}" for name in left[:3])
-        message = f"{len(left)} of {total} keys match no module of the model: {_some(left)}"
+        message = f"{len(left)} of {total} keys match no module of the model: {first_three(left)}"
         problems.append(LoraProblem(tuple(left), message, hint))
     return problems
 
@@ -291,7 +294,3 @@ def _nearest(name: str, index: ModuleIndex) -> str:
     if key and key.prefix.endswith("_"):
         known = [known_name.replace(".", "_") for known_name in known]
     return next(iter(difflib.get_close_matches(module, known, n=1, cutoff=0.3)), "none")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from wanexport.errors import BuildError
-from wanexport.storage.disk import format_bytes
 from wanexport.tensorrt.protocol import (
     BuilderJob,
     BuilderProblem,
@@ -24,6 +23,7 @@ from wanexport.tensorrt.protocol import (
     exhausted,
     is_exhausted,
 )
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["build_plan", "find_toolchain"]
 
@@ -121,7 +121,7 @@ def _explain_crash(code: int, log: str, memory_limit: int | None) -> BuildError:
         if memory_limit is not None:  # it doesn't check all that it allocates
             return BuildError(
                 f"TensorRT's builder crashed with {name}{last}; most likely its memory of "
-                f"{format_bytes(memory_limit)} is too little",
+                f"{show_bytes(memory_limit)} is too little",
                 "raise --memory-limit",
             )
         return BuildError(f"TensorRT's builder crashed with {name}{last}", "report it to NVIDIA")

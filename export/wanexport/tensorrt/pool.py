@@ -21,16 +21,17 @@ import onnx_ir as ir
 
 from wanexport.errors import WanExportError
 from wanexport.graph.trace import IR_VERSION, OPSET
+from wanexport.storage.dtypes import onnx_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file, sha256_text
 from wanexport.storage.links import place_file
 from wanexport.storage.locks import locked
-from wanexport.storage.tensor_file import TensorRef, atomic_file
+from wanexport.storage.tensor_file import TensorRef
 from wanexport.tensorrt.builder import build_plan
 from wanexport.tensorrt.protocol import BuilderJob, Finished, Phase
 from wanexport.tensorrt.settings import PlanSettings, code_hash
-from wanexport.weights.store import IR_DTYPES
 from wanrt.manifest.fields import Dtype, File
 from wanrt.manifest.plan import MergePlan
+from wanrt.storage.files import atomic_file, atomic_path
 
 __all__ = ["PlanPool", "make_job", "merge_model", "plan_key"]
 
@@ -80,10 +81,9 @@ class PlanPool:
         with locked(self.folder / name):
             found = self.find(key)
             if found is None:
-                temporary = self.folder / f".{key}.tmp"
-                job = job.model_copy(update={"plan": str(temporary.resolve())})
-                found = build_plan(job, on_phase)
-                temporary.replace(self.path(key))
+                with atomic_path(self.path(key)) as temporary:
+                    job = job.model_copy(update={"plan": str(temporary.resolve())})
+                    found = build_plan(job, on_phase)
                 remember_sha256(self.path(key), found.sha256)
                 with atomic_file(self.folder / f"{key}.json") as file:
                     file.write(found.model_dump_json(indent=1).encode())
@@ -186,7 +186,7 @@ def merge_model(shape: tuple[int, int], max_rank: int, dtype: str) -> ir.Model:
         dtype: the weight's safetensors dtype.
     """
     out, width = shape
-    kind = IR_DTYPES[dtype]
+    kind = onnx_dtype(dtype)
     weight = _value("weight", kind, (out, width))
     down = _value("lora_A", ir.DataType.FLOAT, (max_rank, width))
     up = _value("lora_B", ir.DataType.FLOAT, (out, max_rank))

@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from wanexport.errors import BuildError
-from wanexport.storage.disk import format_bytes
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.plan import HardwareCompatibility, Refit
+from wanrt.terminal.units import show_bytes
 
 __all__ = [
     "BuilderJob",
@@ -67,7 +68,7 @@ class BuilderJob(_Message):
     refittable: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
-    dtypes: dict[str, str]
+    dtypes: dict[str, Dtype]
     attentions: int
     optimization_level: int | None = None
     workspace: int | None = None
@@ -129,7 +130,7 @@ def is_exhausted(told: str) -> bool:
 
 def exhausted(limit: int | None) -> BuildError:
     """Return the error of a builder that ran out of its memory."""
-    bound = "" if limit is None else f" of {format_bytes(limit)}"
+    bound = "" if limit is None else f" of {show_bytes(limit)}"
     return BuildError(
         f"the builder ran out of its memory{bound}",
         "raise --memory-limit, or close what else needs memory",

@@ -23,7 +23,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from wanexport.errors import BuildError, WanExportError
-from wanexport.storage.disk import format_bytes
 from wanexport.tensorrt.network import (
     check_network,
     configure,
@@ -44,6 +43,8 @@ from wanrt.backends.tensorrt import api as trt
 from wanrt.backends.tensorrt.cuda import find_gpu, open_cuda
 from wanrt.backends.tensorrt.library import open_plan
 from wanrt.errors import UnsupportedError, WanrtError
+from wanrt.storage.files import atomic_file
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanexport.tensorrt.callbacks import Logger
@@ -149,7 +150,7 @@ def _write(path: Path, plan: trt.IHostMemory) -> str:
                 digest.update(piece)
     except OSError as error:
         raise BuildError(
-            f"the plan of {format_bytes(len(data))} can't be written: {error.strerror}",
+            f"the plan of {show_bytes(len(data))} can't be written: {error.strerror}",
             "free some, or use --out on a larger disk",
         ) from None
     return digest.hexdigest()
@@ -166,9 +167,8 @@ def _open_timing_cache(config: trt.IBuilderConfig, job: BuilderJob) -> trt.ITimi
 
 
 def _save_timing_cache(cache: trt.ITimingCache, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(memoryview(cache.serialize()))
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        file.write(memoryview(cache.serialize()))
 
 
 def _inspect(job: BuilderJob) -> str | None:

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
-from wanexport.graph.trace import OUTPUT_NAME, TORCH_DTYPES, GraphSpec, model_inputs
+from wanexport.graph.trace import OUTPUT_NAME, GraphSpec, model_inputs
 from wanexport.model.config import Architecture, Size
+from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.tensor_file import (
     StoredTensor,
@@ -31,7 +32,7 @@ from wanexport.storage.tensor_file import (
     open_safetensors,
     write_safetensors,
 )
-from wanexport.weights.store import CONSTANTS_NAME, IR_DTYPES
+from wanexport.weights.store import CONSTANTS_NAME
 from wanrt.manifest.origin import Verification
 
 __all__ = ["Expected", "count_bytes", "relative_l2", "twin_size", "verify_engine"]
@@ -126,10 +127,10 @@ def verify_engine(
     size = twin_size(spec.arch, spec.size)
     feeds = twin_inputs(spec)
     values = {
-        name: tensor.to(TORCH_DTYPES["fp32" if name == "timestep" else dtype])
+        name: tensor.to(torch_dtype("fp32" if name == "timestep" else dtype))
         for name, tensor in feeds.items()
     }
-    values.update({name: tensor.to(TORCH_DTYPES[dtype]) for name, tensor in adapter.items()})
+    values.update({name: tensor.to(torch_dtype(dtype)) for name, tensor in adapter.items()})
     sample = _run_segments(folder, twin, spec.arch.num_layers, bound, values, on_bytes)
     error = relative_l2(sample, expected.sample)
     reference = None if expected.rounded is None else relative_l2(expected.rounded, expected.sample)
@@ -293,18 +294,17 @@ def _bind_segment(
 ) -> None:
     """Bind a segment to the engine's bytes, through a temporary file where the dtype differs."""
     open_values = _open_values(graph)
-    stored = {IR_DTYPES[ref.dtype]: ref.dtype for ref in bound.values()} | {
+    stored = {onnx_dtype(ref.dtype): ref.dtype for ref in bound.values()} | {
         ir.DataType.FLOAT: "F32"
     }
     converted = {
         name: StoredTensor(name, stored[value.dtype or ir.DataType.FLOAT], bound[name].shape)
         for name, value in open_values.items()
-        if IR_DTYPES[bound[name].dtype] != value.dtype
+        if onnx_dtype(bound[name].dtype) != value.dtype
     }
     refs = dict(bound)
     if converted:
-        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-        tensors = (bound[n].read().to(dtypes[spec.dtype]) for n, spec in converted.items())
+        tensors = (bound[n].read().to(torch_dtype(spec.dtype)) for n, spec in converted.items())
         write_safetensors(cast, list(converted.values()), tensors)
         refs.update(open_safetensors(cast).tensors)
     for name, value in open_values.items():
@@ -313,7 +313,7 @@ def _bind_segment(
             ref.path.relative_to(folder).as_posix(),
             ref.offset,
             ref.nbytes,
-            IR_DTYPES[ref.dtype],
+            onnx_dtype(ref.dtype),
             shape=ir.Shape(ref.shape),
             name=name,
             base_dir=str(folder),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wanexport.errors import VerificationError
-from wanexport.graph.trace import TORCH_DTYPES
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.verify.compare import Expected, relative_l2
 from wanrt.backends.load import load_engine
 from wanrt.engine.engine import Engine
@@ -68,7 +68,7 @@ def _compare(
     assert expected.rounded is not None
     if adapter is not None:
         engine.swap(folder / adapter)
-    dtype = TORCH_DTYPES[engine.manifest.dtype]
+    dtype = torch_dtype(engine.manifest.dtype)
     feeds = {n: v if n == "timestep" else v.to(dtype) for n, v in inputs.items()}
     sample = torch.from_numpy(_run(engine, feeds).astype(np.float32))
     error = relative_l2(sample, expected.sample)

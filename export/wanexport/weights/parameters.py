@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack_low_rank
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, TensorRef
-from wanexport.weights.store import TORCH_DTYPES, cast_tensor
+from wanexport.weights.store import cast_tensor
 
 __all__ = ["EngineParameters"]
 
@@ -38,7 +39,7 @@ class EngineParameters:
         dtype = self.dtypes[name]
         blocks = self.refs[name].read_blocks()
         if self.merged:
-            blocks = merge_blocks(name, blocks, self.merged, TORCH_DTYPES[dtype])
+            blocks = merge_blocks(name, blocks, self.merged, torch_dtype(dtype))
         for block in blocks:
             yield cast_tensor(block, dtype, self._place(name))
 
@@ -46,7 +47,7 @@ class EngineParameters:
         """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
         weight, dtype = self.refs[name].read(), self.dtypes[name]
         if self.merged:
-            weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
+            weight = merge_parameter(name, weight, self.merged, torch_dtype(dtype))
         weight = cast_tensor(weight, dtype, self._place(name)).float()
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and self.carried:

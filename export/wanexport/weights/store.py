@@ -18,6 +18,7 @@ import onnx_ir as ir
 import torch
 
 from wanexport.errors import BuildError, CheckpointError
+from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
 from wanexport.storage.links import copy_file, place_file, pool_path
 from wanexport.storage.locks import locked
@@ -28,13 +29,12 @@ from wanexport.storage.tensor_file import (
     write_safetensors,
 )
 from wanrt.manifest.schema import WeightFile
+from wanrt.storage.files import atomic_path
 
 __all__ = ["Pool", "WeightStore", "cast_tensor"]
 
 Origin = Literal["base", "finetuned", "adapter", "merged", "constants"]
 
-IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
-TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 CONSTANTS_NAME = "constants.safetensors"
 INLINE_BYTES = 1024  # smaller constants stay in model.onnx, as onnx's own writers do
 
@@ -83,7 +83,7 @@ class Pool:
         path = pool_path(self.folder, digest)
         with self._alone():
             if not path.exists():
-                with _temporary(path) as temporary:
+                with atomic_path(path) as temporary:
                     copy_file(source, temporary, on_bytes)
                 remember_sha256(path, digest)
         return path
@@ -236,7 +236,7 @@ class WeightStore:
     def _external(self, name: str, value: ir.Value, ref: TensorRef) -> ir.ExternalTensor:
         assert value.shape is not None
         shape = tuple(value.shape.numpy())
-        if shape != ref.shape or value.dtype != IR_DTYPES[ref.dtype]:
+        if shape != ref.shape or value.dtype != onnx_dtype(ref.dtype):
             raise BuildError(
                 f"{name} is {value.dtype} {list(shape)} in the graph, "
                 f"{ref.dtype} {list(ref.shape)} in {ref.path}",
@@ -246,7 +246,7 @@ class WeightStore:
             ref.path.relative_to(self.folder).as_posix(),
             ref.offset,
             ref.nbytes,
-            IR_DTYPES[ref.dtype],
+            onnx_dtype(ref.dtype),
             shape=ir.Shape(shape),
             name=name,
             base_dir=str(self.folder),
@@ -299,7 +299,7 @@ def cast_tensor(tensor: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
     Raises:
         CheckpointError: it holds NaN or infinity, or overflows the dtype.
     """
-    result = tensor.to(TORCH_DTYPES[dtype])
+    result = tensor.to(torch_dtype(dtype))
     if not _all_finite(result):
         if _all_finite(tensor):
             raise CheckpointError(f"{name} overflows {dtype.lower()}", "build with --dtype bf16")
@@ -312,15 +312,3 @@ def _all_finite(tensor: torch.Tensor) -> bool:
     if not tensor.numel():
         return True
     return all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    import os
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from wanrt.cli.options import (
     WorkloadName,
     device_kind,
 )
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanrt.engine.engine import DeviceKind
@@ -105,7 +106,6 @@ def run_engine(
     from wanrt.engine.inputs import make_inputs
     from wanrt.manifest.folder import open_folder
     from wanrt.terminal.progress import Reporter
-    from wanrt.terminal.units import BYTES, pick, show_bytes
 
     opened = open_folder(folder)
     check_engine(opened, device)
@@ -113,7 +113,7 @@ def run_engine(
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
     reporter = reporter or Reporter(quiet=True)
-    with reporter.work(f"loading {show_bytes(opened.bytes, pick(BYTES, opened.bytes))}"):
+    with reporter.work(f"loading {show_bytes(opened.bytes)}"):
         engine = load_engine(
             opened,
             device=device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanrt.cli.options import ENGINES, Engines, Quiet
+from wanrt.terminal.text import counted, wrap
 
 if TYPE_CHECKING:
     from wanrt.manifest.folder import OpenedFolder
     from wanrt.manifest.rehash import Finding
 
 __all__ = ["render_findings", "render_verdict", "verify"]
-
-WIDTH = 79
 
 
 def verify(
@@ -50,24 +48,17 @@ def verify(
 def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
     """Return an engine's verdict, then what is wrong with which file."""
     wrong = [finding for finding in findings if finding.problem]
-    count = _count(len(findings), "file")
+    files = counted(len(findings), "file")
     if not wrong:
-        return f"ok    {folder}: {count}"
-    lines = [f"WRONG {folder}: {len(wrong)} of {count}"]
+        return f"ok    {folder}: {files}"
+    lines = [f"WRONG {folder}: {len(wrong)} of {files}"]
     copied = [finding for finding in wrong if finding.copied]
     several = len(copied) > 1
     told = [one.problem for one in wrong if one.problem and not (several and one.copied)]
     if several:
         told.append(f"{len(copied)} files: their bytes are right, their mtime isn't")
     for problem in told:
-        lines += textwrap.wrap(
-            problem,
-            WIDTH,
-            initial_indent="      ",
-            subsequent_indent="        ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += wrap(problem, " " * 8, first=" " * 6, whole_words=True)
     return "\n".join(lines)
 
 
@@ -82,7 +73,7 @@ def render_verdict(
     """
     wrong = [(f, found) for f, found in findings if not all(one.ok for one in found)]
     if not wrong:
-        return f"{_count(len(findings), 'engine')} ok"
+        return f"{counted(len(findings), 'engine')} ok"
     lines = []
     damaged = [f for f, found in wrong if any(not (o.ok or o.copied) for o in found)]
     if damaged:
@@ -92,7 +83,7 @@ def render_verdict(
         again = shlex.join(["wanrt", "verify", *map(str, paths), "--restore-mtime"])
         lines += ["where only times differ, the engine was copied; set the recorded ones:"]
         lines.append(f"  {again}")
-    return "\n".join([*lines, f"{len(wrong)} of {_count(len(findings), 'engine')} wrong"])
+    return "\n".join([*lines, f"{len(wrong)} of {counted(len(findings), 'engine')} wrong"])
 
 
 def _rebuild(folder: OpenedFolder) -> str:
@@ -101,7 +92,3 @@ def _rebuild(folder: OpenedFolder) -> str:
     if isinstance(folder, EngineFolder):
         return folder.manifest.rebuild_command
     return f"{folder.path}: engine.json, which says how, can't be read"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

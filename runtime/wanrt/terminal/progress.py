@@ -111,7 +111,7 @@ class Reporter:
                 piece.close()
         seconds = self._clock() - start
         if seconds >= LONG_S:
-            done = _size(piece.done) if unit == "bytes" else f"{piece.done} {unit}"
+            done = show_bytes(piece.done) if unit == "bytes" else f"{piece.done} {unit}"
             self.log(f"{text}: {f'{done} in ' if unit else ''}{seconds:.1f} s")
 
     @contextmanager
@@ -181,7 +181,7 @@ class _Figures(ProgressColumn):
         told = []
         if unit == "bytes":
             told.append(_part(int(task.completed), task.total))
-            told += [f"{_size(int(task.speed))}/s"] if task.speed else []
+            told += [f"{show_bytes(int(task.speed))}/s"] if task.speed else []
         elif unit:
             of = f"/{task.total:.0f}" if task.total else ""
             told.append(f"{task.completed:.0f}{of} {unit}")
@@ -189,13 +189,9 @@ class _Figures(ProgressColumn):
         return Text("  ".join(told))
 
 
-def _size(count: int) -> str:
-    return show_bytes(count, pick(BYTES, count))
-
-
 def _part(done: int, total: float | None) -> str:
     if not total:
-        return _size(done)
+        return show_bytes(done)
     size, name = pick(BYTES, total)
     return f"{done / size:.1f}/{total / size:.1f} {name}"
 

@@ -238,7 +238,7 @@ class TestDryRun:
         lines = self.run(sources, out, "--rank", RANK, "--base", "random")
         assert not out.exists()
         assert lines[0] == f"{out}/tiny-96x64x5-fp32-*"
-        assert lines[1] == "  make 8.98 MiB of random weights first"
+        assert lines[1] == "  make 9.0 MiB of random weights first"
         assert [line.split()[:2] for line in lines[2:-1]] == [
             ["build", "full"],
             ["build", "merged-r4"],
@@ -267,10 +267,10 @@ class TestDryRun:
             return line.split("memory")[1].strip().split("  ")[0]
 
         linked = ("--base", sources / "base")
-        assert memory(*linked) == "450 MiB"  # the trace; what is merged or cast goes by in blocks
-        assert memory(*linked, "--dtype", "bf16") == "450 MiB"
+        assert memory(*linked) == "450.0 MiB"  # the trace; what is merged or cast goes by in blocks
+        assert memory(*linked, "--dtype", "bf16") == "450.0 MiB"
         largest = 6 * I2V.width * I2V.width  # time_proj
-        assert memory("--base", "random") == f"{450 + 4 * largest / 2**20:.3g} MiB"
+        assert memory("--base", "random") == f"{450 + 4 * largest / 2**20:.1f} MiB"
         build(tmp_path, modes=("merged",), ranks=(RANK,), base=str(sources / "base"), verify=False)
         assert memory(*linked) == "0 B"
 
