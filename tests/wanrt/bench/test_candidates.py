@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faketestbed import FakeTestbed, Script
 from scripted import TIMES, ratio_of, rows_of, scripted_bench, shown
-from tinyengines import Tiny, make_engine, make_family
+from tinyengines import Tiny, make_engine, make_family, read_raw, write_manifest
 
 from wanrt import bench_engines
 from wanrt.bench.options import BenchOptions
@@ -46,6 +46,17 @@ def test_models_and_workloads_are_groups_of_their_own(tmp_path: Path) -> None:
     assert group.candidates[0].tokens == 6
     with pytest.raises(ResultsError, match="no engine has the workload 'x'"):
         scripted_bench(tmp_path, workload="x")
+
+
+def test_engines_are_compared_by_what_their_manifests_name(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make_engine(tmp_path / name, Tiny(name=name))
+    manifest = read_raw(tmp_path / "c")
+    manifest["compared_by"] |= {"quantization": "fp8"}  # as an engine this version runs might say
+    write_manifest(tmp_path / "c", manifest)
+    groups = scripted_bench(tmp_path).groups
+    assert sorted(sum(not row.control for row in group.candidates) for group in groups) == [1, 2]
+    assert {group.model for group in groups} == {"tiny"}
 
 
 def test_a_failed_baseline_gives_way_to_another(tmp_path: Path) -> None:
