@@ -33,12 +33,12 @@ from wanexport.build.request import BuildRequest
 from wanexport.checkpoint.random_weights import checkpoint_specs
 from wanexport.model.config import load_config
 from wanexport.storage.tensor_file import StoredTensor
-from wanexport.tensorrt.progress import Reporter
 from wanrt.backends.load import load_engine
 from wanrt.cli.run import save_tensors
 from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.manifest.read import read_manifest
+from wanrt.terminal.progress import Reporter
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

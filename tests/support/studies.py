@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from wanexport.build.request import BuildRequest
 from wanexport.model.config import Architecture, Config, Size
-from wanexport.tensorrt.progress import Reporter
 from wanrt.manifest.fields import Dtype
+from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built

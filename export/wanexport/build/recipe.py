@@ -35,15 +35,16 @@ from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.tensor_file import StoredTensor
 from wanexport.tensorrt.pool import PlanPool
-from wanexport.tensorrt.progress import Reporter
 from wanexport.weights.parameters import EngineParameters
-from wanexport.weights.store import INLINE_BYTES, Pool, WeightStore
+from wanexport.weights.pool import Pool
+from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
 from wanrt.manifest.schema import AdapterFile
 from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.terminal.progress import Reporter
 
 __all__ = ["Built", "build_engines"]
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 from wanexport.errors import ConfigError, UsageError
+from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Config, Size
 from wanexport.tensorrt.settings import PlanSettings, resolve_settings
 from wanrt.manifest.schema import Backend, Mode
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["MODES", "BuildRequest", "LoraArgument", "check_usage", "parse_lora", "resolve_request"]
+__all__ = ["MODES", "BuildRequest", "check_usage", "resolve_request"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 RANDOM = "random"
 SEED = 0
-
-
-@dataclass(frozen=True)
-class LoraArgument:
-    """A LoRA file (or a file of a hub repository) and the strength it is applied with."""
-
-    path: str
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,24 +119,6 @@ class BuildRequest:
                 f"{self.config.name} names no dynamic_sizes for --dynamic",
                 "add [[dynamic_sizes]] to the configuration",
             )
-
-
-def parse_lora(argument: str) -> LoraArgument:
-    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
-
-    Raises:
-        ConfigError: the strength isn't a finite number.
-    """
-    path, colon, strength = argument.rpartition(":")
-    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
-        return LoraArgument(argument)
-    try:
-        value = float(strength)
-    except ValueError:
-        raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
-    if not math.isfinite(value):
-        raise ConfigError(f"{argument}: the strength must be finite")
-    return LoraArgument(path, value)
 
 
 def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:

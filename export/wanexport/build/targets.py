@@ -38,8 +38,8 @@ SHAPING = (
     "build/recipe.py", "checkpoint/open.py", "graph/dit.py", "graph/passes.py", "graph/trace.py",
     "lora/adapter.py", "lora/canonical.py", "lora/delta.py", "lora/keys.py",
     "lora/random_adapter.py", "lora/resolve.py", "lora/scales.py", "model/names.py",
-    "storage/dtypes.py", "storage/streams.py", "storage/tensor_file.py", "weights/parameters.py",
-    "weights/store.py",
+    "storage/dtypes.py", "storage/streams.py", "storage/tensor_file.py", "weights/cast.py",
+    "weights/parameters.py", "weights/pool.py", "weights/store.py",
 )  # fmt: skip
 TRACE_BYTES = 450 << 20  # peak of the trace, whatever the model's size
 SAME = "made from the same"

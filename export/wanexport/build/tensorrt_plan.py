@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -15,22 +16,18 @@ from wanexport.graph.trace import model_inputs
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import module_shapes
 from wanexport.storage.dtypes import ENGINE_DTYPES, engine_dtype
+from wanexport.storage.hashes import sha256_file
 from wanexport.storage.tensor_file import TensorRef
-from wanexport.tensorrt.pool import (
-    PlanPool,
-    describe_file,
-    describe_merge,
-    make_job,
-    merge_model,
-    plan_key,
-)
-from wanexport.tensorrt.progress import Reporter
+from wanexport.tensorrt.key import make_job, plan_key
+from wanexport.tensorrt.merge_graph import merge_model
+from wanexport.tensorrt.pool import PlanPool
 from wanexport.tensorrt.protocol import BuilderJob, Finished
 from wanexport.tensorrt.settings import PlanSettings
 from wanexport.weights.store import WeightStore
-from wanrt.manifest.fields import Dtype, TensorSpec
+from wanrt.manifest.fields import Dtype, File, TensorSpec
 from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
 from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.terminal.progress import Reporter
 
 __all__ = ["PlanMaker"]
 
@@ -92,7 +89,7 @@ class PlanMaker:
             profiles=tuple(size.name for size in self.request.sizes),
             weights=self._ranges(self.store.bound) if stripped else {},
             swap=self._make_swap(),
-            layers=describe_file(layers),
+            layers=_describe_file(layers),
             control=self.target.control,
         )
 
@@ -148,8 +145,8 @@ class PlanMaker:
         if found is not None:
             self.reporter.log(f"{name}: its plan is there already")
             return found
-        with self.reporter.phases(f"{name}: building its plan") as on_phase:
-            return self._pool.make(key, job, on_phase)
+        with self.reporter.phases(f"{name}: building its plan") as show:
+            return self._pool.make(key, job, lambda p: show(p.name, p.done, p.steps))
 
     def _ranges(self, refs: dict[str, TensorRef]) -> dict[str, WeightRange]:
         return {
@@ -203,10 +200,21 @@ class PlanMaker:
             path.unlink(missing_ok=True)
         path = self.store.folder / f"{name}.plan"
         self._pool.place(key, path)
-        return describe_merge(path, shape, rank)
+        return _describe_merge(path, shape, rank)
 
 
 def _describe_layers(found: Finished) -> str:
     """Return what TensorRT made of the graph: layers by type, and the engine's own account."""
     engine = json.loads(found.engine) if found.engine else None
     return json.dumps({"network": found.layers, "engine": engine}, indent=1) + "\n"
+
+
+def _describe_merge(path: Path, shape: tuple[int, int], max_rank: int) -> MergePlan:
+    """Return a merge plan's entry in the manifest."""
+    file = _describe_file(path)
+    return MergePlan(**file.model_dump(), shape=shape, max_rank=max_rank)
+
+
+def _describe_file(path: Path) -> File:
+    """Return a file's entry in the manifest."""
+    return File(file=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))

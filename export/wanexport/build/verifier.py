@@ -18,16 +18,11 @@ from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, open_safetensors
-from wanexport.verify.compare import (
-    Expected,
-    count_bytes,
-    twin_inputs,
-    twin_size,
-    twin_spec,
-    verify_engine,
-)
+from wanexport.verify.compare import Expected, verify_engine
 from wanexport.verify.plan import verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_reference
+from wanexport.verify.segments import count_bytes
+from wanexport.verify.twin import twin_inputs, twin_size, twin_spec
 from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.origin import Verification

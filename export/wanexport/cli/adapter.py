@@ -20,8 +20,8 @@ def adapter(
     quiet: Quiet = False,
 ) -> None:
     """Make the canonical adapter that an engine loads; several files become one."""
-    from wanexport.build.request import parse_lora
     from wanexport.lora.convert import make_canonical
+    from wanexport.lora.find import parse_lora
     from wanrt.terminal.progress import Reporter
 
     loras = [parse_lora(file) for file in files]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wanexport.build.request import MODES, RANDOM, BuildRequest, check_usage, parse_lora
+from wanexport.build.request import MODES, RANDOM, BuildRequest, check_usage
 from wanexport.cli import tensorrt_options
 from wanexport.cli.options import (
     Batch,
@@ -24,9 +24,10 @@ from wanexport.cli.options import (
 )
 from wanexport.cli.recorded import record_command
 from wanexport.errors import UsageError
+from wanexport.lora.find import parse_lora
 from wanexport.model.config import DEMO
-from wanexport.tensorrt.progress import Reporter
 from wanrt.manifest.schema import Backend
+from wanrt.terminal.progress import Reporter
 
 __all__ = ["build"]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanexport.build.request import LoraArgument
-from wanexport.build.sources import find_lora, resolve_adapters
 from wanexport.errors import AdapterError, BuildError
 from wanexport.lora.adapter import split_rest
 from wanexport.lora.canonical import write_adapter
+from wanexport.lora.find import LoraArgument, find_lora, resolve_adapters
 from wanexport.model.config import parse_config
 from wanexport.model.names import module_shapes
 from wanexport.storage.hashes import hash_files

@@ -17,8 +17,8 @@ __all__ = ["PlanSettings", "resolve_settings"]
 
 BIASES_AT_RISK = "11.3."  # its release notes: plans with REFIT may lose the bias of a Gemm
 SHAPING = (
-    "build/tensorrt_plan.py", "tensorrt/callbacks.py", "tensorrt/network.py", "tensorrt/pool.py",
-    "tensorrt/worker.py",
+    "build/tensorrt_plan.py", "tensorrt/callbacks.py", "tensorrt/key.py", "tensorrt/merge_graph.py",
+    "tensorrt/network.py", "tensorrt/pool.py", "tensorrt/worker.py",
 )  # fmt: skip
 USABLE = 0.9  # of the memory that is free, unless the user says otherwise
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack_low_rank
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, TensorRef
-from wanexport.weights.store import cast_tensor
+from wanexport.weights.cast import cast_tensor
 
 __all__ = ["EngineParameters"]
 

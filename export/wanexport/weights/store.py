@@ -7,9 +7,7 @@ named by the hash of the file it came from, and is linked from there.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,103 +15,26 @@ from typing import Literal
 import onnx_ir as ir
 import torch
 
-from wanexport.errors import BuildError, CheckpointError
-from wanexport.storage.dtypes import onnx_dtype, torch_dtype
-from wanexport.storage.hashes import remember_sha256, sha256_file
-from wanexport.storage.links import copy_file, place_file, pool_path
-from wanexport.storage.locks import locked
+from wanexport.errors import BuildError
+from wanexport.storage.dtypes import onnx_dtype
+from wanexport.storage.hashes import sha256_file
+from wanexport.storage.links import copy_file, place_file
 from wanexport.storage.tensor_file import (
     StoredTensor,
     TensorRef,
     open_safetensors,
     write_safetensors,
 )
+from wanexport.weights.cast import cast_tensor
+from wanexport.weights.pool import Pool
 from wanrt.manifest.schema import WeightFile
-from wanrt.storage.files import atomic_path
 
-__all__ = ["Pool", "WeightStore", "cast_tensor"]
+__all__ = ["WeightStore"]
 
 Origin = Literal["base", "finetuned", "adapter", "merged", "constants"]
 
 CONSTANTS_NAME = "constants.safetensors"
 INLINE_BYTES = 1024  # smaller constants stay in model.onnx, as onnx's own writers do
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Files that several engines share and no checkpoint has, by content: `engines/.weights`."""
-
-    folder: Path
-
-    def cast(
-        self,
-        refs: Mapping[str, TensorRef],
-        specs: Mapping[str, StoredTensor],
-        dtype: str,
-        on_bytes: Callable[[int], None],
-    ) -> dict[str, TensorRef]:
-        """Return the tensors of one file as the graph wants them, written once and streamed.
-
-        What needs no cast goes along: it is little, and the engine then doesn't hold on to a file
-        twice the size of what it reads.
-
-        Args:
-            refs: all of the file that the model has, whichever of it one engine needs, so that
-                every engine finds the same file here.
-            specs: under the same keys, the names, dtypes and shapes to write.
-            dtype: the engine's, which with the file's hash names the result.
-            on_bytes: called with the number of bytes just written.
-        """
-        source = next(iter(refs.values())).path
-        path = pool_path(self.folder, sha256_file(source), dtype)
-        with self._alone():
-            if not self._holds(path, list(specs.values())):
-                tensors = (
-                    cast_tensor(block, specs[name].dtype, f"{source}: {ref.name}")
-                    for name, ref in refs.items()
-                    for block in ref.read_blocks()
-                )
-                digest = write_safetensors(path, list(specs.values()), tensors, on_bytes=on_bytes)
-                remember_sha256(path, digest)
-        return open_safetensors(path).tensors
-
-    def copy(self, source: Path, on_bytes: Callable[[int], None]) -> Path:
-        """Return a copy of a file that can't be linked from where it lies, made once."""
-        digest = sha256_file(source)
-        path = pool_path(self.folder, digest)
-        with self._alone():
-            if not path.exists():
-                with atomic_path(path) as temporary:
-                    copy_file(source, temporary, on_bytes)
-                remember_sha256(path, digest)
-        return path
-
-    def sweep(self) -> int:
-        """Delete what no engine links to any more and return how many bytes that freed."""
-        freed = 0
-        for path in self.folder.glob("*.safetensors"):
-            if path.stat().st_nlink == 1:
-                freed += path.stat().st_size
-                path.unlink(missing_ok=True)
-        return freed
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one build write here at a time; another one then finds what it would have written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".writing.lock"):
-            yield
-
-    @staticmethod
-    def _holds(path: Path, specs: Sequence[StoredTensor]) -> bool:
-        if not path.exists():
-            return False
-        held = open_safetensors(path).tensors
-        return all(
-            spec.name in held
-            and (held[spec.name].dtype, held[spec.name].shape) == (spec.dtype, spec.shape)
-            for spec in specs
-        )
 
 
 @dataclass
@@ -291,24 +212,3 @@ class WeightStore:
             origin=origin,
             storage=storage,
         )
-
-
-def cast_tensor(tensor: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """Return a tensor in another dtype, rounded once.
-
-    Raises:
-        CheckpointError: it holds NaN or infinity, or overflows the dtype.
-    """
-    result = tensor.to(torch_dtype(dtype))
-    if not _all_finite(result):
-        if _all_finite(tensor):
-            raise CheckpointError(f"{name} overflows {dtype.lower()}", "build with --dtype bf16")
-        raise CheckpointError(f"{name} holds NaN or infinity")
-    return result
-
-
-def _all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor has neither NaN nor infinity; 25 times as fast as isfinite().all()."""
-    if not tensor.numel():
-        return True
-    return all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))

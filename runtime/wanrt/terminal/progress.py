@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 from rich.console import Console, RenderableType
@@ -99,6 +99,28 @@ class Reporter:
         """Show work that doesn't say how far it is, with the time it has taken."""
         with self._piece(text, None, "") as piece:
             yield piece
+
+    @contextmanager
+    def phases(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Show work whose phases lie in one another, a bar for each that is under way.
+
+        What it yields is called with a phase's name, its steps done, and how many it has.
+        """
+        with self.work(text), ExitStack() as all_of_them:
+            under_way: dict[str, tuple[ExitStack, Piece]] = {}
+
+            def show(name: str, done: int, steps: int) -> None:
+                if name not in under_way:
+                    stack = all_of_them.enter_context(ExitStack())
+                    piece = stack.enter_context(self.steps(name, steps))
+                    under_way[name] = stack, piece
+                stack, piece = under_way[name]
+                piece.advance(done - piece.done)
+                if done >= steps:
+                    del under_way[name]
+                    stack.close()
+
+            yield show
 
     @contextmanager
     def _piece(self, text: str, total: int | None, unit: str) -> Iterator[Piece]:

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from studies import I2V, OTHER_SIZES, SIZE, build, config
 
 from wanexport.build.recipe import Built
-from wanexport.build.request import LoraArgument
 from wanexport.errors import BuildError, VerificationError
 from wanexport.lora.canonical import write_adapter
+from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Config
 from wanrt.backends.load import load_engine
 from wanrt.engine.inputs import make_inputs

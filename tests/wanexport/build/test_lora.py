@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from studies import I2V, SIZE, build
 
 from wanexport.build.recipe import Built
-from wanexport.build.request import LoraArgument, parse_lora
 from wanexport.checkpoint.random_weights import write_checkpoint
 from wanexport.errors import AdapterError
+from wanexport.lora.find import LoraArgument, parse_lora
 from wanexport.model.names import module_shapes, to_original
 from wanrt.backends.load import load_engine
 from wanrt.engine.inputs import make_inputs

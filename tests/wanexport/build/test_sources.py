@@ -17,7 +17,7 @@ from studies import build
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 
 from wanexport.build.recipe import Built
-from wanexport.build.request import LoraArgument
+from wanexport.lora.find import LoraArgument
 from wanrt.bench.stale import find_stale
 from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest

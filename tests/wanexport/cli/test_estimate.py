@@ -16,8 +16,8 @@ from wanexport.build.targets import resolve_targets
 from wanexport.cost import Outlook, predict_engines, price_engines
 from wanexport.model.config import load_config
 from wanexport.model.formulas import count_bytes, count_flops
-from wanexport.tensorrt.progress import Reporter
 from wanrt.machine.devices import DeviceRates, load_devices
+from wanrt.terminal.progress import Reporter
 
 DEMO = BuildRequest(load_config("wan2.1-i2v-demo"), ranks=(8, 32, 128))
 I2V_14B = replace(DEMO, config=load_config("wan2.1-i2v-14b-480p"))

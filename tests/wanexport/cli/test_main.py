@@ -11,11 +11,12 @@ from studies import I2V, config
 from typer.main import get_command
 
 from wanexport.build.recipe import Built
-from wanexport.build.request import MODES, BuildRequest, LoraArgument, parse_lora
+from wanexport.build.request import MODES, BuildRequest
 from wanexport.build.sources import AdapterSet
 from wanexport.build.targets import Target
 from wanexport.cli.main import app
 from wanexport.errors import BuildError, ConfigError
+from wanexport.lora.find import LoraArgument, parse_lora
 from wanexport.model.config import Size, load_config
 from wanrt.manifest.origin import Verification
 

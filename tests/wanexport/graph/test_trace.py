@@ -17,7 +17,7 @@ from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.random_adapter import cross_attention_targets
 from wanexport.model.config import Architecture, Size, load_config
 from wanexport.model.names import module_shapes
-from wanexport.verify.compare import same_structure, twin_size, twin_spec
+from wanexport.verify.twin import same_structure, twin_size, twin_spec
 
 SIZE_480P = Size(width=832, height=480, frames=81)
 CUDA_KERNELS = Path(__file__).parent / "data" / "ort-1.31-cuda-kernels.json"
