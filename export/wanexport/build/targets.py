@@ -23,6 +23,7 @@ from wanexport.storage.disk import check_disk
 from wanexport.storage.dtypes import itemsize
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.links import pool_path
+from wanexport.storage.source_hash import hash_packages
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import check_times, read_manifest
 from wanrt.manifest.schema import Manifest, Mode
@@ -34,13 +35,9 @@ Action = Literal["build", "reuse", "replace", "conflict"]
 
 # What shapes an artefact besides its sources; a new release of one means a new engine.
 TOOLS = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")
-SHAPING = (
-    "build/recipe.py", "checkpoint/open.py", "graph/dit.py", "graph/passes.py", "graph/trace.py",
-    "lora/adapter.py", "lora/canonical.py", "lora/delta.py", "lora/keys.py",
-    "lora/random_adapter.py", "lora/resolve.py", "lora/scales.py", "model/names.py",
-    "storage/dtypes.py", "storage/streams.py", "storage/tensor_file.py", "weights/cast.py",
-    "weights/parameters.py", "weights/pool.py", "weights/store.py",
-)  # fmt: skip
+# The packages whose code shapes every engine; `lora` does where there is an adapter, `tensorrt`
+# where there is a plan (`PlanSettings.shaping`). The others only look at what was made.
+SHAPING = ("build", "checkpoint", "graph", "model", "storage", "weights")
 TRACE_BYTES = 450 << 20  # peak of the trace, whatever the model's size
 SAME = "made from the same"
 PLAN_BYTES = 4 << 20  # of a layer in a TensorRT plan, weights apart
@@ -228,7 +225,7 @@ def _inputs(
             f"{sha}@{strength!r}" for s in adapters for _, sha, strength in s.sources
         ),
         "ranks": sha256_text(json.dumps(dict(ranks), sort_keys=True)),
-        "wanexport": f"{__version__}+{_code_hash()}",
+        "wanexport": f"{__version__}+{code_hash(mode)}",
     }
     return inputs | {tool: _version(tool) for tool in TOOLS}
 
@@ -369,7 +366,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _code_hash() -> str:
-    """Hash the modules that shape an engine, so that no engine outlives the code that made it."""
-    folder = Path(__file__).parents[1]
-    return sha256_text("".join((folder / name).read_text() for name in SHAPING))[:12]
+def code_hash(mode: Mode, root: Path = Path(__file__).parents[1]) -> str:
+    """Hash the packages on an engine's path, so that no engine outlives the code that made it."""
+    packages = SHAPING if mode == "full" else (*SHAPING, "lora")
+    return hash_packages(root, packages)[:12]
