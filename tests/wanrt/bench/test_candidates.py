@@ -48,15 +48,14 @@ def test_models_and_workloads_are_groups_of_their_own(tmp_path: Path) -> None:
         scripted_bench(tmp_path, workload="x")
 
 
-def test_engines_are_compared_by_what_their_manifests_name(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        make_engine(tmp_path / name, Tiny(name=name))
-    manifest = read_raw(tmp_path / "c")
-    manifest["compared_by"] |= {"quantization": "fp8"}  # as an engine this version runs might say
-    write_manifest(tmp_path / "c", manifest)
-    groups = scripted_bench(tmp_path).groups
-    assert sorted(sum(not row.control for row in group.candidates) for group in groups) == [1, 2]
-    assert {group.model for group in groups} == {"tiny"}
+def test_engines_that_must_not_be_compared_are_groups_told_apart(tmp_path: Path) -> None:
+    raw = read_raw(make_engine(tmp_path / "a", Tiny(name="a")))
+    others = {"b": {"layout": "split", "cards": "1"}, "c": {"prefuse": "01" * 32}}
+    for name, more in others.items():
+        folder = make_engine(tmp_path / name, Tiny(name=name))
+        write_manifest(folder, read_raw(folder) | {"compared_by": raw["compared_by"] | more})
+    models = [group.model for group in scripted_bench(tmp_path).groups]
+    assert models == ["tiny", "tiny layout split", "tiny prefuse 010101010101"]
 
 
 def test_a_failed_baseline_gives_way_to_another(tmp_path: Path) -> None:
