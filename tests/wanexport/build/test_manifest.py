@@ -9,7 +9,7 @@ from folders import manifests
 from safetensors.torch import load_file, save_file
 from studies import I2V, SIZE, build
 
-from wanexport.build.request import LoraArgument
+from wanexport.lora.find import LoraArgument
 from wanexport.model.formulas import count_activations
 
 sources, study = folders.sources, folders.study  # fixtures
