@@ -29,9 +29,8 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert not {name for name in named if not any((root / name).exists() for root in ROOTS)}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_make_targets_that_are_named_exist(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
+def test_make_targets_that_are_named_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"\bmake ([a-z-]+)\b", re.sub(r"[^`]*(`[^`]*`|$)", r"\1 ", text)))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert targets
