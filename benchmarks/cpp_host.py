@@ -32,13 +32,13 @@ from wanexport.build.recipe import build_engines
 from wanexport.build.request import BuildRequest
 from wanexport.checkpoint.random_weights import checkpoint_specs
 from wanexport.model.config import load_config
-from wanexport.storage.tensor_file import TensorSpec
-from wanexport.tensorrt.progress import Reporter
+from wanexport.storage.tensor_file import StoredTensor
 from wanrt.backends.load import load_engine
 from wanrt.cli.run import save_tensors
 from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.manifest.read import read_manifest
+from wanrt.terminal.progress import Reporter
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -167,8 +167,8 @@ def _grow(demo: Path, folder: Path) -> Path:
     return folder
 
 
-def _shards(specs: list[TensorSpec]) -> list[list[TensorSpec]]:
-    shards: list[list[TensorSpec]] = [[]]
+def _shards(specs: list[StoredTensor]) -> list[list[StoredTensor]]:
+    shards: list[list[StoredTensor]] = [[]]
     for spec in specs:
         if sum(one.nbytes for one in shards[-1]) + spec.nbytes > SHARD_BYTES:
             shards.append([])
@@ -176,7 +176,7 @@ def _shards(specs: list[TensorSpec]) -> list[list[TensorSpec]]:
     return shards
 
 
-def _write_sparse(folder: Path, index: int, specs: list[TensorSpec]) -> dict[str, object]:
+def _write_sparse(folder: Path, index: int, specs: list[StoredTensor]) -> dict[str, object]:
     """Write a safetensors file whose header is true and whose data is a hole."""
     header, end = {}, 0
     for spec in specs:

@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 from wanexport.build.recipe import build_engines
 from wanexport.build.request import BuildRequest
 from wanexport.model.config import load_config
-from wanexport.tensorrt.progress import Reporter
 from wanrt.backends.load import load_engine
 from wanrt.engine.inputs import make_inputs
+from wanrt.terminal.progress import Reporter
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -31,7 +31,7 @@ import onnx
 
 from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_checkpoint
 from wanexport.model.config import load_config
-from wanexport.tensorrt.protocol import Job
+from wanexport.tensorrt.protocol import BuilderJob
 from wanrt.manifest.read import read_manifest
 
 CONFIG = "wan2.1-i2v-14b-480p"
@@ -138,7 +138,7 @@ def _parse(work: Path) -> dict[str, object]:
     manifest = read_manifest(folder)
     tensors = (*manifest.forward.inputs, *manifest.forward.outputs)
     model = onnx.load(folder / manifest.forward.file, load_external_data=False).graph
-    job = Job(
+    job = BuilderJob(
         backend="tensorrt-rtx",
         model=str((folder / manifest.forward.file).resolve()),
         plan=None,

@@ -28,10 +28,9 @@ sys.path.insert(0, str(ROOT / "tests/support"))
 from simulated import SimulatedEngine, SimulatedTestbed, Weather  # noqa: E402
 from tinyengines import Tiny, make_engine  # noqa: E402
 
-from wanrt import bench_engines  # noqa: E402
 from wanrt.bench.options import BenchOptions  # noqa: E402
-from wanrt.manifest.read import read_manifest  # noqa: E402
-from wanrt.manifest.schema import Manifest  # noqa: E402
+from wanrt.bench.run import bench_folders  # noqa: E402
+from wanrt.manifest.folder import EngineFolder, open_folder  # noqa: E402
 from wanrt.results.stats import correct_holm  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,7 +39,7 @@ CHANGED = 3
 OURS = BenchOptions(half_width=0.003, time_budget_s=math.inf)
 FORWARDS = 180  # of each engine: 30 loads of 3 rounds there and back, as ours comes to
 Claims = set[int]
-Way = Callable[[SimulatedTestbed, dict[Path, Manifest]], Claims]
+Way = Callable[[SimulatedTestbed, list[EngineFolder]], Claims]
 
 
 def main() -> None:
@@ -58,26 +57,25 @@ def main() -> None:
     print(text)
 
 
-def make_engines(root: Path) -> dict[Path, Manifest]:
+def make_engines(root: Path) -> list[EngineFolder]:
     """Make `full` and eight others; what they would compute doesn't matter."""
     kinds = [Tiny(name="full")]
     kinds += [Tiny(name=f"separate-{r}", mode="separate", rank=r) for r in range(1, 9)]
-    folders = [make_engine(root / kind.name, kind) for kind in kinds]
-    return {folder: read_manifest(folder) for folder in folders}
+    return [open_folder(make_engine(root / kind.name, kind)) for kind in kinds]
 
 
-def judge(way: Way, engines: dict[Path, Manifest], count: int) -> dict[str, float]:
+def judge(way: Way, engines: list[EngineFolder], count: int) -> dict[str, float]:
     """Return how often a way claims a difference that isn't there, and finds the one that is."""
-    false = sum(bool(way(SimulatedTestbed(engines, seed), engines)) for seed in range(count))
+    false = sum(bool(way(SimulatedTestbed(seed), engines)) for seed in range(count))
     true_s = {f"separate-{CHANGED}": SLOWER}
-    testbeds = (SimulatedTestbed(engines, count + seed, true_s) for seed in range(count))
+    testbeds = (SimulatedTestbed(count + seed, true_s) for seed in range(count))
     found = sum(CHANGED in way(testbed, engines) for testbed in testbeds)
     return {"false": false / count, "found": found / count}
 
 
-def ours(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
+def ours(testbed: SimulatedTestbed, engines: list[EngineFolder]) -> Claims:
     """Bench as `wanrt bench --half-width 0.3%` does."""
-    result = bench_engines(engines, OURS, testbed=testbed)
+    result = bench_folders(engines, OURS, testbed=testbed)
     return {
         row.rank or 0
         for row in result.rows
@@ -85,9 +83,9 @@ def ours(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
     }
 
 
-def hodges_lehmann(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
+def hodges_lehmann(testbed: SimulatedTestbed, engines: list[EngineFolder]) -> Claims:
     """Bench so too, but take a load's ratio by Hodges and Lehmann from its rounds' log ratios."""
-    rows = [row for row in bench_engines(engines, OURS, testbed=testbed).rows if not row.control]
+    rows = [row for row in bench_folders(engines, OURS, testbed=testbed).rows if not row.control]
     loads = 1 + rows[0].forwards[-1].load
     logs = np.log([[forward.seconds for forward in row.forwards] for row in rows])
     rounds = logs.reshape(len(rows), loads, -1, 2).mean(axis=3)  # [engine, load, round]
@@ -98,7 +96,7 @@ def hodges_lehmann(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> 
     return {n for n, p in enumerate(p_values, start=1) if p < 0.05}
 
 
-def one_after_the_other(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
+def one_after_the_other(testbed: SimulatedTestbed, engines: list[EngineFolder]) -> Claims:
     """Load each engine once, run all its forwards, compare means by Welch's t-test."""
     samples = []
     for _ in engines:
@@ -112,7 +110,7 @@ def one_after_the_other(testbed: SimulatedTestbed, engines: dict[Path, Manifest]
     }
 
 
-def interleaved(testbed: SimulatedTestbed, engines: dict[Path, Manifest]) -> Claims:
+def interleaved(testbed: SimulatedTestbed, engines: list[EngineFolder]) -> Claims:
     """Load all engines once, run them in random rounds, test log ratios by Wilcoxon's test."""
     loaded = [load(testbed, i) for i in range(len(engines))]
     rng = np.random.default_rng(testbed.seed)

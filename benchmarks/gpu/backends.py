@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,7 @@ import wanrt
 from wanexport.cli.main import main as wanexport_main
 from wanrt.backends.tensorrt.cuda import find_gpu
 from wanrt.cli.main import main as wanrt_main
+from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.manifest.read import read_manifest
@@ -53,7 +55,7 @@ class Study:
     backend: str
     dtype: str
     refit: str
-    device: str
+    device: DeviceKind
     seconds: float
 
     @property
@@ -245,14 +247,14 @@ def benching(study: Study) -> str:
     return f"{len(rows)} rows, {saved}"
 
 
-def run(path: Path, device: str, **options: object) -> np.ndarray:
+def run(path: Path, device: DeviceKind, **options: Any) -> np.ndarray:
     """Return an engine's sample on seeded inputs."""
-    with wanrt.load_engine(path, device=device, **options) as engine:  # type: ignore[arg-type]
+    with wanrt.load_engine(path, device=device, **options) as engine:
         forward(engine)  # as a CUDA graph from the second on
         return forward(engine)
 
 
-def forward(engine: wanrt.engine.engine.Engine) -> np.ndarray:
+def forward(engine: Engine) -> np.ndarray:
     """Return the sample of a loaded engine in fp64."""
     manifest = engine.manifest
     workload = next(iter(manifest.workloads.values()))

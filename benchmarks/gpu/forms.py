@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from wanexport.graph import cuda_forms, passes
 from wanrt.bench.jobs import LoadJob, load_job
-from wanrt.manifest.read import read_manifest
+from wanrt.manifest.folder import open_folder
 
 from . import layers
 from .record import Step
@@ -49,8 +49,9 @@ def measure(settings: Settings, name: str) -> Step:
     with _form(*FORMS[name]):
         layers.build(apart, settings.layers, size, ((("full",), ()),))
     (path,) = layers.engines(apart, settings.layers, size)
-    (workload,) = read_manifest(path).workloads
-    runner = load_job(LoadJob(path, workload, device=settings.device))  # type: ignore[arg-type]
+    engine = open_folder(path)
+    (workload,) = engine.manifest.workloads
+    runner = load_job(LoadJob(engine, workload, device=settings.device))  # type: ignore[arg-type]
     try:
         seconds = [runner.time_forward() for _ in range(FORWARDS)]
     finally:

@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from wanrt.bench.jobs import LoadJob, load_job
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 from .record import Step
@@ -29,9 +30,9 @@ KINDS = (
 
 def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> Step:
     """Profile forwards of an engine, or of torch with its weights, by CUPTI through torch."""
-    manifest = read_manifest(path)
-    (workload,) = manifest.workloads
-    job = LoadJob(path, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
+    engine = open_folder(path)
+    (workload,) = engine.manifest.workloads
+    job = LoadJob(engine, workload, device=settings.device, rival=rival)  # type: ignore[arg-type]
     on_gpu = settings.device == "cuda"
     activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
     runner = load_job(job)
@@ -44,7 +45,7 @@ def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> 
         runner.close()
         if on_gpu:
             torch.cuda.empty_cache()
-    (shapes,) = manifest.workloads.values()
+    (shapes,) = engine.manifest.workloads.values()
     work: Step = {"tokens": shapes.tokens, "flops": sum(shapes.flops.values())}
     return {"forward_s": plain, **work, **_kernels(profiler, on_gpu)}
 

@@ -16,6 +16,7 @@ from wanrt.bench.jobs import LoadJob
 from wanrt.cli.main import main as wanrt_main
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 from .command import run_command
@@ -133,8 +134,9 @@ def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
 
 
 def _torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
-    (workload,) = read_manifest(path).workloads
-    job = LoadJob(path, workload, device=settings.device)  # type: ignore[arg-type]
+    taken = open_folder(path)
+    (workload,) = taken.manifest.workloads
+    job = LoadJob(taken, workload, device=settings.device)  # type: ignore[arg-type]
     rival = load_eager(job, dtype=dtype)
     rival.time_forward()
     assert rival.sample is not None

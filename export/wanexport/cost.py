@@ -1,7 +1,7 @@
 """What engines of a model would cost, from its configuration alone: no checkpoint, no torch.
 
-`build/targets.py` plans a build; this is `wanexport plan`: parameters, bytes, flops, memory, and
-how fast a forward could be on named devices. The formulas are `wanexport.model.formulas`'s.
+`build/targets.py` resolves a build; this is `wanexport estimate`: parameters, bytes, flops, memory,
+and how fast a forward could be on named devices. The formulas are `wanexport.model.formulas`'s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wanexport.build.request import BuildRequest, Mode
+from wanexport.build.request import BuildRequest
 from wanexport.lora.random_adapter import cross_attention_targets
-from wanexport.model.config import Dtype
 from wanexport.model.formulas import (
     GraphName,
     Lora,
@@ -23,9 +22,11 @@ from wanexport.model.formulas import (
     count_parameters,
 )
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import ITEMSIZE, SAFETENSORS_DTYPE
+from wanexport.storage.dtypes import itemsize
 from wanrt.machine.devices import CPU, DeviceRates, find_device, load_devices
 from wanrt.machine.predict import Prediction, predict_forward
+from wanrt.manifest.fields import Dtype
+from wanrt.manifest.schema import Mode
 
 __all__ = ["Cost", "Outlook", "choose_devices", "predict_engines", "price_engines"]
 
@@ -135,7 +136,7 @@ def _measure(dtype: Dtype) -> DeviceRates:
 def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
     config = request.config
     arch, size = config.architecture, config.size
-    dims, itemsize = arch.dims, ITEMSIZE[SAFETENSORS_DTYPE[config.dtype]]
+    dims, width = arch.dims, itemsize(config.dtype)
     every = module_shapes(arch)
     shapes = {module: every[f"{module}.weight"] for module in cross_attention_targets(arch)}
     lora: Lora = {}
@@ -154,9 +155,9 @@ def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
         rank=rank,
         dtype=config.dtype,
         parameters=weights + count_adapter(lora),
-        weight_bytes=(weights + (count_adapter(lora) if mode == "separate" else 0)) * itemsize,
-        write_bytes=written * itemsize,
+        weight_bytes=(weights + (count_adapter(lora) if mode == "separate" else 0)) * width,
+        write_bytes=written * width,
         flops={g: count_flops(dims, size.tokens, size.batch, lora, g) for g in GRAPHS},
-        moved={g: count_bytes(dims, size.tokens, itemsize, size.batch, lora, g) for g in GRAPHS},
-        memory={g: count_memory(dims, size.tokens, itemsize, size.batch, lora, g) for g in GRAPHS},
+        moved={g: count_bytes(dims, size.tokens, width, size.batch, lora, g) for g in GRAPHS},
+        memory={g: count_memory(dims, size.tokens, width, size.batch, lora, g) for g in GRAPHS},
     )

@@ -15,11 +15,12 @@ from wanexport.checkpoint.open import open_checkpoint
 from wanexport.errors import CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
 from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
-from wanexport.lora.resolve import Problem, Resolution, resolve_file
+from wanexport.lora.resolve import LoraProblem, Resolution, resolve_file
 from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
 from wanrt.storage.hub import hub_file
+from wanrt.terminal.text import counted, first_and_more
 
 __all__ = ["Description", "describe_file", "format_description"]
 
@@ -73,7 +74,7 @@ class Description:
     scales: Range | None = None
     low_rank: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[LoraProblem, ...] = ()
 
 
 def describe_file(path: Path, config: Config | None = None) -> Description:
@@ -112,8 +113,8 @@ def format_description(description: Description) -> str:
         "rank": _span(held.ranks),
         "alpha": _span(held.alphas),
         "scale": _span(held.scales),
-        "low-rank": _count(held.low_rank, "change") if held.low_rank else "",
-        "merge only": _list(held.rest),
+        "low-rank": counted(len(held.low_rank), "change") if held.low_rank else "",
+        "merge only": first_and_more(held.rest, LISTED),
     }
     cached = hub_file(held.path)
     title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
@@ -123,7 +124,7 @@ def format_description(description: Description) -> str:
         lines.append(f"  not applied{about}: {problem.message}")
         lines += [f"    hint: {problem.hint}"] if problem.hint else []
     if others := held.problems[LISTED_PROBLEMS:]:
-        lines.append(f"  and {_count(others, 'more problem')}")
+        lines.append(f"  and {counted(len(others), 'more problem')}")
     return "\n".join(lines)
 
 
@@ -167,12 +168,12 @@ def _describe_checkpoint(
     path: Path, files: Sequence[SafetensorsFile], config: Config | None
 ) -> Description:
     dialect, architecture = "not a whole Wan2.1 DiT", None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[LoraProblem, ...] = ()
     configs = [config] if config else [load_config(name) for name in list_configs()]
     try:
         found = open_checkpoint(str(path))
     except CheckpointError as error:
-        problems = (Problem((), str(error), error.hint),)
+        problems = (LoraProblem((), str(error), error.hint),)
     else:
         dialect, architecture = f"{found.layout} names", found.architecture
     differing = {c.name: _differences(architecture, c.architecture) for c in configs}
@@ -251,8 +252,8 @@ def _sizes(arch: Architecture | None) -> str:
         f"{arch.image_tokens} image tokens of {arch.image_dim}" if arch.image_dim else "no image"
     )
     return (
-        f"{_count(range(arch.num_layers), 'layer')}, width {arch.width} in "
-        f"{_count(range(arch.num_attention_heads), 'head')}, ffn {arch.ffn_dim}, channels "
+        f"{counted(arch.num_layers, 'layer')}, width {arch.width} in "
+        f"{counted(arch.num_attention_heads, 'head')}, ffn {arch.ffn_dim}, channels "
         f"{arch.in_channels} to {arch.out_channels}, text {arch.text_dim}, {image}"
     )
 
@@ -265,10 +266,6 @@ def _nothing(held: Description) -> str:
     )
 
 
-def _count(things: Sequence[object], what: str) -> str:
-    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
-
-
 def _range(values: Iterable[float]) -> Range | None:
     known = sorted(values)
     return (known[0], known[-1]) if known else None
@@ -279,8 +276,3 @@ def _span(values: Range | None) -> str:
         return ""
     low, high = values
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

@@ -18,24 +18,22 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from wanexport.graph.trace import TORCH_DTYPES
-from wanexport.model.config import Architecture, Dtype
+from wanexport.model.config import Architecture
+from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
-from wanexport.weights.store import IR_DTYPES
 from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
 from wanrt.machine.cores import usable_cores
-from wanrt.manifest.read import check_times, read_manifest
+from wanrt.manifest.fields import Dtype
+from wanrt.manifest.folder import check_files
 from wanrt.manifest.schema import Manifest
 
 __all__ = ["TorchRival", "load_compiled", "load_eager"]
 
 PLAIN = ("full", "merged")
 """Modes whose graph is diffusers' model and nothing beside it."""
-
-SAFETENSORS_DTYPES = {code: name for name, code in IR_DTYPES.items()}
 
 
 class TorchRival:
@@ -129,21 +127,21 @@ def _load(
     wrap: Callable[..., Callable[..., tuple[Tensor]]],
     computed_in: Dtype | None = None,
 ) -> TorchRival:
-    manifest = read_manifest(job.folder)
-    check_times(job.folder, manifest)
+    check_files(job.engine)
+    folder, manifest = job.engine.path, job.engine.manifest
     if manifest.mode not in PLAIN:
         raise EngineError(
             f"{name} takes the weights of a full or merged engine; "
-            f"{job.folder} is a {manifest.mode} one"
+            f"{folder} is a {manifest.mode} one"
         )
     if job.device != "cpu" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(job.threads or usable_cores())
-    arch = _architecture(job.folder, manifest)
-    dtype = TORCH_DTYPES[computed_in or manifest.dtype]
+    arch = _architecture(folder, manifest)
+    dtype = torch_dtype(computed_in or manifest.dtype)
     model = empty_model(arch, arch.num_layers)
     names = [parameter for parameter, _ in model.named_parameters()]
-    load_parameters(model, "", names, _reader(job.folder, manifest), dtype)
+    load_parameters(model, "", names, _reader(folder, manifest), dtype)
     model.eval().to(job.device)
     return TorchRival(name, wrap(model), _feeds(job, manifest, arch, dtype), job.device)
 
@@ -173,14 +171,15 @@ def _architecture(folder: Path, manifest: Manifest) -> Architecture:
 def _reader(folder: Path, manifest: Manifest) -> Callable[[str], Tensor]:
     """Return what maps a parameter from the byte range that the engine's graph reads."""
     initializers = ir.load(folder / manifest.forward.file).graph.initializers
+    stored = {onnx_dtype(name): name for name in ENGINE_DTYPES}
     files = {weights.file: weights.bytes for weights in manifest.weights}
 
     def read(name: str) -> Tensor:
         value = initializers[name].const_value if name in initializers else None
-        if not isinstance(value, ir.ExternalTensor) or value.dtype not in SAFETENSORS_DTYPES:
+        if not isinstance(value, ir.ExternalTensor) or value.dtype not in stored:
             raise EngineError(f"{folder}: the graph has no weights {name}", "rebuild the engine")
         offset, length = value.offset or 0, value.length or 0
-        dtype, shape = SAFETENSORS_DTYPES[value.dtype], tuple(value.shape.numpy())
+        dtype, shape = stored[value.dtype], tuple(value.shape.numpy())
         ref = TensorRef(name, dtype, shape, folder / value.location, offset)
         if length != ref.nbytes or offset + length > files.get(str(value.location), 0):
             raise EngineError(f"{folder}: the graph's {name} lies nowhere", "rebuild the engine")

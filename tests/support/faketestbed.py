@@ -12,8 +12,8 @@ from wanrt.errors import EngineError, ResultsError, UnsupportedError
 from wanrt.machine.describe import Machine
 from wanrt.machine.nvml import Clocks
 from wanrt.manifest.fields import Dtype
-from wanrt.manifest.read import read_manifest
-from wanrt.manifest.schema import Manifest
+from wanrt.manifest.folder import EngineFolder
+from wanrt.manifest.read import check_sizes
 from wanrt.results.values import Probe
 
 if TYPE_CHECKING:
@@ -67,12 +67,11 @@ class FakeTestbed:
     forwards: count[int] = field(default_factory=lambda: count(1))
     times: dict[str, cycle[float]] = field(default_factory=dict)
 
-    def check(self, folder: Path) -> Manifest:
-        """Return the manifest, or raise as the script says."""
-        manifest = read_manifest(folder)
-        if manifest.name in self.script.unsupported:
-            raise UnsupportedError(self.script.unsupported[manifest.name])
-        return manifest
+    def check(self, folder: EngineFolder) -> None:
+        """Raise as the script says, or if files aren't as recorded."""
+        check_sizes(folder.path, folder.manifest)
+        if folder.manifest.name in self.script.unsupported:
+            raise UnsupportedError(self.script.unsupported[folder.manifest.name])
 
     def check_rival(self, name: str) -> None:
         """Raise unless the script knows the rival."""

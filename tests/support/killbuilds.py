@@ -72,7 +72,7 @@ def run(job: dict[str, Any]) -> dict[str, object]:
         built = build(Path(job["out"]), ARCH, verify=False, **options)
     except BaseException as error:  # noqa: BLE001 (the answer says which)
         return {"error": type(error).__name__, "message": str(error), "count": trap.count}
-    actions = [b.plan.action for b in built]
+    actions = [b.target.action for b in built]
     return {"actions": actions, "count": trap.count, "room": trap.room}
 
 

@@ -12,7 +12,7 @@ from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import GraphSpec, model_inputs, trace_graph
 from wanexport.lora.random_adapter import cross_attention_targets
 from wanexport.model.config import Architecture, Size
-from wanexport.tensorrt.protocol import Job
+from wanexport.tensorrt.protocol import BuilderJob
 
 DTYPES = {
     ir.DataType.FLOAT: "fp32",
@@ -30,7 +30,7 @@ def save_graph(
     *,
     rank: int = 8,
     also: tuple[Size, ...] = (),
-) -> tuple[Job, ir.Model]:
+) -> tuple[BuilderJob, ir.Model]:
     """Save a graph as `wanexport build` does and return the job of parsing it.
 
     Every initializer is to be refittable, by its name. `also` makes the graph dynamic, with a
@@ -47,7 +47,7 @@ def save_graph(
     ir.save(model, folder / "model.onnx")
     shapes = [model_inputs(arch, s, "fp32") for s in (size, *also)] if also else []
     io = (*model.graph.inputs, *model.graph.outputs)
-    job = Job(
+    job = BuilderJob(
         backend="tensorrt-rtx",
         model=str(folder / "model.onnx"),
         plan=None,

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from studies import I2V, T2V, build, config
 
-from wanexport.build.request import LoraArgument
 from wanexport.checkpoint.random_weights import write_checkpoint
+from wanexport.lora.find import LoraArgument
 
 Q = "blocks.0.attn2.to_q"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"

@@ -57,7 +57,7 @@ def test_commands_run_as_written(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         outputs[" ".join(command.split()[:2])] = done.stdout
-    assert "at best on H100" in outputs["wanexport plan"]
+    assert "at best on H100" in outputs["wanexport estimate"]
     assert "rank 16" in outputs["wanrt info"]
     assert "random weights" in outputs["wanrt bench"]
     assert "[random weights]" in outputs["wanrt report"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing, suppress
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from wanrt.bench.process import Hosted, open_hosted
 from wanrt.engine.engine import Runner
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, ManifestError, UnsupportedError
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 TINY = "64x32x1"
@@ -34,7 +36,7 @@ SIZE = "96x64x5"
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> LoadJob:
-    return LoadJob(make_engine(tmp_path / "e", Tiny()), TINY, threads=1)
+    return LoadJob(open_folder(make_engine(tmp_path / "e", Tiny())), TINY, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def gone(pid: int) -> bool:
 def test_an_engine_runs_here_or_in_a_process_of_its_own(tmp_path: Path, open_job: Any) -> None:
     swappable = Tiny(mode="swappable", max_rank=4, adapters=(2,), name="tiny-swappable")
     folder = make_engine(tmp_path / "e", swappable)
-    runner: Runner = open_job(LoadJob(folder, TINY, threads=1))
+    runner: Runner = open_job(LoadJob(open_folder(folder), TINY, threads=1))
     assert runner.timed == "run_with_iobinding, inputs and outputs resident, host clock"
     assert 0 < runner.time_forward() < 10
     assert runner.enqueue_s is None
@@ -136,23 +138,23 @@ def test_an_engine_runs_here_or_in_a_process_of_its_own(tmp_path: Path, open_job
 
 
 def test_a_refusal_is_the_same_from_the_process(tiny: LoadJob) -> None:
-    (tiny.folder / "engine.json").unlink()
+    (tiny.engine.path / "model.onnx").unlink()
     with pytest.raises(ManifestError) as here:
         load_job(tiny)
     with pytest.raises(ManifestError) as there:
         open_hosted(tiny)
     assert (str(there.value), there.value.hint) == (str(here.value), here.value.hint)
-    assert "is not an engine folder" in str(here.value)
+    assert "model.onnx is missing" in str(here.value)
 
 
 def test_a_workload_that_is_not_there(tiny: LoadJob) -> None:
     with pytest.raises(EngineError, match="no workload 'huge'"):
-        open_hosted(LoadJob(tiny.folder, "huge"))
+        open_hosted(LoadJob(tiny.engine, "huge"))
 
 
 def test_unknown_rivals_are_refused_by_name(tiny: LoadJob, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
-        open_hosted(LoadJob(tiny.folder, TINY, rival="jax"))
+        open_hosted(LoadJob(tiny.engine, TINY, rival="jax"))
     assert error.value.hint == "there are: torch-compile, torch-eager"
     monkeypatch.setattr("wanrt.bench.jobs.entry_points", lambda group: ())  # noqa: ARG005
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
@@ -190,13 +192,13 @@ REFUSALS: dict[str, tuple[type[WanrtError], str, str]] = {
 def test_what_a_rival_s_loading_meets(tiny: LoadJob, name: str) -> None:
     kind, message, hint = REFUSALS[name]
     with pytest.raises(kind) as error:
-        open_hosted(LoadJob(tiny.folder, TINY, rival=name))
+        open_hosted(LoadJob(tiny.engine, TINY, rival=name))
     assert (type(error.value), str(error.value), error.value.hint) == (kind, message, hint)
 
 
 @pytest.mark.usefixtures("stubs")
 def test_an_exception_in_a_forward_is_one_line_and_the_process_goes_on(tiny: LoadJob) -> None:
-    with hosting(LoadJob(tiny.folder, TINY, rival="fails")) as hosted:
+    with hosting(LoadJob(tiny.engine, TINY, rival="fails")) as hosted:
         for _ in range(2):
             with pytest.raises(EngineError) as error:
                 hosted.time_forward()
@@ -210,7 +212,7 @@ def test_an_exception_in_a_forward_is_one_line_and_the_process_goes_on(tiny: Loa
     [("aborts", "ended with SIGABRT"), ("starves", "was killed, most likely for want of memory")],
 )
 def test_a_process_that_dies_in_a_forward(tiny: LoadJob, name: str, message: str) -> None:
-    with hosting(LoadJob(tiny.folder, TINY, rival=name)) as hosted:
+    with hosting(LoadJob(tiny.engine, TINY, rival=name)) as hosted:
         with pytest.raises(EngineError, match=f"{name}: its process {message}"):
             hosted.time_forward()
         with pytest.raises(EngineError, match="its process has ended"):
@@ -228,14 +230,14 @@ def test_a_process_that_was_killed_between_forwards(tiny: LoadJob) -> None:
 
 @pytest.mark.usefixtures("stubs")
 def test_what_a_rival_prints_is_nobody_s_answer(tiny: LoadJob, capfd: Any) -> None:
-    with hosting(LoadJob(tiny.folder, TINY, rival="noisy")) as hosted:
+    with hosting(LoadJob(tiny.engine, TINY, rival="noisy")) as hosted:
         assert [hosted.time_forward() for _ in range(3)] == [0.5] * 3
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("stubs")
 def test_ctrl_c_is_the_parent_s(tiny: LoadJob) -> None:
-    with hosting(LoadJob(tiny.folder, TINY, rival="idle")) as hosted:
+    with hosting(LoadJob(tiny.engine, TINY, rival="idle")) as hosted:
         os.kill(hosted.pid, signal.SIGINT)
         assert (hosted.time_forward(), hosted.enqueue_s) == (0.25, 0.125)
         assert not gone(hosted.pid)
@@ -244,7 +246,7 @@ def test_ctrl_c_is_the_parent_s(tiny: LoadJob) -> None:
 
 @pytest.mark.usefixtures("stubs")
 def test_ctrl_c_within_a_forward_ends_the_process(tiny: LoadJob) -> None:
-    hosted = open_hosted(LoadJob(tiny.folder, TINY, rival="hangs"))
+    hosted = open_hosted(LoadJob(tiny.engine, TINY, rival="hangs"))
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -260,14 +262,15 @@ import os
 from pathlib import Path
 from wanrt.bench.process import open_hosted
 from wanrt.bench.jobs import LoadJob
-hosted = open_hosted(LoadJob(Path({folder!r}), {workload!r}))
+from wanrt.manifest.folder import open_folder
+hosted = open_hosted(LoadJob(open_folder(Path({folder!r})), {workload!r}))
 print(hosted.pid, flush=True)
 os._exit(1)
 """
 
 
 def test_a_process_ends_with_its_parent(tiny: LoadJob) -> None:
-    code = ORPHAN.format(folder=str(tiny.folder), workload=TINY)
+    code = ORPHAN.format(folder=str(tiny.engine.path), workload=TINY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(done.stdout)).wait(timeout=10)
@@ -295,7 +298,7 @@ def test_torch_computes_what_the_engine_computes(
     from wanexport.rivals import load_eager
 
     (built,) = build(tmp_path, arch, modes=("full",), dtype=dtype, verify=False)
-    rival = load_eager(LoadJob(built.path, SIZE, seed=3))
+    rival = load_eager(LoadJob(open_folder(built.path), SIZE, seed=3))
     assert rival.time_forward() > 0
     assert rival.sample is not None
     assert relative(rival.sample.numpy(), sample(built.path, 3)) < tolerance
@@ -308,7 +311,7 @@ def test_torch_computes_what_the_engine_computes(
 
 def test_torch_eager_runs_in_a_process_and_rests_between_forwards(full: Path) -> None:
     with (
-        hosting(LoadJob(full, SIZE, rival="torch-eager", threads=2)) as hosted,
+        hosting(LoadJob(open_folder(full), SIZE, rival="torch-eager", threads=2)) as hosted,
         load_engine(full, threads=1) as engine,
     ):
         assert hosted.timed == ("diffusers' forward, inputs resident, inference mode, host clock")
@@ -328,7 +331,7 @@ def test_torch_compile_computes_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     arch = T2V.model_copy(update={"num_layers": 1})
     (built,) = build(tmp_path, arch, modes=("full",), verify=False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    rival = load_job(LoadJob(built.path, SIZE, rival="torch-compile"))
+    rival = load_job(LoadJob(open_folder(built.path), SIZE, rival="torch-compile"))
     assert not psutil.Process().children(recursive=True)
     assert 0 < rival.time_forward() < 10
     assert relative(rival.sample.numpy(), sample(built.path, 0)) < 1e-4  # type: ignore[attr-defined]
@@ -339,16 +342,16 @@ def test_torch_compile_needs_a_compiler(full: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UnsupportedError, match="there is no no-such-compiler") as error:
-        load_compiled(LoadJob(full, SIZE))
+        load_compiled(LoadJob(open_folder(full), SIZE))
     assert "apt-get install g++" in error.value.hint
 
 
-def test_torch_takes_full_engines_alone(tmp_path: Path) -> None:
+def test_torch_takes_engines_without_branches_alone(tmp_path: Path) -> None:
     from wanexport.rivals import load_eager
 
-    folder = make_engine(tmp_path / "e", Tiny(mode="merged", rank=4))
-    with pytest.raises(EngineError, match=r"torch-eager takes .* is a merged one"):
-        load_eager(LoadJob(folder, TINY))
+    folder = make_engine(tmp_path / "e", Tiny(mode="separate", rank=4))
+    with pytest.raises(EngineError, match=r"torch-eager takes .* is a separate one"):
+        load_eager(LoadJob(open_folder(folder), TINY))
 
 
 def test_torch_needs_diffusers_own_graph(full: Path, tiny: LoadJob) -> None:
@@ -356,15 +359,15 @@ def test_torch_needs_diffusers_own_graph(full: Path, tiny: LoadJob) -> None:
 
     with pytest.raises(EngineError, match="has no architecture"):
         load_eager(tiny)
-    raw = read_raw(tiny.folder)
+    raw = read_raw(tiny.engine.path)
     raw["config"] = read_manifest(full).config
-    write_manifest(tiny.folder, raw)
+    write_manifest(tiny.engine.path, raw)
     with pytest.raises(EngineError, match="the graph has no weights"):
-        load_eager(tiny)
+        load_eager(replace(tiny, engine=open_folder(tiny.engine.path)))
 
 
 def test_torch_without_cuda(full: Path) -> None:
     from wanexport.rivals import load_eager
 
     with pytest.raises(UnsupportedError, match="finds no CUDA device"):
-        load_eager(LoadJob(full, SIZE, device="cuda"))
+        load_eager(LoadJob(open_folder(full), SIZE, device="cuda"))

@@ -11,34 +11,29 @@ from pathlib import Path
 import onnx_ir as ir
 
 from wanexport.build.request import BuildRequest
-from wanexport.build.sources import Materials
-from wanexport.build.targets import TOOLS, EnginePlan
+from wanexport.build.sources import Sources
+from wanexport.build.targets import TOOLS, Target
 from wanexport.graph.trace import model_inputs
 from wanexport.model.config import Config, Size
 from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.model.names import module_shapes
+from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
-from wanrt.manifest.fields import Dtype, TensorSpec
+from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
 
 __all__ = ["make_manifest"]
 
-DTYPES: dict[ir.DataType, Dtype] = {
-    ir.DataType.FLOAT: "fp32",
-    ir.DataType.FLOAT16: "fp16",
-    ir.DataType.BFLOAT16: "bf16",
-}
-ITEMSIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else is unit normal
 
 
 def make_manifest(
     request: BuildRequest,
-    plan: EnginePlan,
-    materials: Materials,
+    target: Target,
+    sources: Sources,
     store: WeightStore,
     model: ir.Model,
     adapters: tuple[AdapterFile, ...],
@@ -47,41 +42,43 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of a finished engine folder."""
     config = request.config
-    finetuned = plan.mode == "full" and materials.finetuned is not None
-    checkpoint = materials.finetuned if finetuned else materials.base
-    sources = materials.finetuned_sources if finetuned else materials.base_sources
+    finetuned = target.mode == "full" and sources.finetuned is not None
+    checkpoint = sources.finetuned if finetuned else sources.base
+    files = sources.finetuned_sources if finetuned else sources.base_sources
     assert checkpoint is not None
-    random = checkpoint.random_weights or any(a.random_weights for a in plan.adapters)
+    random = checkpoint.random_weights or any(a.random_weights for a in target.adapters)
     return Manifest(
         schema_version=1,
-        name=plan.name,
+        name=target.name,
         model=config.name,
-        mode=plan.mode,
-        rank=plan.rank,
-        max_rank=plan.max_rank,
-        targets=tuple(plan.ranks) or _merged_targets(plan),
-        target_set="cross-attention" if plan.adapters and request.ranks else None,
-        lora_form="branch" if plan.ranks else None,
+        mode=target.mode,
+        rank=target.rank,
+        max_rank=target.max_rank,
+        targets=tuple(target.ranks) or _merged_targets(target),
+        target_set="cross-attention" if target.adapters and request.ranks else None,
+        lora_form="branch" if target.ranks else None,
         dtype=config.dtype,
         backend=request.backend,
         random_weights=random,
         full_finetune=finetuned,
         graphs={"forward": _graph(store.folder, model, plan_file)},
-        workloads={size.name: _workload(request, plan, size) for size in request.sizes},
+        workloads={size.name: _workload(request, target, size) for size in request.sizes},
         weights=tuple(store.files.values()),
         adapters=adapters,
         sources=(
-            *(Source(path=path, sha256=digest) for path, digest in sources),
+            *(Source(path=path, sha256=digest) for path, digest in files),
             *(
-                Source(path=path, sha256=digest, strength=strength)
-                for adapter in plan.adapters
-                for path, digest, strength in adapter.sources
+                Source(path=path, sha256=sha, strength=strength, scale_from=file.scale_from)
+                for adapter in target.adapters
+                for (path, sha, strength), file in zip(
+                    adapter.sources, adapter.adapters, strict=True
+                )
             ),
         ),
         config=config.model_dump(mode="json"),
         command=request.command,
         compared_by=_compared_by(config),
-        inputs=dict(plan.inputs),
+        inputs=dict(target.inputs),
         tools=_tools(),
         verification=verification,
     )
@@ -99,8 +96,8 @@ def _compared_by(config: Config) -> dict[str, str]:
     }
 
 
-def _merged_targets(plan: EnginePlan) -> tuple[str, ...]:
-    return tuple(sorted({module for adapter in plan.adapters for module in adapter.targets}))
+def _merged_targets(target: Target) -> tuple[str, ...]:
+    return tuple(sorted({module for adapter in target.adapters for module in adapter.targets}))
 
 
 def _graph(folder: Path, model: ir.Model, plan_file: PlanFile | None) -> Graph:
@@ -127,7 +124,7 @@ def _spec(value: ir.Value) -> TensorSpec:
     adapter = part in ("lora_A", "lora_B")
     return TensorSpec(
         name=value.name,
-        dtype=DTYPES[value.dtype],
+        dtype=engine_dtype(value.dtype),
         shape=dims,
         role=part if adapter else "data",  # type: ignore[arg-type]
         module=module if adapter else None,
@@ -135,9 +132,9 @@ def _spec(value: ir.Value) -> TensorSpec:
     )
 
 
-def _workload(request: BuildRequest, plan: EnginePlan, size: Size) -> Workload:
+def _workload(request: BuildRequest, target: Target, size: Size) -> Workload:
     arch, dtype = request.config.architecture, request.config.dtype
-    lora = _branches(plan, module_shapes(arch))
+    lora = _branches(target, module_shapes(arch))
     inputs = model_inputs(arch, size, dtype)
     return Workload(
         width=size.width,
@@ -147,19 +144,19 @@ def _workload(request: BuildRequest, plan: EnginePlan, size: Size) -> Workload:
         tokens=size.tokens,
         shapes={name: shape for name, (shape, _) in inputs.items()},
         flops=count_flops(arch.dims, size.tokens, size.batch, lora),
-        bytes=count_bytes(arch.dims, size.tokens, ITEMSIZE[dtype], size.batch, lora),
+        bytes=count_bytes(arch.dims, size.tokens, itemsize(dtype), size.batch, lora),
         activation_bytes=count_activations(
-            arch.dims.width, arch.dims.ffn, size.tokens, ITEMSIZE[dtype], size.batch
+            arch.dims.width, arch.dims.ffn, size.tokens, itemsize(dtype), size.batch
         ),
     )
 
 
 def _branches(
-    plan: EnginePlan, shapes: Mapping[str, tuple[int, ...]]
+    target: Target, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, int, int]]:
     """Return module -> (rank, in, out) of what runs beside the base's linear layers."""
     branches = {}
-    for module, rank in plan.ranks.items():
+    for module, rank in target.ranks.items():
         fan_out, *fan_in = shapes[f"{module}.weight"]
         branches[module] = (rank, math.prod(fan_in), fan_out)
     return branches

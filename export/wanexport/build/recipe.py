@@ -18,8 +18,8 @@ from torch import Tensor
 from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.build.manifest import make_manifest
 from wanexport.build.request import BuildRequest, resolve_request
-from wanexport.build.sources import AdapterSet, Materials, gather
-from wanexport.build.targets import EnginePlan, appeared_meanwhile, check_plans, plan_engines
+from wanexport.build.sources import AdapterSet, Sources, gather
+from wanexport.build.targets import Target, appeared_meanwhile, check_targets, resolve_targets
 from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
 from wanexport.checkpoint.open import Checkpoint
@@ -29,25 +29,26 @@ from wanexport.graph.passes import to_inputs
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.adapter import touched_parameters
 from wanexport.lora.canonical import write_adapter
-from wanexport.model.config import Dtype
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.disk import check_out
+from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.hashes import sha256_file
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorSpec
+from wanexport.storage.tensor_file import StoredTensor
 from wanexport.tensorrt.pool import PlanPool
-from wanexport.tensorrt.progress import Reporter
-from wanexport.weights.parameters import Reference
-from wanexport.weights.store import INLINE_BYTES, Pool, WeightStore
+from wanexport.weights.parameters import EngineParameters
+from wanexport.weights.pool import Pool
+from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
 from wanrt.manifest.schema import AdapterFile
+from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.terminal.progress import Reporter
 
 __all__ = ["Built", "build_engines"]
 
 log = logging.getLogger(__name__)
-
-ENGINE_DTYPES = {value: key for key, value in SAFETENSORS_DTYPE.items()}
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Built:
     """What became of one engine of a request."""
 
     path: Path
-    plan: EnginePlan
+    target: Target
     verification: Verification | None  # None: the engine was there already
 
 
 @dataclass
 class _Builder:
     request: BuildRequest
-    materials: Materials
+    sources: Sources
     reporter: Reporter
     pool: Pool
     comparer: Comparer
@@ -83,13 +84,13 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):
-            materials = gather(request, reporter, dry_run=False)
-            plans = plan_engines(request, materials)
-            check_plans(request.out, plans)
+            sources = gather(request, reporter, dry_run=False)
+            targets = resolve_targets(request, sources)
+            check_targets(request.out, targets)
             pool = Pool((request.out / ".weights").resolve())
-            comparer = Comparer(request, materials, reporter)
-            builder = _Builder(request, materials, reporter, pool, comparer)
-            return [_build(builder, plan) for plan in plans]
+            comparer = Comparer(request, sources, reporter)
+            builder = _Builder(request, sources, reporter, pool, comparer)
+            return [_build(builder, target) for target in targets]
     except OSError as error:
         where = error.filename or request.out  # a write that fails doesn't say to what
         raise BuildError(
@@ -97,58 +98,58 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         ) from error
 
 
-def _build(builder: _Builder, plan: EnginePlan) -> Built:
+def _build(builder: _Builder, target: Target) -> Built:
     request = builder.request
-    target = request.out / plan.name
-    if plan.action == "reuse" or appeared_meanwhile(request, plan):
-        builder.reporter.log(f"{plan.name}: there already, made from the same")
-        return Built(target, plan, None)
-    with draft_folder(request.out, plan.name) as draft:
-        verification = _fill(builder, plan, draft)
-        if not publish(draft, target, replace=plan.action == "replace"):
-            if not appeared_meanwhile(request, plan):
-                raise BuildError(f"{target} appeared while its engine was built", "run again")
-            return Built(target, plan, None)
-    return Built(target, plan, verification)
+    folder = request.out / target.name
+    if target.action == "reuse" or appeared_meanwhile(request, target):
+        builder.reporter.log(f"{target.name}: there already, made from the same")
+        return Built(folder, target, None)
+    with draft_folder(request.out, target.name) as draft:
+        verification = _fill(builder, target, draft)
+        if not publish(draft, folder, replace=target.action == "replace"):
+            if not appeared_meanwhile(request, target):
+                raise BuildError(f"{folder} appeared while its engine was built", "run again")
+            return Built(folder, target, None)
+    return Built(folder, target, verification)
 
 
-def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
+def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     """Build, verify and describe one engine in its draft folder."""
     request, reporter = builder.request, builder.reporter
-    checkpoint = _checkpoint(builder.materials, plan)
-    spec = _graph_spec(request, plan, checkpoint)
-    with reporter.work(f"{plan.name}: tracing"):
+    checkpoint = _checkpoint(builder.sources, target)
+    spec = _graph_spec(request, target, checkpoint)
+    with reporter.work(f"{target.name}: tracing"):
         model = passes.lower_for(trace_graph(spec), request.backend, spec.dtype)
-    references = [_reference(plan, checkpoint, spec, adapters) for adapters in plan.carried]
-    with reporter.bytes(f"{plan.name}: weights", plan.write_bytes - plan.plan_bytes) as piece:
+    parameters = [_parameters(target, checkpoint, spec, adapters) for adapters in target.carried]
+    with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:
         store = WeightStore(
             draft,
             builder.pool,
             request.copy,
             piece.advance,
-            # a refitter may ask for any of a plan's constants
-            inline_bytes=1 if request.plans else INLINE_BYTES,
-            keep_pristine=request.swaps_in_place(plan.mode),
+            # a refitter may ask for any of a target's constants
+            inline_bytes=1 if request.tensorrt else INLINE_BYTES,
+            keep_pristine=request.swaps_in_place(target.mode),
         )
-        finetuned = checkpoint is builder.materials.finetuned
-        _write_weights(store, plan, references[0], "finetuned" if finetuned else "base")
-        adapters = _ship_adapters(draft, plan, request.config.dtype, piece.advance)
-        if plan.mode == "swappable":
-            to_inputs(model, plan.branch_names)
+        finetuned = checkpoint is builder.sources.finetuned
+        _write_weights(store, target, parameters[0], "finetuned" if finetuned else "base")
+        adapters = _ship_adapters(draft, target, request.config.dtype, piece.advance)
+        if target.mode == "swappable":
+            to_inputs(model, target.branch_names)
         store.bind(model)
-    if request.plans and request.plans.allow_unfused:
+    if request.tensorrt and request.tensorrt.allow_unfused:
         passes.allow_decomposition(model)
     ir.save(model, draft / "model.onnx")
     maker = None
-    if request.plans:
-        maker = PlanMaker(request, plan, model, store, reporter, builder.plans_made)
+    if request.tensorrt:
+        maker = PlanMaker(request, target, model, store, reporter, builder.plans_made)
     verification = Verification(method="none")
     if request.verify:
-        verification = builder.comparer.compare_graph(plan, spec, model, store, references)
+        verification = builder.comparer.compare_graph(target, spec, model, store, parameters)
     manifest = make_manifest(
         request,
-        plan,
-        builder.materials,
+        target,
+        builder.sources,
         store,
         model,
         adapters,
@@ -156,11 +157,11 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if request.verify and maker and request.plans and request.plans.runs_here:
+    if request.verify and maker and request.tensorrt and request.tensorrt.runs_here:
         try:
-            error = builder.comparer.compare_plan(plan, spec, draft, manifest, references)
+            error = builder.comparer.compare_plan(target, spec, draft, manifest, parameters)
         except WanrtError as problem:
-            raise BuildError(f"{plan.name} can't be run: {problem}", problem.hint) from problem
+            raise BuildError(f"{target.name} can't be run: {problem}", problem.hint) from problem
         except VerificationError:
             assert manifest.forward.plan is not None
             maker.drop(manifest.forward.plan)
@@ -171,15 +172,15 @@ def _fill(builder: _Builder, plan: EnginePlan, draft: Path) -> Verification:
     return verification
 
 
-def _checkpoint(materials: Materials, plan: EnginePlan) -> Checkpoint:
-    checkpoint = materials.base
-    if plan.mode == "full" and materials.finetuned is not None:
-        checkpoint = materials.finetuned
+def _checkpoint(sources: Sources, target: Target) -> Checkpoint:
+    checkpoint = sources.base
+    if target.mode == "full" and sources.finetuned is not None:
+        checkpoint = sources.finetuned
     assert checkpoint is not None
     return checkpoint
 
 
-def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint) -> GraphSpec:
+def _graph_spec(request: BuildRequest, target: Target, checkpoint: Checkpoint) -> GraphSpec:
     """Say what to trace: what the graph reads in fp32 is stored as the checkpoint has it."""
     storage = {
         name: ENGINE_DTYPES[ref.dtype]
@@ -188,73 +189,76 @@ def _graph_spec(request: BuildRequest, plan: EnginePlan, checkpoint: Checkpoint)
     }
     config = request.config
     return GraphSpec(
-        config.architecture, config.size, config.dtype, plan.ranks, storage, request.dynamic
+        config.architecture, config.size, config.dtype, target.ranks, storage, request.dynamic
     )
 
 
-def _reference(
-    plan: EnginePlan, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
-) -> Reference:
-    dtypes = {
-        name: SAFETENSORS_DTYPE[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors
-    }
+def _parameters(
+    target: Target, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
+) -> EngineParameters:
+    dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
     if adapters is None:
-        return Reference(checkpoint.tensors, dtypes)
-    if plan.mode == "merged":
-        return Reference(checkpoint.tensors, dtypes, adapters.adapters)
-    branch_dtype = SAFETENSORS_DTYPE[spec.dtype]
-    return Reference(checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype)
+        return EngineParameters(checkpoint.tensors, dtypes)
+    if target.mode == "merged":
+        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
+    branch_dtype = SAFETENSORS[spec.dtype]
+    return EngineParameters(
+        checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype
+    )
 
 
 def _write_weights(
-    store: WeightStore, plan: EnginePlan, reference: Reference, origin: Literal["base", "finetuned"]
+    store: WeightStore,
+    target: Target,
+    parameters: EngineParameters,
+    origin: Literal["base", "finetuned"],
 ) -> None:
     """Reference what doesn't change, and write what does, one tensor at a time."""
-    changed = touched_parameters(reference.merged)
-    store.reference(reference.refs, reference.dtypes, origin, changed)
+    changed = touched_parameters(parameters.merged)
+    store.reference(parameters.refs, parameters.dtypes, origin, changed)
     if changed:
-        names = [name for name in reference.refs if name in changed]
-        shapes = {name: reference.refs[name].shape for name in names}
-        specs = [TensorSpec(name, reference.dtypes[name], shapes[name]) for name in names]
-        store.write("merged", specs, _merged(reference, names))
-    if plan.mode == "separate":
-        branch_specs = list(chain.from_iterable(reference.branch_specs(plan.ranks)))
-        store.write("adapter", branch_specs, _branches(plan, reference))
+        names = [name for name in parameters.refs if name in changed]
+        shapes = {name: parameters.refs[name].shape for name in names}
+        specs = [StoredTensor(name, parameters.dtypes[name], shapes[name]) for name in names]
+        store.write("merged", specs, _merged(parameters, names))
+    if target.mode == "separate":
+        branch_specs = list(chain.from_iterable(parameters.branch_specs(target.ranks)))
+        store.write("adapter", branch_specs, _branches(target, parameters))
 
 
-def _merged(reference: Reference, names: list[str]) -> Iterator[Tensor]:
+def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
     try:
         for name in names:
-            yield from reference.stored(name)
+            yield from parameters.stored(name)
     finally:
         torch.set_num_threads(threads)
 
 
-def _branches(plan: EnginePlan, reference: Reference) -> Iterator[Tensor]:
-    for module in plan.ranks:
-        branch = reference.branch(module)
+def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:
+    for module in target.ranks:
+        branch = parameters.branch(module)
         assert branch is not None
         yield from branch
 
 
 def _ship_adapters(
-    draft: Path, plan: EnginePlan, dtype: Dtype, on_bytes: Callable[[int], None]
+    draft: Path, target: Target, dtype: Dtype, on_bytes: Callable[[int], None]
 ) -> tuple[AdapterFile, ...]:
     """Write the adapters a swappable engine was asked with into its folder, canonically."""
-    if plan.mode != "swappable":
+    if target.mode != "swappable":
         return ()
     files = []
     (draft / "adapters").mkdir()
-    for adapter in plan.adapters:
+    for adapter in target.adapters:
         path = draft / adapter.file
         rank = write_adapter(
             adapter.carried,
             path,
             dtype,
-            max_rank=plan.max_rank,
-            targets=list(plan.ranks),
+            max_rank=target.max_rank,
+            targets=list(target.ranks),
             on_bytes=on_bytes,
         )
         files.append(

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from wanexport.errors import ConfigError, UsageError
+from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Config, Size
 from wanexport.tensorrt.settings import PlanSettings, resolve_settings
-from wanrt.manifest.schema import Backend
+from wanrt.manifest.schema import Backend, Mode
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["MODES", "BuildRequest", "LoraArgument", "check_usage", "parse_lora", "resolve_request"]
+__all__ = ["MODES", "BuildRequest", "check_usage", "resolve_request"]
 
-Mode = Literal["full", "merged", "separate", "swappable"]
-MODES: tuple[Mode, ...] = ("full", "merged", "separate", "swappable")
+MODES: tuple[Mode, ...] = get_args(Mode)
 RANDOM = "random"
 SEED = 0
-
-
-@dataclass(frozen=True)
-class LoraArgument:
-    """A LoRA file (or a file of a hub repository) and the strength it is applied with."""
-
-    path: str
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class BuildRequest:
         verify: compare every engine with diffusers' model before it exists.
         out: where engines go.
         force: replace engines that were made from something else.
-        plans: how TensorRT plans are built; None for engines that run with ONNX Runtime.
+        tensorrt: how TensorRT plans are built; None for engines that run with ONNX Runtime.
         command: the arguments that asked for it, recorded in engine.json; no part of identity.
     """
 
@@ -65,13 +56,13 @@ class BuildRequest:
     verify: bool = True
     out: Path = Path("engines")
     force: bool = False
-    plans: PlanSettings | None = None
+    tensorrt: PlanSettings | None = None
     command: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def backend(self) -> Backend:
         """What executes the engines."""
-        return self.plans.backend if self.plans else "onnxruntime"
+        return self.tensorrt.backend if self.tensorrt else "onnxruntime"
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -86,7 +77,7 @@ class BuildRequest:
 
     def swaps_in_place(self, mode: Mode) -> bool:
         """Tell whether engines of a mode exchange what is merged into their weights."""
-        refit = self.plans.refit if self.plans else None
+        refit = self.tensorrt.refit if self.tensorrt else None
         return mode == "merged" and refit in ("targets", "all")
 
     def swap_rank(self, rank: int | None) -> int:
@@ -96,7 +87,7 @@ class BuildRequest:
     @property
     def times_tactics(self) -> bool:
         """Whether building an engine again may change its speed, so that a bench needs to know."""
-        plans = self.plans
+        plans = self.tensorrt
         return plans is not None and plans.backend == "tensorrt" and plans.control
 
     def __post_init__(self) -> None:
@@ -130,34 +121,16 @@ class BuildRequest:
             )
 
 
-def parse_lora(argument: str) -> LoraArgument:
-    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
-
-    Raises:
-        ConfigError: the strength isn't a finite number.
-    """
-    path, colon, strength = argument.rpartition(":")
-    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
-        return LoraArgument(argument)
-    try:
-        value = float(strength)
-    except ValueError:
-        raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
-    if not math.isfinite(value):
-        raise ConfigError(f"{argument}: the strength must be finite")
-    return LoraArgument(path, value)
-
-
 def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
     """Fill in what a request leaves to the libraries and the GPU that are here.
 
     Raises:
         WanExportError: a library isn't installed, or can't build what is asked.
     """
-    if request.plans is None:
+    if request.tensorrt is None:
         return request
     with reporter.work("asking TensorRT"):
-        return replace(request, plans=resolve_settings(request.plans))
+        return replace(request, tensorrt=resolve_settings(request.tensorrt))
 
 
 ADAPTED: tuple[Mode, ...] = ("merged", "separate", "swappable")
@@ -189,7 +162,7 @@ def check_usage(request: BuildRequest) -> None:
         if not request.loras:
             raise UsageError("--merge-rest has no effect without a --lora", "add --lora FILE")
         _need_mode(request, "--merge-rest", UNMERGED)
-    plans = request.plans
+    plans = request.tensorrt
     if plans is not None and not plans.control:
         if plans.backend != "tensorrt":
             raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from wanexport.build.request import RANDOM, SEED, BuildRequest
 from wanexport.checkpoint.open import Checkpoint, open_checkpoint
 from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_checkpoint
 from wanexport.errors import AdapterError
-from wanexport.lora.adapter import Adapter, resolve_adapter, split_rest, stacked_ranks
+from wanexport.lora.adapter import Adapter, split_rest, stacked_ranks
+from wanexport.lora.find import find_lora, name_lora, resolve_adapters
 from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
 from wanexport.model.names import module_shapes
-from wanexport.storage.disk import check_disk, format_bytes
+from wanexport.storage.disk import check_disk
 from wanexport.storage.hashes import hash_files
-from wanexport.storage.hub import cached_snapshot
 from wanexport.storage.locks import locked
-from wanrt.storage.hub import hub_file
 from wanrt.terminal.progress import Reporter
+from wanrt.terminal.text import first_and_more
+from wanrt.terminal.units import show_bytes
 
-__all__ = ["AdapterSet", "Materials", "find_lora", "gather", "resolve_adapters"]
+__all__ = ["AdapterSet", "Sources", "gather"]
 
 NOT_MADE = "not made yet"
-USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class AdapterSet:
 
 
 @dataclass(frozen=True)
-class Materials:
+class Sources:
     """Everything that is read to make the engines of one request."""
 
     base: Checkpoint | None  # None: to be made, in a dry run, or not needed
@@ -80,7 +80,7 @@ class Materials:
     to_make_bytes: int
 
 
-def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Materials:
+def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sources:
     """Open what the request names, and make what it leaves to us.
 
     Seeded weights and adapters lie in `OUT/.made`, so that engines can link to them. A dry run
@@ -101,7 +101,7 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
         else:
             if not folder.exists():
                 check_disk(request.out, total)
-                reporter.log(f"making {format_bytes(total)} of random weights in {folder}")
+                reporter.log(f"making {show_bytes(total)} of random weights in {folder}")
             with reporter.bytes("random weights", total) as piece:
                 ensure_demo_checkpoint(folder, arch, config.dtype, SEED, piece.advance)
             base = open_checkpoint(str(folder), arch)
@@ -116,7 +116,7 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Mater
         sets.append(_seeded_set(path, request, rank, reporter, dry_run=dry_run))
     if request.loras:
         sets.append(_file_set(request, reporter))
-    return Materials(
+    return Sources(
         base,
         _hash_checkpoint(base, reporter),
         finetuned,
@@ -155,39 +155,8 @@ def _seeded_bytes(request: BuildRequest, rank: int) -> int:
 
 def _file_set(request: BuildRequest, reporter: Reporter) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
-    names = [_name(path) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
+    names = [name_lora(path) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
     return _resolve(paths, request, "-".join(names), reporter)
-
-
-def _name(path: Path) -> str:
-    """Return what engine names call a LoRA: its file, or whose it is if all are called like it."""
-    if path.stem not in USUAL_NAMES:
-        return path.stem
-    cached = hub_file(path)
-    if cached is None:
-        return path.resolve().parent.name
-    return cached.repo_path(cached.inside.parent).replace("/", "--")
-
-
-def find_lora(name: str) -> Path:
-    """Find a file, a folder with one safetensors file, or the like in the Hugging Face cache."""
-    path = Path(name)
-    if not path.exists():
-        path = cached_snapshot(name, AdapterError)
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        if len(files) != 1:
-            raise AdapterError(f"{path} holds {len(files)} safetensors files", "name one of them")
-        path = files[0]
-    return path
-
-
-def resolve_adapters(
-    loras: Iterable[tuple[Path, float]], shapes: Mapping[str, tuple[int, ...]], reporter: Reporter
-) -> tuple[Adapter, ...]:
-    """Read LoRA files, each with its strength; `resolve_adapter` says what it refuses."""
-    with reporter.work("reading the LoRA"):
-        return tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)
 
 
 def _resolve(
@@ -200,8 +169,7 @@ def _resolve(
     if rest and unmerged and not request.merge_rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
-            f"{paths[0][0]}: mode {unmerged[0]} can't carry {parts[0]}"
-            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            f"{paths[0][0]}: mode {unmerged[0]} can't carry {first_and_more(parts)}",
             "add --merge-rest to merge that part into the base, or use --mode merged",
         )
     if unmerged and not carried:

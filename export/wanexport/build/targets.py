@@ -12,40 +12,39 @@ from pathlib import Path
 from typing import Literal
 
 from wanexport import __version__
-from wanexport.build.request import BuildRequest, Mode
-from wanexport.build.sources import AdapterSet, Materials
+from wanexport.build.request import BuildRequest
+from wanexport.build.sources import AdapterSet, Sources
 from wanexport.checkpoint.locate import own_path
 from wanexport.checkpoint.open import Checkpoint
 from wanexport.errors import BuildError, ConfigError
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import computes_in_fp32, module_shapes
 from wanexport.storage.disk import check_disk
+from wanexport.storage.dtypes import itemsize
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.links import pool_path
-from wanexport.storage.tensor_file import ITEMSIZE, SAFETENSORS_DTYPE
+from wanexport.storage.source_hash import hash_packages
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import check_times, read_manifest
-from wanrt.manifest.schema import Manifest
+from wanrt.manifest.schema import Manifest, Mode
+from wanrt.storage.dtypes import SAFETENSORS
 
-__all__ = ["EnginePlan", "appeared_meanwhile", "check_plans", "plan_engines"]
+__all__ = ["Target", "appeared_meanwhile", "check_targets", "resolve_targets"]
 
 Action = Literal["build", "reuse", "replace", "conflict"]
 
 # What shapes an artefact besides its sources; a new release of one means a new engine.
 TOOLS = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")
-SHAPING = (
-    "build/recipe.py", "checkpoint/open.py", "graph/dit.py", "graph/passes.py", "graph/trace.py",
-    "lora/adapter.py", "lora/canonical.py", "lora/delta.py", "lora/keys.py",
-    "lora/random_adapter.py", "lora/resolve.py", "lora/scales.py", "model/names.py",
-    "storage/streams.py", "storage/tensor_file.py", "weights/parameters.py", "weights/store.py",
-)  # fmt: skip
+# The packages whose code shapes every engine; `lora` does where there is an adapter, `tensorrt`
+# where there is a plan (`PlanSettings.shaping`). The others only look at what was made.
+SHAPING = ("build", "checkpoint", "graph", "model", "storage", "weights")
 TRACE_BYTES = 450 << 20  # peak of the trace, whatever the model's size
 SAME = "made from the same"
 PLAN_BYTES = 4 << 20  # of a layer in a TensorRT plan, weights apart
 
 
 @dataclass(frozen=True)
-class EnginePlan:
+class Target:
     """One engine of a request.
 
     Args:
@@ -91,59 +90,59 @@ class EnginePlan:
         return self.adapters[0].rank if self.mode in ("merged", "separate") else None
 
 
-def plan_engines(request: BuildRequest, materials: Materials) -> list[EnginePlan]:
+def resolve_targets(request: BuildRequest, sources: Sources) -> list[Target]:
     """Return the engines of a request in the order of its modes and ranks."""
     wanted: list[tuple[Mode, tuple[AdapterSet, ...]]] = []
     for mode in request.modes:
         if mode == "full":
             wanted.append((mode, ()))
         elif mode == "swappable":
-            wanted.append((mode, materials.adapter_sets))
+            wanted.append((mode, sources.adapter_sets))
         else:
-            wanted += [(mode, (adapters,)) for adapters in materials.adapter_sets]
+            wanted += [(mode, (adapters,)) for adapters in sources.adapter_sets]
     pooled: set[Path] = set()
-    plans = [_plan(request, materials, mode, adapters, pooled) for mode, adapters in wanted]
+    targets = [_target(request, sources, mode, adapters, pooled) for mode, adapters in wanted]
     if request.times_tactics and "full" in request.modes:
-        plans.append(_plan(request, materials, "full", (), pooled, control=True))
-    return plans
+        targets.append(_target(request, sources, "full", (), pooled, control=True))
+    return targets
 
 
-def check_plans(out: Path, plans: Sequence[EnginePlan], also_bytes: int = 0) -> None:
-    """Refuse plans that can't be carried out.
+def check_targets(out: Path, targets: Sequence[Target], also_bytes: int = 0) -> None:
+    """Refuse targets that can't be carried out.
 
     Args:
         out: where the engines go.
-        plans: all engines of a request.
+        targets: all engines of a request.
         also_bytes: what is written besides them.
 
     Raises:
         BuildError: an engine of that name was made from something else, or the disk is too small.
     """
-    for plan in plans:
-        if plan.action == "conflict":
+    for target in targets:
+        if target.action == "conflict":
             raise BuildError(
-                f"engine {plan.name} is there already, and {plan.reason}",
+                f"engine {target.name} is there already, and {target.reason}",
                 "replace it with --force, or build into another folder with --out",
             )
-    check_disk(out, also_bytes + sum(plan.write_bytes for plan in plans))
+    check_disk(out, also_bytes + sum(target.write_bytes for target in targets))
 
 
-def appeared_meanwhile(request: BuildRequest, plan: EnginePlan) -> bool:
+def appeared_meanwhile(request: BuildRequest, target: Target) -> bool:
     """Whether another build has made, since it was planned, exactly the engine that is to be."""
-    if plan.action != "build":
+    if target.action != "build":
         return False
-    return _decide(request, request.out / plan.name, plan.inputs)[1] == SAME
+    return _decide(request, request.out / target.name, target.inputs)[1] == SAME
 
 
-def _plan(
+def _target(
     request: BuildRequest,
-    materials: Materials,
+    sources: Sources,
     mode: Mode,
     adapters: tuple[AdapterSet, ...],
     pooled: set[Path],
     *,
     control: bool = False,
-) -> EnginePlan:
+) -> Target:
     max_rank = None
     ranks: dict[str, int] = {}
     if mode == "separate":
@@ -165,19 +164,21 @@ def _plan(
     elif mode != "full":
         label = f"-{adapters[0].label}"
     name = f"{request.config.name}-{size}-{request.config.dtype}-{mode}{label}"
-    inputs = _inputs(request, materials, mode, adapters, ranks)
-    if request.plans:
-        name += f"-{request.plans.label}{'-control' if control else ''}"
+    inputs = _inputs(request, sources, mode, adapters, ranks)
+    if request.tensorrt:
+        name += f"-{request.tensorrt.label}{'-control' if control else ''}"
         if request.swaps_in_place(mode):
             inputs["swap rank"] = str(request.swap_rank(adapters[0].rank))
-        inputs["backend"] = json.dumps(request.plans.shaping | {"control": control}, sort_keys=True)
+        inputs["backend"] = json.dumps(
+            request.tensorrt.shaping | {"control": control}, sort_keys=True
+        )
     action, reason = _decide(request, request.out / name, inputs)
     written = plan_bytes = memory = 0
     if action in ("build", "replace"):
-        memory = _memory(request, materials, mode, adapters)
+        memory = _memory(request, sources, mode, adapters)
         plan_bytes = _plan_bytes(request, mode, adapters)
-        written = plan_bytes + _written(request, materials, mode, adapters, ranks, pooled)
-    return EnginePlan(
+        written = plan_bytes + _written(request, sources, mode, adapters, ranks, pooled)
+    return Target(
         name,
         mode,
         adapters,
@@ -203,13 +204,13 @@ def _refuse_rest(adapters: Sequence[AdapterSet]) -> None:
 
 def _inputs(
     request: BuildRequest,
-    materials: Materials,
+    sources: Sources,
     mode: Mode,
     adapters: Sequence[AdapterSet],
     ranks: Mapping[str, int],
 ) -> dict[str, str]:
-    finetuned = mode == "full" and materials.finetuned is not None
-    sources = materials.finetuned_sources if finetuned else materials.base_sources
+    finetuned = mode == "full" and sources.finetuned is not None
+    files = sources.finetuned_sources if finetuned else sources.base_sources
     config = request.config.model_dump(mode="json", exclude={"name"})
     if not request.dynamic:
         del config["dynamic_sizes"]
@@ -219,12 +220,12 @@ def _inputs(
         "dynamic": str(request.dynamic),
         "weights": "copy" if request.copy else "link",
         "verified": str(request.verify),
-        "base": ",".join(digest for _, digest in sources) or "not made yet",
+        "base": ",".join(digest for _, digest in files) or "not made yet",
         "adapter": ",".join(
             f"{sha}@{strength!r}" for s in adapters for _, sha, strength in s.sources
         ),
         "ranks": sha256_text(json.dumps(dict(ranks), sort_keys=True)),
-        "wanexport": f"{__version__}+{_code_hash()}",
+        "wanexport": f"{__version__}+{code_hash(mode)}",
     }
     return inputs | {tool: _version(tool) for tool in TOOLS}
 
@@ -261,7 +262,7 @@ def _difference(manifest: Manifest, inputs: Mapping[str, str]) -> str:
 
 def _written(
     request: BuildRequest,
-    materials: Materials,
+    sources: Sources,
     mode: Mode,
     adapters: Sequence[AdapterSet],
     ranks: Mapping[str, int],
@@ -271,22 +272,22 @@ def _written(
 
     What it pools is added to `pooled`.
     """
-    arch, dtype = request.config.architecture, SAFETENSORS_DTYPE[request.config.dtype]
+    arch, dtype = request.config.architecture, SAFETENSORS[request.config.dtype]
     shapes = module_shapes(arch)
-    itemsize = ITEMSIZE[dtype]
-    nbytes = {name: math.prod(shape) * itemsize for name, shape in shapes.items()}
+    width = itemsize(dtype)
+    nbytes = {name: math.prod(shape) * width for name, shape in shapes.items()}
     written = 64_000 * arch.num_layers + 600_000  # model.onnx and the rotary table
     if request.copy:
         written += sum(nbytes.values())
     else:
-        finetuned = mode == "full" and materials.finetuned is not None
-        checkpoint = materials.finetuned if finetuned else materials.base
-        sources = materials.finetuned_sources if finetuned else materials.base_sources
-        cast = _pooled(request.out, checkpoint, dict(sources), dtype)
+        finetuned = mode == "full" and sources.finetuned is not None
+        checkpoint = sources.finetuned if finetuned else sources.base
+        files = sources.finetuned_sources if finetuned else sources.base_sources
+        cast = _pooled(request.out, checkpoint, dict(files), dtype)
         written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
         pooled.update(cast)
         written += sum(nbytes[name] for name in _rewritten(mode, adapters))
-    per_rank = {m: sum(shapes[f"{m}.weight"][:2]) * itemsize for m in ranks}
+    per_rank = {m: sum(shapes[f"{m}.weight"][:2]) * width for m in ranks}
     if mode == "separate":
         written += sum(per_rank[m] * r for m, r in ranks.items())
     if mode == "swappable":
@@ -296,27 +297,27 @@ def _written(
 
 def _plan_bytes(request: BuildRequest, mode: Mode, adapters: Sequence[AdapterSet]) -> int:
     """Estimate the bytes of a TensorRT plan."""
-    if not request.plans:
+    if not request.tensorrt:
         return 0
     arch = request.config.architecture
     size = PLAN_BYTES * arch.num_layers
-    if request.plans.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
+    if request.tensorrt.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
         free = _rewritten(mode, adapters) if request.swaps_in_place(mode) else set()
         values = sum(math.prod(s) for name, s in module_shapes(arch).items() if name not in free)
-        size += values * ITEMSIZE[SAFETENSORS_DTYPE[request.config.dtype]] * 5 // 4
+        size += values * itemsize(request.config.dtype) * 5 // 4
     return size
 
 
 def _memory(
-    request: BuildRequest, materials: Materials, mode: Mode, adapters: Sequence[AdapterSet]
+    request: BuildRequest, sources: Sources, mode: Mode, adapters: Sequence[AdapterSet]
 ) -> int:
     """Estimate the peak of anonymous memory: tracing's, and that of the largest work after it."""
     sizes = {k: math.prod(shape) for k, shape in module_shapes(request.config.architecture).items()}
-    dtype = SAFETENSORS_DTYPE[request.config.dtype]
-    finetuned = mode == "full" and materials.finetuned is not None
-    checkpoint = materials.finetuned if finetuned else materials.base
+    dtype = SAFETENSORS[request.config.dtype]
+    finetuned = mode == "full" and sources.finetuned is not None
+    checkpoint = sources.finetuned if finetuned else sources.base
     # what is read goes by in blocks; random weights are made a tensor at a time
-    work = ITEMSIZE[dtype] * max(sizes.values()) if checkpoint is None else 0
+    work = itemsize(dtype) * max(sizes.values()) if checkpoint is None else 0
     for delta in (d for s in adapters for part in s.adapters for d in part.deltas):
         if not delta.is_low_rank:
             work = max(work, 20 * sizes[delta.parameter])  # DoRA: five times in fp32
@@ -351,7 +352,7 @@ def _pooled(
         refs = [(n, ref) for n, ref in checkpoint.tensors.items() if ref.path == path]
         stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
         if any(ref.dtype != stored[name] for name, ref in refs):
-            size = sum(math.prod(ref.shape) * ITEMSIZE[stored[name]] for name, ref in refs)
+            size = sum(math.prod(ref.shape) * itemsize(stored[name]) for name, ref in refs)
             sizes[pool_path(out / ".weights", digests[str(path)], dtype)] = size
         elif path.stat().st_dev != device:
             sizes[pool_path(out / ".weights", digests[str(path)])] = path.stat().st_size
@@ -365,7 +366,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _code_hash() -> str:
-    """Hash the modules that shape an engine, so that no engine outlives the code that made it."""
-    folder = Path(__file__).parents[1]
-    return sha256_text("".join((folder / name).read_text() for name in SHAPING))[:12]
+def code_hash(mode: Mode, root: Path = Path(__file__).parents[1]) -> str:
+    """Hash the packages on an engine's path, so that no engine outlives the code that made it."""
+    packages = SHAPING if mode == "full" else (*SHAPING, "lora")
+    return hash_packages(root, packages)[:12]

@@ -5,36 +5,34 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx_ir as ir
 
 from wanexport.build.request import BuildRequest
-from wanexport.build.targets import EnginePlan
+from wanexport.build.targets import Target
 from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import model_inputs
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorRef
-from wanexport.tensorrt.pool import (
-    PlanPool,
-    describe_file,
-    describe_merge,
-    make_job,
-    merge_model,
-    plan_key,
-)
-from wanexport.tensorrt.progress import Reporter
-from wanexport.tensorrt.protocol import Finished, Job
+from wanexport.storage.dtypes import ENGINE_DTYPES, engine_dtype
+from wanexport.storage.hashes import sha256_file
+from wanexport.storage.tensor_file import TensorRef
+from wanexport.tensorrt.key import make_job, plan_key
+from wanexport.tensorrt.merge_graph import merge_model
+from wanexport.tensorrt.pool import PlanPool
+from wanexport.tensorrt.protocol import BuilderJob, Finished
 from wanexport.tensorrt.settings import PlanSettings
-from wanexport.weights.store import IR_DTYPES, WeightStore
-from wanrt.manifest.fields import Dtype, TensorSpec
+from wanexport.weights.store import WeightStore
+from wanrt.manifest.fields import Dtype, File, TensorSpec
 from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
+from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.terminal.progress import Reporter
 
 __all__ = ["PlanMaker"]
 
 PLAN_NAME = "engine.plan"
 LAYERS_NAME = "layers.json"
-DTYPES: dict[str, Dtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class PlanMaker:
 
     Args:
         request: what was asked.
-        plan: which engine of it.
+        target: which engine of it.
         model: the engine's graph, bound and saved as `model.onnx`.
         store: its weights.
         reporter: who is told of it.
@@ -51,7 +49,7 @@ class PlanMaker:
     """
 
     request: BuildRequest
-    plan: EnginePlan
+    target: Target
     model: ir.Model
     store: WeightStore
     reporter: Reporter
@@ -65,10 +63,10 @@ class PlanMaker:
         """
         job = self._job()
         key = self._key(job)
-        found = self._make(key, job, self.plan.name)
-        target = self.store.folder / PLAN_NAME
-        with self.reporter.work(f"{self.plan.name}: placing its plan"):
-            self._pool.place(key, target)
+        found = self._make(key, job, self.target.name)
+        path = self.store.folder / PLAN_NAME
+        with self.reporter.work(f"{self.target.name}: placing its plan"):
+            self._pool.place(key, path)
         layers = self.store.folder / LAYERS_NAME
         layers.write_text(_describe_layers(found), encoding="utf-8")
         settings, toolchain = self._settings, self._settings.toolchain
@@ -77,7 +75,7 @@ class PlanMaker:
         assert settings.refit is not None
         assert toolchain is not None
         return PlanFile(
-            file=target.name,
+            file=path.name,
             bytes=found.bytes,
             sha256=found.sha256,
             key=key,
@@ -91,8 +89,8 @@ class PlanMaker:
             profiles=tuple(size.name for size in self.request.sizes),
             weights=self._ranges(self.store.bound) if stripped else {},
             swap=self._make_swap(),
-            layers=describe_file(layers),
-            control=self.plan.control,
+            layers=_describe_file(layers),
+            control=self.target.control,
         )
 
     def drop(self, file: PlanFile) -> None:
@@ -101,25 +99,25 @@ class PlanMaker:
 
     @property
     def _settings(self) -> PlanSettings:
-        assert self.request.plans is not None
-        return self.request.plans
+        assert self.request.tensorrt is not None
+        return self.request.tensorrt
 
     @property
     def _pool(self) -> PlanPool:
         return PlanPool(self.request.out / ".plans")
 
-    def _job(self) -> Job:
+    def _job(self) -> BuilderJob:
         config = self.request.config
         profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
         if self.request.dynamic:
             inputs = [model_inputs(config.architecture, s, "fp32") for s in self.request.sizes]
             profiles = tuple({name: shape for name, (shape, _) in i.items()} for i in inputs)
         values = (*self.model.graph.inputs, *self.model.graph.outputs)
-        cache = None if self.plan.control else self._pool.timing_cache(self._settings)
+        cache = None if self.target.control else self._pool.timing_cache(self._settings)
         return make_job(
             self.store.folder / "model.onnx",
             self._settings,
-            {v.name or "": _dtype(v) for v in values},
+            {v.name or "": engine_dtype(v.dtype) for v in values},
             count_ops(self.model).get("Attention", 0),
             self._refittable(),
             profiles,
@@ -129,16 +127,16 @@ class PlanMaker:
         """Return the initializers that a refit may change, by the kind asked for."""
         if self._settings.refit == "all":
             return sorted(self.store.bound)
-        touched = touched_parameters(a for s in self.plan.adapters for a in s.adapters)
-        adapted = touched if self.plan.mode == "merged" else set()
+        touched = touched_parameters(a for s in self.target.adapters for a in s.adapters)
+        adapted = touched if self.target.mode == "merged" else set()
         halves = (".lora_A", ".lora_B")
         return sorted(n for n in self.store.bound if n in adapted or n.endswith(halves))
 
-    def _key(self, job: Job) -> str:
+    def _key(self, job: BuilderJob) -> str:
         digests = {self.store.folder / f.file: f.sha256 for f in self.store.files.values()}
         return plan_key(job, self._settings, self.store.bound, digests)
 
-    def _make(self, key: str, job: Job, name: str) -> Finished:
+    def _make(self, key: str, job: BuilderJob, name: str) -> Finished:
         if self.request.force and key not in self.made:
             self._pool.drop(key)
         with self.reporter.work(f"{name}: looking for its plan"):
@@ -147,8 +145,8 @@ class PlanMaker:
         if found is not None:
             self.reporter.log(f"{name}: its plan is there already")
             return found
-        with self.reporter.phases(f"{name}: building its plan") as on_phase:
-            return self._pool.make(key, job, on_phase)
+        with self.reporter.phases(f"{name}: building its plan") as show:
+            return self._pool.make(key, job, lambda p: show(p.name, p.done, p.steps))
 
     def _ranges(self, refs: dict[str, TensorRef]) -> dict[str, WeightRange]:
         return {
@@ -156,16 +154,16 @@ class PlanMaker:
                 file=ref.path.relative_to(self.store.folder).as_posix(),
                 offset=ref.offset,
                 bytes=ref.nbytes,
-                dtype=DTYPES[ref.dtype],
+                dtype=ENGINE_DTYPES[ref.dtype],
             )
             for name, ref in refs.items()
         }
 
     def _make_swap(self) -> Swap | None:
-        if not self.request.swaps_in_place(self.plan.mode):
+        if not self.request.swaps_in_place(self.target.mode):
             return None
         shapes = module_shapes(self.request.config.architecture)
-        (adapters,) = self.plan.adapters
+        (adapters,) = self.target.adapters
         rank = self.request.swap_rank(adapters.rank)
         sides = {
             m: (shapes[f"{m}.weight"][0], math.prod(shapes[f"{m}.weight"][1:]))
@@ -187,29 +185,36 @@ class PlanMaker:
         return Swap(inputs=tuple(inputs), base=self._ranges(self.store.pristine), merges=merges)
 
     def _make_merge(self, shape: tuple[int, int], rank: int) -> MergePlan:
-        dtype = SAFETENSORS_DTYPE[self.request.config.dtype]
+        dtype = SAFETENSORS[self.request.config.dtype]
         name = f"merge-{shape[0]}x{shape[1]}"
         path = self.store.folder / f".{name}.onnx"
         try:
             ir.save(merge_model(shape, rank, dtype), path)
             dtypes: dict[str, Dtype] = {"lora_A": "fp32", "lora_B": "fp32"}
-            dtypes |= dict.fromkeys(("weight", "merged"), DTYPES[dtype])
+            dtypes |= dict.fromkeys(("weight", "merged"), ENGINE_DTYPES[dtype])
             job = make_job(path, self._settings, dtypes, attentions=0)
             job = job.model_copy(update={"refit": "baked", "weight_streaming": False})
             key = plan_key(job, self._settings)
-            self._make(key, job, f"{self.plan.name}: {name}")
+            self._make(key, job, f"{self.target.name}: {name}")
         finally:
             path.unlink(missing_ok=True)
-        target = self.store.folder / f"{name}.plan"
-        self._pool.place(key, target)
-        return describe_merge(target, shape, rank)
-
-
-def _dtype(value: ir.Value) -> Dtype:
-    return next(DTYPES[key] for key, kind in IR_DTYPES.items() if kind == value.dtype)
+        path = self.store.folder / f"{name}.plan"
+        self._pool.place(key, path)
+        return _describe_merge(path, shape, rank)
 
 
 def _describe_layers(found: Finished) -> str:
     """Return what TensorRT made of the graph: layers by type, and the engine's own account."""
     engine = json.loads(found.engine) if found.engine else None
     return json.dumps({"network": found.layers, "engine": engine}, indent=1) + "\n"
+
+
+def _describe_merge(path: Path, shape: tuple[int, int], max_rank: int) -> MergePlan:
+    """Return a merge plan's entry in the manifest."""
+    file = _describe_file(path)
+    return MergePlan(**file.model_dump(), shape=shape, max_rank=max_rank)
+
+
+def _describe_file(path: Path) -> File:
+    """Return a file's entry in the manifest."""
+    return File(file=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))

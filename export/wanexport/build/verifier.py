@@ -12,24 +12,19 @@ import torch
 from torch import Tensor
 
 from wanexport.build.request import BuildRequest
-from wanexport.build.sources import AdapterSet, Materials
-from wanexport.build.targets import EnginePlan
+from wanexport.build.sources import AdapterSet, Sources
+from wanexport.build.targets import Target
 from wanexport.graph import passes
-from wanexport.graph.trace import TORCH_DTYPES as TRACED_DTYPES
 from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.storage.tensor_file import TensorSpec, open_safetensors
-from wanexport.verify.compare import (
-    Oracle,
-    count_bytes,
-    twin_inputs,
-    twin_size,
-    twin_spec,
-    verify_engine,
-)
+from wanexport.storage.dtypes import torch_dtype
+from wanexport.storage.tensor_file import StoredTensor, open_safetensors
+from wanexport.verify.compare import Expected, verify_engine
 from wanexport.verify.plan import verify_plan
-from wanexport.verify.reference_model import ReadParameter, run_oracle
-from wanexport.weights.parameters import Reference
-from wanexport.weights.store import TORCH_DTYPES, WeightStore
+from wanexport.verify.reference_model import ReadParameter, run_reference
+from wanexport.verify.segments import count_bytes
+from wanexport.verify.twin import twin_inputs, twin_size, twin_spec
+from wanexport.weights.parameters import EngineParameters
+from wanexport.weights.store import WeightStore
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.schema import Manifest
 from wanrt.terminal.progress import Reporter
@@ -45,23 +40,23 @@ class Comparer:
 
     Args:
         request: what was asked.
-        materials: what the engines are made from.
+        sources: what the engines are made from.
         reporter: who is told of it.
     """
 
     request: BuildRequest
-    materials: Materials
+    sources: Sources
     reporter: Reporter
     samples: dict[str, Tensor] = field(default_factory=dict)
     full: Verification | None = None
 
     def compare_graph(
         self,
-        plan: EnginePlan,
+        target: Target,
         spec: GraphSpec,
         model: ir.Model,
         store: WeightStore,
-        references: Sequence[Reference],
+        parameters: Sequence[EngineParameters],
     ) -> Verification:
         """Compare graph and weights with diffusers' model, with every adapter that ships.
 
@@ -71,22 +66,22 @@ class Comparer:
         Raises:
             VerificationError: the error exceeds what the dtype allows.
         """
-        if plan.control and self.full is not None:
-            return self.full  # the same graph and weights; only the plan is another
+        if target.control and self.full is not None:
+            return self.full  # the same graph and weights; only the target is another
         size = twin_size(spec.arch, spec.size)
-        with self.reporter.work(f"{plan.name}: tracing at {size.tokens} tokens"):
+        with self.reporter.work(f"{target.name}: tracing at {size.tokens} tokens"):
             twin = passes.lower_for(trace_graph(twin_spec(spec)), self.request.backend, spec.dtype)
-        if plan.mode == "swappable":
-            passes.to_inputs(twin, plan.branch_names)
+        if target.mode == "swappable":
+            passes.to_inputs(twin, target.branch_names)
         found = []
-        for adapters, reference in zip(plan.carried, references, strict=True):
-            oracle = self._consult_oracle(plan, spec, adapters, reference, ("fp16",))
+        for adapters, of_engine in zip(target.carried, parameters, strict=True):
+            expected = self._expect(target, spec, adapters, of_engine, ("fp16",))
             values = {}
-            if plan.mode == "swappable":
+            if target.mode == "swappable":
                 assert adapters is not None
-                values = _padded(store.folder / adapters.file, reference.branch_specs(plan.ranks))
+                values = _padded(store.folder / adapters.file, of_engine.branch_specs(target.ranks))
             total = count_bytes(twin, store.bound)
-            with self.reporter.bytes(f"{plan.name}: verifying", total) as piece:
+            with self.reporter.bytes(f"{target.name}: verifying", total) as piece:
                 found.append(
                     verify_engine(
                         store.folder,
@@ -95,47 +90,47 @@ class Comparer:
                         spec,
                         store.bound,
                         values,
-                        oracle,
+                        expected,
                         piece.advance,
                     )
                 )
         worst = max(found, key=lambda one: one.error or 0.0)
         effects = [one.adapter_effect for one in found if one.adapter_effect is not None]
         found_all = worst.model_copy(update={"adapter_effect": min(effects, default=None)})
-        if plan.mode == "full":
+        if target.mode == "full":
             self.full = found_all
         return found_all
 
     def compare_plan(
         self,
-        plan: EnginePlan,
+        target: Target,
         spec: GraphSpec,
         folder: Path,
         manifest: Manifest,
-        references: Sequence[Reference],
+        parameters: Sequence[EngineParameters],
     ) -> float | None:
-        """Run the plan on the GPU it was built on; where a reference can take its size, compare.
+        """Run the target on the GPU it was built on; where a reference can take its size, compare.
 
         Raises:
             VerificationError: its outputs are all zero, not finite, or too far off.
         """
-        oracles: dict[str | None, Oracle] = {}
+        expected: dict[str | None, Expected] = {}
         if twin_size(spec.arch, spec.size) == spec.size and spec.dtype in ROUNDED:
-            for adapters, reference in zip(plan.carried, references, strict=True):
-                swaps = plan.mode == "swappable" and adapters is not None
+            for adapters, of_engine in zip(target.carried, parameters, strict=True):
+                swaps = target.mode == "swappable" and adapters is not None
                 file = adapters.file if adapters is not None and swaps else None
-                oracles[file] = self._consult_oracle(plan, spec, adapters, reference, ROUNDED)
-        with self.reporter.work(f"{plan.name}: running its plan"):
-            return verify_plan(folder, manifest, twin_inputs(spec), oracles)
+                expected[file] = self._expect(target, spec, adapters, of_engine, ROUNDED)
+        with self.reporter.work(f"{target.name}: running its target"):
+            return verify_plan(folder, manifest, twin_inputs(spec), expected)
 
-    def _consult_oracle(
+    def _expect(
         self,
-        plan: EnginePlan,
+        target: Target,
         spec: GraphSpec,
         adapters: AdapterSet | None,
-        reference: Reference,
+        of_engine: EngineParameters,
         rounded_in: Collection[str],
-    ) -> Oracle:
+    ) -> Expected:
         """Run the reference on the twin's inputs, or recall what it said for an earlier engine.
 
         It is run in the engine's dtype too, if that is one of `rounded_in`.
@@ -144,40 +139,40 @@ class Comparer:
         def run(key: str, read: ReadParameter, dtype: str = "fp32") -> Tensor:
             key = f"{key} {dtype}"
             if key not in self.samples:
-                total = sum(ref.nbytes for ref in reference.refs.values())
+                total = sum(ref.nbytes for ref in of_engine.refs.values())
                 with self.reporter.bytes(f"reference, {key}", total) as piece:
 
                     def read_and_tell(name: str) -> Tensor:
                         value = read(name)
-                        piece.advance(reference.refs[name].nbytes)
+                        piece.advance(of_engine.refs[name].nbytes)
                         return value
 
-                    self.samples[key] = run_oracle(
-                        spec.arch, read_and_tell, inputs, TRACED_DTYPES[dtype]
+                    self.samples[key] = run_reference(
+                        spec.arch, read_and_tell, inputs, torch_dtype(dtype)
                     )
             return self.samples[key]
 
         inputs = twin_inputs(spec)
-        key = self._what_it_computes(plan, adapters)
-        sample = run(key, reference.effective)
-        base = run("base", reference.base) if adapters is not None else None
-        rounded = run(key, reference.effective, spec.dtype) if spec.dtype in rounded_in else None
-        return Oracle(sample, base, rounded)
+        key = self._name_weights(target, adapters)
+        sample = run(key, of_engine.effective)
+        base = run("base", of_engine.base) if adapters is not None else None
+        rounded = run(key, of_engine.effective, spec.dtype) if spec.dtype in rounded_in else None
+        return Expected(sample, base, rounded)
 
-    def _what_it_computes(self, plan: EnginePlan, adapters: AdapterSet | None) -> str:
+    def _name_weights(self, target: Target, adapters: AdapterSet | None) -> str:
         """Name the weights an engine computes with; separate and swappable engines share them."""
         if adapters is None:
-            return "base" if self.materials.finetuned is None else "full fine-tune"
-        kind = "merged" if plan.mode == "merged" else "unmerged"
+            return "base" if self.sources.finetuned is None else "full fine-tune"
+        kind = "merged" if target.mode == "merged" else "unmerged"
         return f"{kind} {adapters.label}"
 
 
-def _padded(adapter: Path, pairs: Iterable[tuple[TensorSpec, TensorSpec]]) -> dict[str, Tensor]:
+def _padded(adapter: Path, pairs: Iterable[tuple[StoredTensor, StoredTensor]]) -> dict[str, Tensor]:
     """Return values for a swappable engine's inputs as the runtimes make them from the file."""
     tensors = open_safetensors(adapter).tensors
     values = {}
     for spec in chain.from_iterable(pairs):
-        values[spec.name] = torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        values[spec.name] = torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype))
         if spec.name in tensors:
             part = tensors[spec.name].read()
             values[spec.name][: part.shape[0], : part.shape[1]] = part

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wanexport.errors import CheckpointError
 from wanexport.storage.hub import cached_snapshot
+from wanrt.terminal.text import first_three
 
 __all__ = ["Location", "locate_checkpoint", "own_path"]
 
@@ -103,7 +104,8 @@ def _indexed(path: Path) -> Location:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} lacks {some(missing)} of the {len(files)} files that {path.name} names",
+            f"{folder} lacks {first_three(missing)} of the {len(files)} files "
+            f"that {path.name} names",
             "download the checkpoint again",
         )
     return Location(folder, files, weight_map, _read_config(folder))
@@ -124,8 +126,3 @@ def _read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object", "download it again")
     return content
-
-
-def some(names: list[str]) -> str:
-    """Return the first three of a list of names."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

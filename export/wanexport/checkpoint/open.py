@@ -15,11 +15,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from wanexport.checkpoint.locate import Location, locate_checkpoint, own_path, some
+from wanexport.checkpoint.locate import Location, locate_checkpoint, own_path
 from wanexport.errors import CheckpointError
 from wanexport.model.config import Architecture, list_configs, load_config
 from wanexport.model.names import module_shapes, to_diffusers
+from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef, open_safetensors
+from wanrt.terminal.text import first_three
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
@@ -27,7 +29,6 @@ Layout = Literal["diffusers", "original"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-DTYPES = ("F32", "F16", "BF16")
 LORA_KEY = re.compile(r"\.(lora_|lokr_|hada_|dora_scale|diff$|diff_[bm]$)|^lora_unet_|^lycoris_")
 ORIGINAL_KEY = re.compile(r"^(text_embedding|time_embedding|head|img_emb)\.|\.self_attn\.")
 CLASSES = ("WanTransformer3DModel", "WanModel")
@@ -168,16 +169,17 @@ def _refuse_foreign(stored: Mapping[str, TensorRef], where: str) -> None:
     lora = [name for name in stored if LORA_KEY.search(name)]
     if lora:
         raise CheckpointError(
-            f"{where} is a LoRA, or has one attached: {some(lora)}", f"give it with --lora {where}"
+            f"{where} is a LoRA, or has one attached: {first_three(lora)}",
+            f"give it with --lora {where}",
         )
     if any("vace_" in name for name in stored):
         raise CheckpointError(f"{where} is a VACE model, which isn't supported")
     for name, ref in stored.items():
         if name.endswith("patch_embedding.weight") and ref.shape[1:2] == (48,):
             raise CheckpointError(f"{where} is Wan2.2 TI2V-5B, which isn't supported")
-        if ref.dtype not in DTYPES:
+        if ref.dtype not in ENGINE_DTYPES:
             raise CheckpointError(
-                f"{where}: {name} is {ref.dtype}; {', '.join(DTYPES)} can be read",
+                f"{where}: {name} is {ref.dtype}; {', '.join(ENGINE_DTYPES)} can be read",
                 "use the checkpoint that this one was quantized from",
             )
 
@@ -276,12 +278,12 @@ def _check_tensors(shapes: Shapes, wanted: Shapes, where: str) -> None:
     if unknown:
         near = difflib.get_close_matches(unknown[0], missing or list(wanted), n=1)
         raise CheckpointError(
-            f"{where} holds {len(unknown)} unknown tensors: {some(unknown)}",
+            f"{where} holds {len(unknown)} unknown tensors: {first_three(unknown)}",
             f"the nearest known name is {near[0]}" if near else "",
         )
     if missing:
         raise CheckpointError(
-            f"{where} lacks {len(missing)} of {len(wanted)} tensors: {some(missing)}"
+            f"{where} lacks {len(missing)} of {len(wanted)} tensors: {first_three(missing)}"
         )
     for name, shape in shapes.items():
         if shape != wanted[name]:

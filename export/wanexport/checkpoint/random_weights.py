@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 import threading
 from collections import deque
@@ -27,16 +26,18 @@ from typing import TYPE_CHECKING, Literal
 from wanexport.checkpoint.locate import INDEX_SUFFIX, WEIGHTS_NAME
 from wanexport.checkpoint.open import open_checkpoint
 from wanexport.errors import CheckpointError, WanExportError
-from wanexport.model.config import Architecture, Dtype
+from wanexport.model.config import Architecture
 from wanexport.model.names import module_shapes, to_original
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.locks import locked
 from wanexport.storage.tensor_file import (
-    SAFETENSORS_DTYPE,
-    TensorSpec,
-    atomic_file,
+    StoredTensor,
     write_safetensors,
 )
 from wanrt.machine.cores import usable_cores
+from wanrt.manifest.fields import Dtype
+from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.storage.files import atomic_file, temporary_name
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +53,10 @@ RANDOM_METADATA = {"format": "pt", "wanexport.random": "true"}
 BLOCK = 1 << 20  # values drawn at a time; small enough to stay in a core's cache
 
 
-def checkpoint_specs(arch: Architecture, dtype: Dtype) -> list[TensorSpec]:
+def checkpoint_specs(arch: Architecture, dtype: Dtype) -> list[StoredTensor]:
     """Return the tensors of a checkpoint under their diffusers names, in the model's order."""
-    stored = SAFETENSORS_DTYPE[dtype]
-    return [TensorSpec(name, stored, shape) for name, shape in module_shapes(arch).items()]
+    stored = SAFETENSORS[dtype]
+    return [StoredTensor(name, stored, shape) for name, shape in module_shapes(arch).items()]
 
 
 def write_checkpoint(
@@ -142,7 +143,7 @@ def ensure_demo_checkpoint(
     return True
 
 
-def make_tensors(specs: Iterable[TensorSpec], seed: int) -> Generator[torch.Tensor]:
+def make_tensors(specs: Iterable[StoredTensor], seed: int) -> Generator[torch.Tensor]:
     """Draw tensors one after the other; the next is drawn while the last one is being written."""
     ahead: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
     pool = ThreadPoolExecutor(usable_cores())
@@ -158,12 +159,11 @@ def make_tensors(specs: Iterable[TensorSpec], seed: int) -> Generator[torch.Tens
 
 
 def _start(
-    spec: TensorSpec, seed: int, pool: ThreadPoolExecutor
+    spec: StoredTensor, seed: int, pool: ThreadPoolExecutor
 ) -> tuple[torch.Tensor, list[Future[None]]]:
     import torch
 
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    tensor = torch.empty(spec.shape, dtype=dtypes[spec.dtype])
+    tensor = torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
     mean, std = _distribution(spec)
     digest = hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()
     stream = int.from_bytes(digest[:7], "little")
@@ -192,7 +192,7 @@ def _draw(part: torch.Tensor, mean: float, std: float, seed: int) -> None:
     part.copy_(values)
 
 
-def _distribution(spec: TensorSpec) -> tuple[float, float]:
+def _distribution(spec: StoredTensor) -> tuple[float, float]:
     """Return mean and standard deviation of a tensor's values."""
     if spec.name.endswith("scale_shift_table"):
         return 0.0, spec.shape[-1] ** -0.5
@@ -206,7 +206,7 @@ def _distribution(spec: TensorSpec) -> tuple[float, float]:
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the folder's place on success and vanishes otherwise."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     outdated = folder.with_name(f".{folder.name}.old.tmp")
     try:
         temporary.mkdir()
@@ -219,14 +219,14 @@ def _replaced(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _rename(spec: TensorSpec, layout: Layout) -> TensorSpec:
+def _rename(spec: StoredTensor, layout: Layout) -> StoredTensor:
     name = to_original(spec.name) if layout == "original" else spec.name
     assert name is not None
     return replace(spec, name=name)
 
 
-def _split(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
-    shards: list[list[TensorSpec]] = [[]]
+def _split(specs: Sequence[StoredTensor], shard_bytes: int) -> list[list[StoredTensor]]:
+    shards: list[list[StoredTensor]] = [[]]
     room = shard_bytes
     for spec in specs:
         if shards[-1] and spec.nbytes > room:

@@ -7,29 +7,29 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanexport.storage.disk import format_bytes
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
-    from wanexport.build.targets import EnginePlan
+    from wanexport.build.targets import Target
 
-__all__ = ["effect_warnings", "format_built", "format_plans"]
+__all__ = ["effect_warnings", "format_built", "format_targets"]
 
 
-def format_plans(plans: Sequence[EnginePlan], out: Path, to_make_bytes: int) -> str:
+def format_targets(targets: Sequence[Target], out: Path, to_make_bytes: int) -> str:
     """Return a line per engine: what would happen, what it writes and needs, and why."""
-    prefix, names = _shorten([plan.name for plan in plans])
+    prefix, names = _shorten([target.name for target in targets])
     width = max(map(len, names), default=0)
     lines = [f"{out / prefix}"]
     if to_make_bytes:
-        lines.append(f"  make {format_bytes(to_make_bytes)} of random weights first")
+        lines.append(f"  make {show_bytes(to_make_bytes)} of random weights first")
     lines += [
-        f"  {plan.action:<8} {name:<{width}}  writes {format_bytes(plan.write_bytes):>8}  "
-        f"memory {format_bytes(plan.memory_bytes):>8}  {plan.reason}"
-        for plan, name in zip(plans, names, strict=True)
+        f"  {target.action:<8} {name:<{width}}  writes {show_bytes(target.write_bytes):>10}  "
+        f"memory {show_bytes(target.memory_bytes):>10}  {target.reason}"
+        for target, name in zip(targets, names, strict=True)
     ]
-    total = to_make_bytes + sum(plan.write_bytes for plan in plans)
-    lines.append(f"writes {format_bytes(total)} in all")
+    total = to_make_bytes + sum(target.write_bytes for target in targets)
+    lines.append(f"writes {show_bytes(total)} in all")
     return "\n".join(lines)
 
 
@@ -73,7 +73,7 @@ def effect_warnings(built: Sequence[Built]) -> list[str]:
             continue
         if v.adapter_effect <= v.error:
             warnings.append(
-                f"warning[no-effect]: {engine.plan.name}: the adapter moves the output by "
+                f"warning[no-effect]: {engine.target.name}: the adapter moves the output by "
                 f"{v.adapter_effect:.1e}, no more than the error; can't tell that it is applied\n"
                 "   hint: is it trained? see its scale: wanexport inspect FILE"
             )

@@ -1,10 +1,8 @@
-"""What `wanexport plan` says, as text and as JSON; a GB is 10^9 bytes, as in datasheets."""
+"""What `wanexport estimate` says, as text and as JSON; a GB is 10^9 bytes, as in datasheets."""
 
 from __future__ import annotations
 
 import json
-import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -12,6 +10,8 @@ from wanexport.cost import Cost, Outlook
 from wanexport.model.config import Config
 from wanexport.model.formulas import GraphName, count_parameters
 from wanrt.machine.predict import Prediction
+from wanrt.terminal.text import columns, group_digits, wrap
+from wanrt.terminal.units import SECONDS, SI, Unit, pick, show_si, significant_decimals
 
 __all__ = ["costs_to_json", "render_costs"]
 
@@ -25,12 +25,8 @@ PARTS = {
     "embedding": "embedding",
     "head": "head",
 }
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
-TIME_UNITS = UNITS[4:]
 SHOWN: tuple[GraphName, ...] = ("forward", "step")
-WIDTH = 79
 SCHEMA = 1
-Unit = tuple[float, str]
 Row = Sequence[str]
 
 
@@ -87,22 +83,21 @@ def _outlook_values(config: Config, outlook: Outlook) -> dict[str, object]:
 def _head(config: Config) -> str:
     size = config.size
     batch = f"{size.batch} x " if size.batch > 1 else ""
-    items = [config.name, size.name, f"{batch}{_whole(size.tokens)} tokens per forward"]
+    items = [config.name, size.name, f"{batch}{group_digits(size.tokens)} tokens per forward"]
     counts = count_parameters(config.architecture.dims)
-    groups = [f"{part.replace('_', '-')} {_si(count, '')}" for part, count in counts.items()]
-    whole = f"{_whole(sum(counts.values()))} parameters: {', '.join(groups)}"
+    groups = [f"{part.replace('_', '-')} {show_si(count, '')}" for part, count in counts.items()]
+    whole = f"{group_digits(sum(counts.values()))} parameters: {', '.join(groups)}"
     together = whole.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
-    lines = [" · ".join([*items, config.dtype]), *_wrap(together)]
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join([" · ".join([*items, config.dtype]), *wrap(together, "  ")])
 
 
 def _engines(costs: Sequence[Cost]) -> str:
     header = ("engine", "parameters", "weights", "to write", "moved", "memory", "K/V once")
-    unit = _unit(costs[0].weight_bytes)
+    unit = pick(SI, costs[0].weight_bytes)
     rows = [
         (
             cost.label,
-            _si(cost.parameters, ""),
+            show_si(cost.parameters, ""),
             _fixed(cost.weight_bytes, unit, "B"),
             _fixed(cost.write_bytes, unit, "B"),
             _fixed(sum(cost.moved["forward"].values()), unit, "B"),
@@ -117,7 +112,7 @@ def _engines(costs: Sequence[Cost]) -> str:
         "  memory: weights, adapter, activations of one layer; not a backend's workspace",
         "  K/V once: the same if K and V are computed once per prompt, with them in it",
     )
-    return "\n".join([*_table([header, *rows]), *notes])
+    return "\n".join([*columns([header, *rows]), *notes])
 
 
 def _parts(costs: Sequence[Cost]) -> str:
@@ -137,14 +132,14 @@ def _parts(costs: Sequence[Cost]) -> str:
     rows = [
         (
             label,
-            _fixed(count, _unit(total), "FLOP", 3),
+            _fixed(count, pick(SI, total), "FLOP", 3),
             f"{100 * count / total:.3f} %",
-            _fixed(size, _unit(traffic), "B"),
-            _whole(round(count / size)),
+            _fixed(size, pick(SI, traffic), "B"),
+            group_digits(round(count / size)),
         )
         for label, count, size in (*base, ("without LoRA", total, traffic), *branches.values())
     ]
-    return "\n".join(_table([("of a forward", "flops", "share", "moved", "FLOP/B"), *rows]))
+    return "\n".join(columns([("of a forward", "flops", "share", "moved", "FLOP/B"), *rows]))
 
 
 def _context(cost: Cost) -> str:
@@ -152,8 +147,8 @@ def _context(cost: Cost) -> str:
     flops = sum(count for part, count in cost.flops["context"].items() if part != "lora")
     memory = cost.memory["context"]
     return (
-        f"K/V once per prompt: {_si(flops, 'FLOP')} and {_si(memory['weights'], 'B')} of weights "
-        f"leave every forward;\n  {_si(memory['context'], 'B')} of K and V stay, "
+        f"K/V once per prompt: {show_si(flops, 'FLOP')} and {show_si(memory['weights'], 'B')} "
+        f"of weights leave every forward;\n  {show_si(memory['context'], 'B')} of K and V stay, "
         "and LoRA on k and v costs a forward nothing"
     )
 
@@ -161,10 +156,13 @@ def _context(cost: Cost) -> str:
 def _device(config: Config, outlook: Outlook) -> str:
     device, dtype = outlook.device, outlook.dtype
     instead = "" if dtype == config.dtype else f" (no {config.dtype})"
-    rate = f"{_si(device.tflops[dtype] * 1e12, 'FLOP/s')} in {dtype}{instead}"
-    bandwidth, memory = _si(device.bandwidth_gb_s * 1e9, "B/s"), _si(device.memory_gb * 1e9, "B")
-    lines = _wrap(f"at best on {device.name}: {rate}, {bandwidth}, {memory}")
-    lines += [*_wrap(f"  {device.full_name}; {device.source}"), "", *_timings(config, outlook)]
+    rate = f"{show_si(device.tflops[dtype] * 1e12, 'FLOP/s')} in {dtype}{instead}"
+    bandwidth, memory = (
+        show_si(device.bandwidth_gb_s * 1e9, "B/s"),
+        show_si(device.memory_gb * 1e9, "B"),
+    )
+    lines = wrap(f"at best on {device.name}: {rate}, {bandwidth}, {memory}", "  ")
+    lines += [*wrap(f"  {device.full_name}; {device.source}", "  "), "", *_timings(config, outlook)]
     if not all(outlook.fits(i, g) for _, i in _rows(outlook.costs) for g in SHOWN):
         lines.append(f"  M: needs more than its memory, {memory}")
     return "\n".join(lines)
@@ -179,8 +177,8 @@ def _timings(config: Config, outlook: Outlook) -> list[str]:
         for graph in SHOWN:
             cells += _timing(config, outlook, index, graph, least)
         rows.append(cells)
-    lines = _table(rows)
-    context = _si(outlook.predictions[0]["context"].seconds, "s")
+    lines = columns(rows)
+    context = show_si(outlook.predictions[0]["context"].seconds, "s")
     start = lines[0].rindex("forward")
     return [f"{'':{start}}K/V once per prompt ({context})", *lines]
 
@@ -199,10 +197,10 @@ def _timing(
     prediction = outlook.predictions[index][graph]
     rate = config.size.batch * config.size.tokens / prediction.seconds
     overhead = _overhead(prediction)
-    unit = _unit(least, TIME_UNITS)
+    unit = pick(SECONDS, least)
     return (
-        _fixed(prediction.seconds, unit, "s", _digits(least / unit[0])),
-        _si(rate, ""),
+        _fixed(prediction.seconds, unit, "", significant_decimals(least / unit[0])),
+        show_si(rate, ""),
         "" if overhead is None else f"{100 * overhead:.2f} %",
         "" if outlook.fits(index, graph) else "M",
     )
@@ -214,38 +212,5 @@ def _overhead(prediction: Prediction) -> float | None:
     return parts["lora"] / (prediction.seconds - parts["lora"]) if "lora" in parts else None
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    """Return lines of columns, all but the first flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for label, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append(("  " + "  ".join([label.ljust(widths[0]), *padded])).rstrip())
-    return lines
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _unit(value: float, units: Sequence[Unit] = UNITS) -> Unit:
-    return next((unit for unit in units if value >= unit[0]), units[-1])
-
-
 def _fixed(value: float, unit: Unit, name: str, digits: int = 2) -> str:
     return f"{value / unit[0]:,.{digits}f}".replace(",", " ") + f" {unit[1]}{name}"
-
-
-def _si(value: float, name: str) -> str:
-    """Return four significant digits in the nearest unit."""
-    scale, prefix = _unit(value)
-    return f"{value / scale:.{_digits(value / scale)}f} {prefix}{name}".rstrip()
-
-
-def _digits(value: float) -> int:
-    """Return how many decimals make four significant digits."""
-    return max(0, 3 - math.floor(math.log10(value))) if value > 0 else 0
-
-
-def _whole(count: int) -> str:
-    return f"{count:,}".replace(",", " ")

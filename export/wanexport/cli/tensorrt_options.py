@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import typer
-from pydantic import ByteSize, TypeAdapter
 
 from wanexport.errors import ConfigError, UsageError
-from wanexport.tensorrt.protocol import TensorRt
 from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.plan import HardwareCompatibility
+from wanrt.manifest.schema import Backend
+from wanrt.terminal.units import parse_bytes
 
 __all__ = ["PlanFlags", "make_settings", "respell"]
 
 
-class RefitName(StrEnum):
-    """Which weights of a TensorRT plan may change after it is built."""
-
-    none = "none"
-    targets = "targets"
-    all = "all"
-
-
-class HardwareName(StrEnum):
-    """Which other GPUs a TensorRT plan runs on."""
-
-    none = "none"
-    ampere = "ampere+"
-    same = "samecomputecapability"
-
+RefitName = Literal["none", "targets", "all"]
 
 Refit = Annotated[
     RefitName | None,
@@ -54,7 +40,7 @@ AuxStreams = Annotated[
     typer.Option(min=0, max=64, help="Streams beside the caller's."),
 ]
 Hardware = Annotated[
-    HardwareName,
+    HardwareCompatibility,
     typer.Option(case_sensitive=False, help="Other GPUs to run on (TensorRT)."),
 ]
 VersionCompatible = Annotated[
@@ -87,7 +73,7 @@ class PlanFlags(TypedDict):
     builder_optimization_level: int | None
     workspace: str | None
     max_aux_streams: int | None
-    hardware_compatibility_level: HardwareName
+    hardware_compatibility_level: HardwareCompatibility
     version_compatible: bool
     allow_weight_streaming: bool
     allow_unfused: bool
@@ -102,7 +88,7 @@ def respell(flag: str) -> str:
     return re.sub(r"(?<=[a-z])[A-Z]", lambda match: f"-{match[0].lower()}", flag)
 
 
-def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
+def make_settings(backend: Backend, flags: PlanFlags) -> PlanSettings | None:
     """Return the settings of the plans asked for; None for engines that have none.
 
     Raises:
@@ -110,7 +96,7 @@ def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
         ConfigError: a value can't be read.
     """
     if backend == "onnxruntime":
-        given = next((name for name, value in flags.items() if _is_given(value)), None)
+        given = next((name for name, value in flags.items() if _is_given(name, value)), None)
         if given:
             raise UsageError(
                 f"--{given.replace('_', '-')} is TensorRT's",
@@ -124,13 +110,13 @@ def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
             "drop one of the two",
         )
     return PlanSettings(
-        backend=_backend(backend),
-        refit="baked" if flags["bake"] else refit.value if refit else None,
+        backend=backend,
+        refit="baked" if flags["bake"] else refit,
         capabilities=_capabilities(flags["compute_capability"]),
         optimization_level=flags["builder_optimization_level"],
         workspace=_bytes("workspace", flags["workspace"]),
         aux_streams=flags["max_aux_streams"],
-        hardware_compatibility=flags["hardware_compatibility_level"].value,
+        hardware_compatibility=flags["hardware_compatibility_level"],
         version_compatible=flags["version_compatible"],
         weight_streaming=flags["allow_weight_streaming"],
         allow_unfused=flags["allow_unfused"],
@@ -139,12 +125,10 @@ def make_settings(backend: str, flags: PlanFlags) -> PlanSettings | None:
     )
 
 
-def _is_given(value: object) -> bool:
-    return not (value is None or value is False or value is HardwareName.none)
-
-
-def _backend(name: str) -> TensorRt:
-    return "tensorrt-rtx" if name == "tensorrt-rtx" else "tensorrt"
+def _is_given(flag: str, value: object) -> bool:
+    if flag == "hardware_compatibility_level":
+        return value != "none"
+    return not (value is None or value is False)
 
 
 def _capabilities(text: str | None) -> tuple[str, ...]:
@@ -170,9 +154,7 @@ def _bytes(flag: str, text: str | None) -> int | None:
     theirs = re.fullmatch(r"workspace:([0-9.]+)([KMG]?)(?:iB|B)?", text)
     plain = f"{theirs[1]}{theirs[2] or 'M'}iB" if theirs else text
     try:
-        if plain.isdecimal():  # bytes are never meant
-            raise ValueError(plain)
-        size = int(TypeAdapter(ByteSize).validate_python(plain))
+        size = parse_bytes(plain)
     except ValueError:
         raise ConfigError(f"--{flag} {text} is no size", "write it as 4GiB") from None
     if not 0 < size < 1 << 48:

@@ -1,7 +1,7 @@
 """A bf16 graph for a machine that has no bf16: fp32 arithmetic, every result rounded to bf16.
 
-That is what a GPU computes but for the order of sums inside a kernel, so the graph itself can be run
-and judged on a CPU. Weights stay bf16, as they are in the engine's files.
+That is what a GPU computes but for the order of sums inside a kernel, so the graph itself can be
+run and judged on a CPU. Weights stay bf16, as they are in the engine's files.
 """
 
 from __future__ import annotations

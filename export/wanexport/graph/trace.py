@@ -21,12 +21,12 @@ from torch.export import Dim
 from wanexport.graph import passes
 from wanexport.graph.dit import Block, Head, Stem, TimeEmbedding, attach_adapter, make_model
 from wanexport.model.config import TEXT_TOKENS, Architecture, Size
+from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 
 __all__ = ["GraphSpec", "model_inputs", "trace_graph"]
 
 OPSET = 23
 IR_VERSION = 10
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 IMAGE_INPUT = "encoder_hidden_states_image"
 OUTPUT_NAME = "sample"
 
@@ -34,11 +34,6 @@ _T = TypeVar("_T")
 _Inputs = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 _PIECES = {"stem": Stem, "block": Block, "head": Head}
 _STEM_OUTPUTS = ("tokens", "time", "modulation", "text", "cos", "sin", "image")
-_IR_DTYPES = {
-    "fp32": ir.DataType.FLOAT,
-    "fp16": ir.DataType.FLOAT16,
-    "bf16": ir.DataType.BFLOAT16,
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def trace_graph(spec: GraphSpec) -> ir.Model:
     graph = ir.Graph([], [], nodes=[], name="forward", opset_imports={"": OPSET})
     for name, (shape, dtype) in model_inputs(spec.arch, spec.size, spec.dtype).items():
         dims = _symbolic(name, shape) if spec.dynamic else shape
-        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(_IR_DTYPES[dtype]))
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(onnx_dtype(dtype)))
         graph.inputs.append(value)
     piece = _trace_piece(_piece_spec(spec, "stem", ""))
     stem_inputs = dict(zip((v.name or "" for v in piece.inputs), graph.inputs, strict=True))
@@ -158,7 +153,7 @@ def _trace_piece(spec: _PieceSpec) -> ir.Graph:
         attach_adapter(piece, {name: rank for name, rank in spec.ranks if name in modules})
         _set_dtypes(piece, spec.dtype, dict(spec.storage))
         arguments = {
-            name: torch.empty(shape, dtype=TORCH_DTYPES[dtype])
+            name: torch.empty(shape, dtype=torch_dtype(dtype))
             for name, (shape, dtype) in inputs.items()
         }
         with passes.quiet("torch.onnx._internal.exporter._registration"):
@@ -207,7 +202,7 @@ def _piece_inputs(spec: _PieceSpec) -> _Inputs:
 def _set_dtypes(piece: nn.Module, dtype: str, storage: Mapping[str, str]) -> None:
     for name, parameter in list(piece.named_parameters()):
         owner, _, attribute = name.rpartition(".")
-        stored = TORCH_DTYPES[storage.get(name, dtype)]
+        stored = torch_dtype(storage.get(name, dtype))
         empty = nn.Parameter(torch.empty(parameter.shape, dtype=stored), requires_grad=False)
         setattr(piece.get_submodule(owner), attribute, empty)
 

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, split_rest, stack_low_rank, stacked_ranks
 from wanexport.lora.delta import Delta
-from wanexport.model.config import Dtype
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorSpec, write_safetensors
+from wanexport.storage.tensor_file import StoredTensor, write_safetensors
+from wanrt.manifest.fields import Dtype
+from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.terminal.text import first_and_more
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +60,7 @@ def write_adapter(
     for delta in (delta for adapter in adapters for delta in adapter.deltas):
         groups[delta.module].append(delta)
     specs = [
-        TensorSpec(f"{module}.lora_{half}", SAFETENSORS_DTYPE[dtype], shape)
+        StoredTensor(f"{module}.lora_{half}", SAFETENSORS[dtype], shape)
         for module, (out, width) in ((m, deltas[0].shape) for m, deltas in groups.items())
         for half, shape in (("A", (ranks[module], width)), ("B", (out, ranks[module])))
     ]
@@ -86,7 +89,8 @@ def _check_carried(
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
-            f"{rest[0].path}: {_some(parts)} can't be swapped, because {_is(parts)} not low-rank",
+            f"{rest[0].path}: {first_and_more(parts)} can't be swapped, "
+            f"because {_is(parts)} not low-rank",
             "build an engine with the file and --merge-rest, or with --mode merged",
         )
     ranks = stacked_ranks(adapters)
@@ -94,7 +98,7 @@ def _check_carried(
     if absent:
         path = next(a.path for a in adapters if absent[0] in a.ranks)
         raise AdapterError(
-            f"{path}: the engine has no inputs for {_some(absent)}",
+            f"{path}: the engine has no inputs for {first_and_more(absent)}",
             "build an engine with this file, which takes adapters of the same modules",
         )
     module = max(ranks, key=lambda name: ranks[name])
@@ -107,19 +111,14 @@ def _check_carried(
     return ranks
 
 
-def round_finite(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+def round_finite(tensor: torch.Tensor, spec: StoredTensor) -> torch.Tensor:
     """Return a tensor in the dtype it is stored in; AdapterError if a value overflows that."""
     import torch
 
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    rounded = tensor.to(dtypes[spec.dtype])
+    rounded = tensor.to(torch_dtype(spec.dtype))
     if not torch.isfinite(rounded).all():
         raise AdapterError(f"{spec.name} overflows {spec.dtype}", "use a bf16 or fp32 engine")
     return rounded
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _is(names: Sequence[str]) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanexport.build.request import LoraArgument
-from wanexport.build.sources import find_lora, resolve_adapters
 from wanexport.errors import AdapterError, BuildError
 from wanexport.lora.adapter import split_rest
 from wanexport.lora.canonical import write_adapter
+from wanexport.lora.find import LoraArgument, find_lora, resolve_adapters
 from wanexport.model.config import parse_config
 from wanexport.model.names import module_shapes
 from wanexport.storage.hashes import hash_files
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import read_manifest
 from wanrt.terminal.progress import Reporter
+from wanrt.terminal.text import first_and_more
 
 __all__ = ["make_canonical"]
 
@@ -51,8 +51,7 @@ def make_canonical(
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
-            f"{rest[0].path}: a {manifest.mode} engine can't carry {parts[0]}"
-            + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+            f"{rest[0].path}: a {manifest.mode} engine can't carry {first_and_more(parts)}",
             "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
         )
     hash_files("the LoRA", (path for path, _ in files), reporter)  # the adapter's file says them

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanexport.lora.scales import DIFFUSERS_KEY, DIFFUSERS_PREFIX
-from wanexport.model.config import Architecture, Dtype
-from wanexport.storage.tensor_file import SAFETENSORS_DTYPE, TensorSpec, write_safetensors
+from wanexport.model.config import Architecture
+from wanexport.storage.tensor_file import StoredTensor, write_safetensors
+from wanrt.manifest.fields import Dtype
+from wanrt.storage.dtypes import SAFETENSORS
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +47,12 @@ def seeded_adapter(
     A is N(0, 1/in) and B is N(0, c^2/rank), so the effect doesn't depend on the rank. Every tensor
     has its own stream, seeded with (seed, name). `on_bytes` is called with the bytes just written.
     """
-    stored = SAFETENSORS_DTYPE[dtype]
+    stored = SAFETENSORS[dtype]
     specs, spreads = [], []
     for module in targets:
         out, width = shapes[f"{module}.weight"]
-        specs.append(TensorSpec(f"transformer.{module}.lora_A.weight", stored, (rank, width)))
-        specs.append(TensorSpec(f"transformer.{module}.lora_B.weight", stored, (out, rank)))
+        specs.append(StoredTensor(f"transformer.{module}.lora_A.weight", stored, (rank, width)))
+        specs.append(StoredTensor(f"transformer.{module}.lora_B.weight", stored, (out, rank)))
         spreads += [width**-0.5, EFFECT * rank**-0.5]
     config = {
         "peft_type": "LORA",
@@ -68,7 +70,7 @@ def seeded_adapter(
     write_safetensors(path, specs, tensors, metadata, on_bytes)
 
 
-def _draw(spec: TensorSpec, std: float, seed: int) -> torch.Tensor:
+def _draw(spec: StoredTensor, std: float, seed: int) -> torch.Tensor:
     import torch
 
     digest = hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 from wanexport.lora.delta import Delta, Kind
 from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect, split_key
-from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, read_settings
+from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, has_metadata, read_settings
 from wanexport.model.names import to_original
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+from wanrt.manifest.origin import ScaleFrom
+from wanrt.terminal.text import first_three
 
-__all__ = ["Problem", "Resolution", "resolve_file"]
+__all__ = ["LoraProblem", "Resolution", "resolve_file"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Roles = dict[str, tuple[Key, TensorRef]]
@@ -34,7 +36,7 @@ _OTHER_MODELS = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class LoraProblem:
     """Keys that can't be applied, and why."""
 
     keys: tuple[str, ...]
@@ -51,6 +53,7 @@ class Resolution:
         settings: PEFT's, from the file's metadata or beside it.
         deltas: the changes of the model's parameters.
         alphas: of its products, where metadata or an alpha tensor says it.
+        scale_from: what says so.
         problems: what couldn't be applied; every key is in a delta or here.
     """
 
@@ -58,7 +61,8 @@ class Resolution:
     settings: PeftSettings | None
     deltas: tuple[Delta, ...]
     alphas: tuple[float, ...]
-    problems: tuple[Problem, ...]
+    scale_from: ScaleFrom
+    problems: tuple[LoraProblem, ...]
 
 
 def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -> Resolution:
@@ -71,28 +75,36 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
     index = ModuleIndex(shapes)
     keys = {name: split_key(name) for name in file.tensors}
     namings = index.detect_namings(key for key in keys.values() if key)
-    problems = _find_strays(keys, len(file.tensors))
+    problems = _find_not_lora(keys, len(file.tensors))
     groups: dict[str, Roles] = {}
-    lost = []
+    unmatched = []
     for name, key in ((name, key) for name, key in keys.items() if key):
         target = index.find(key, namings)
         if target is None:
-            lost.append(name)
+            unmatched.append(name)
         elif key.role in groups.setdefault(target, {}):
             other = groups[target][key.role][0].text
-            problems.append(Problem((name,), f"{other} and {name} are both for {target}"))
+            problems.append(LoraProblem((name,), f"{other} and {name} are both for {target}"))
         else:
             groups[target][key.role] = (key, file.tensors[name])
-    problems += _explain_lost(lost, index, len(keys))
+    problems += _explain_unmatched(unmatched, index, len(keys))
     builder = _Builder(index, settings, strength)
     for target, roles in groups.items():
         try:
             builder.build(target, roles)
         except ValueError as error:
-            problems.append(Problem(tuple(key.text for key, _ in roles.values()), str(error)))
+            problems.append(LoraProblem(tuple(key.text for key, _ in roles.values()), str(error)))
     dialect = name_dialect([key for key in keys.values() if key], _extras(builder, settings))
+    scale_from: ScaleFrom = "alpha" if builder.has_alpha_tensors else "none"
+    if builder.has_stated_alphas:
+        scale_from = "metadata" if has_metadata(file) else "sidecar"
     return Resolution(
-        dialect, settings, tuple(builder.deltas), tuple(builder.alphas), tuple(problems)
+        dialect,
+        settings,
+        tuple(builder.deltas),
+        tuple(builder.alphas),
+        scale_from,
+        tuple(problems),
     )
 
 
@@ -104,6 +116,7 @@ class _Builder:
         self.deltas: list[Delta] = []
         self.alphas: list[float] = []
         self.has_alpha_tensors = False
+        self.has_stated_alphas = False
 
     def build(self, target: str, roles: Roles) -> None:
         """Add a module's changes; raise ValueError, and add none, if its keys make none."""
@@ -140,6 +153,7 @@ class _Builder:
             scale = find_scale(self._settings, names, _rank(kind, refs), alpha)
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from None
+        self.has_stated_alphas |= find_alpha(self._settings, names, None) is not None
         stated = find_alpha(self._settings, names, alpha)
         self.alphas += [] if stated is None else [stated]
         made = [replace(delta, scale=scale)]
@@ -216,44 +230,46 @@ def _extras(builder: _Builder, settings: PeftSettings | None) -> list[str]:
     return [name for name, present in found.items() if present]
 
 
-def _find_strays(keys: Mapping[str, Key | None], total: int) -> list[Problem]:
+def _find_not_lora(keys: Mapping[str, Key | None], total: int) -> list[LoraProblem]:
     """Return the problems of keys that aren't LoRA's."""
-    strays = [name for name, key in keys.items() if key is None]
+    not_lora = [name for name, key in keys.items() if key is None]
     if not keys:
-        return [Problem((), "holds no tensors")]
-    if len(strays) == total and not any(find_unsupported(name) for name in strays):
+        return [LoraProblem((), "holds no tensors")]
+    if len(not_lora) == total and not any(find_unsupported(name) for name in not_lora):
         return [
-            Problem(
-                tuple(strays),
-                f"holds no LoRA tensors, but {_some(strays)}: it looks like a checkpoint",
+            LoraProblem(
+                tuple(not_lora),
+                f"holds no LoRA tensors, but {first_three(not_lora)}: it looks like a checkpoint",
                 "give a checkpoint with --base or --finetuned",
             )
         ]
     problems = []
-    whole = [name for name in strays if not find_unsupported(name)]
-    for name in (name for name in strays if find_unsupported(name)):
-        problems.append(Problem((name,), f"{name} is {find_unsupported(name)}, not supported"))
+    whole = [name for name in not_lora if not find_unsupported(name)]
+    for name in (name for name in not_lora if find_unsupported(name)):
+        problems.append(LoraProblem((name,), f"{name} is {find_unsupported(name)}, not supported"))
     if whole:
         problems.append(
-            Problem(
+            LoraProblem(
                 tuple(whole),
-                f"{len(whole)} of {total} keys are no LoRA tensors: {_some(whole)}",
+                f"{len(whole)} of {total} keys are no LoRA tensors: {first_three(whole)}",
                 "whole parameters belong into a checkpoint (--finetuned)",
             )
         )
     return problems
 
 
-def _explain_lost(lost: list[str], index: ModuleIndex, total: int) -> list[Problem]:
+def _explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> list[LoraProblem]:
     """Sort keys that match no module by what is the matter with them."""
-    problems, left = [], list(lost)
+    problems, left = [], list(unmatched)
 
     def take(test: Callable[[str], object], message: str, hint: str) -> None:
         taken = [name for name in left if test(name)]
         if taken:
             left[:] = [name for name in left if not test(name)]
             count = f"{len(taken)} of {total} keys"
-            problems.append(Problem(tuple(taken), f"{count} {message}: {_some(taken)}", hint))
+            problems.append(
+                LoraProblem(tuple(taken), f"{count} {message}: {first_three(taken)}", hint)
+            )
 
     for pattern, what in _OTHER_MODELS.items():
         take(
@@ -274,8 +290,8 @@ def _explain_lost(lost: list[str], index: ModuleIndex, total: int) -> list[Probl
     )
     if left:
         hint = "; ".join(f"{name}: nearest is {_nearest(name, index)}" for name in left[:3])
-        message = f"{len(left)} of {total} keys match no module of the model: {_some(left)}"
-        problems.append(Problem(tuple(left), message, hint))
+        message = f"{len(left)} of {total} keys match no module of the model: {first_three(left)}"
+        problems.append(LoraProblem(tuple(left), message, hint))
     return problems
 
 
@@ -291,7 +307,3 @@ def _nearest(name: str, index: ModuleIndex) -> str:
     if key and key.prefix.endswith("_"):
         known = [known_name.replace(".", "_") for known_name in known]
     return next(iter(difflib.get_close_matches(module, known, n=1, cutoff=0.3)), "none")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from wanexport.errors import ConfigError
 from wanexport.model.formulas import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
 
 __all__ = ["Architecture", "Config", "Size", "load_config"]
@@ -22,7 +23,6 @@ DEMO = "wan2.1-i2v-demo"
 TEXT_TOKENS = 512  # diffusers and the original both hard-code the padded prompt's length
 CLIP_TOKENS = 257
 
-Dtype = Literal["fp32", "fp16", "bf16"]
 Positive = Annotated[int, Field(ge=1)]
 
 

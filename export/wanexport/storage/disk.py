@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from wanexport.errors import BuildError
+from wanrt.terminal.units import show_bytes
 
-__all__ = ["check_disk", "check_out", "format_bytes"]
+__all__ = ["check_disk", "check_out"]
 
 
 def check_out(out: Path) -> None:
@@ -37,16 +38,6 @@ def check_disk(out: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BuildError(
-            f"the build writes {format_bytes(needed)}, {folder} has {format_bytes(free)} free",
+            f"the build writes {show_bytes(needed)}, {folder} has {show_bytes(free)} free",
             "free some, or use --out on a larger disk",
         )
-
-
-def format_bytes(count: int) -> str:
-    """Return a size with three digits in the nearest binary unit."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.3g} TiB"

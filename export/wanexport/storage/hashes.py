@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wanexport.errors import WanExportError
 from wanexport.storage.locks import locked
-from wanexport.storage.tensor_file import atomic_file
+from wanrt.storage.files import atomic_file
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["hash_files", "remember_sha256", "sha256_file", "sha256_text"]

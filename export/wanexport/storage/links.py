@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from wanrt.storage.files import atomic_file
+
 __all__ = ["copy_file", "place_file", "pool_path"]
 
 BLOCK_BYTES = 8 << 20
@@ -76,13 +78,9 @@ def _reflink(source: Path, target: Path) -> bool:
         return False
     import fcntl
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with source.open("rb") as original, temporary.open("xb") as clone:
+        with source.open("rb") as original, atomic_file(target) as clone:
             fcntl.ioctl(clone.fileno(), FICLONE, original.fileno())
-        temporary.replace(target)
     except OSError:
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
     return True

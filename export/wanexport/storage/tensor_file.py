@@ -10,33 +10,28 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from wanexport.errors import CheckpointError, WanExportError
+from wanexport.storage.dtypes import STORED, itemsize, torch_dtype
 from wanexport.storage.streams import open_stream, read_stream
+from wanrt.storage.files import atomic_path
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SafetensorsFile", "TensorRef", "TensorSpec", "open_safetensors", "write_safetensors"]
+__all__ = ["SafetensorsFile", "StoredTensor", "TensorRef", "open_safetensors", "write_safetensors"]
 
-ITEMSIZE = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
-    "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
 BLOCK_BYTES = 2 << 20  # with its fp32 twin it stays in a core's cache
-SAFETENSORS_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class StoredTensor:
     """A tensor's name, safetensors dtype and shape."""
 
     name: str
@@ -46,11 +41,11 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """The tensor's size in a file."""
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+        return math.prod(self.shape) * itemsize(self.dtype)
 
 
 @dataclass(frozen=True)
-class TensorRef(TensorSpec):
+class TensorRef(StoredTensor):
     """A tensor where it lies: `nbytes` bytes at `offset` of `path`."""
 
     path: Path
@@ -60,7 +55,7 @@ class TensorRef(TensorSpec):
         """Return the tensor in its stored dtype; its memory is a private map of the file."""
         import torch
 
-        dtype = _torch_dtypes()[self.dtype]
+        dtype = torch_dtype(self.dtype)
         if self.nbytes == 0:
             return torch.empty(self.shape, dtype=dtype)
         start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
@@ -72,7 +67,7 @@ class TensorRef(TensorSpec):
                 offset=start,
             )
         count = math.prod(self.shape)
-        if self.offset % ITEMSIZE[self.dtype]:  # the header's length decides the alignment
+        if self.offset % itemsize(self.dtype):  # the header's length decides the alignment
             data = bytearray(view[self.offset - start :])
             return torch.frombuffer(data, dtype=dtype, count=count).reshape(self.shape)
         flat = torch.frombuffer(view, dtype=dtype, count=count, offset=self.offset - start)
@@ -93,7 +88,7 @@ class TensorRef(TensorSpec):
         block = row_bytes * max(1, BLOCK_BYTES // row_bytes)
         try:
             for part in read_stream(self.path, self.offset, self.nbytes, block):
-                flat = torch.frombuffer(part, dtype=_torch_dtypes()[self.dtype])
+                flat = torch.frombuffer(part, dtype=torch_dtype(self.dtype))
                 yield flat.reshape(-1, *self.shape[1:])
         except EOFError:
             raise CheckpointError(f"{self.path} was cut while it was read") from None
@@ -135,7 +130,7 @@ def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) 
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        if entry["dtype"] not in ITEMSIZE:
+        if entry["dtype"] not in STORED:
             raise error(f"{path}: {name} has dtype {entry['dtype']}, which isn't supported")
         begin, _ = entry["data_offsets"]
         tensors[name] = TensorRef(
@@ -146,7 +141,7 @@ def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) 
 
 def write_safetensors(
     path: Path,
-    specs: Sequence[TensorSpec],
+    specs: Sequence[StoredTensor],
     tensors: Iterable[torch.Tensor],
     metadata: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
@@ -184,7 +179,7 @@ def write_safetensors(
 
 
 def _check_blocks(
-    specs: Sequence[TensorSpec], tensors: Iterable[torch.Tensor]
+    specs: Sequence[StoredTensor], tensors: Iterable[torch.Tensor]
 ) -> Iterator[torch.Tensor]:
     """Yield the tensors' blocks, and raise ValueError where they aren't what the specs say."""
     blocks = iter(tensors)
@@ -196,7 +191,7 @@ def _check_blocks(
                 raise ValueError(f"{spec.name}: {missing} values are missing")
             missing -= block.numel()
             alike = tuple(block.shape[1:]) == spec.shape[1:] and block.dim() == len(spec.shape)
-            if missing < 0 or not alike or block.dtype != _torch_dtypes()[spec.dtype]:
+            if missing < 0 or not alike or block.dtype != torch_dtype(spec.dtype):
                 raise ValueError(f"{spec.name}: got {block.dtype} {tuple(block.shape)}")
             yield block
             if not missing:
@@ -205,37 +200,8 @@ def _check_blocks(
         raise ValueError("there are more tensors than specs")
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that takes its name on success and vanishes otherwise."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        yield file
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Name a temporary file beside `path` that takes its name on success and vanishes otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     import torch
 
     flat = tensor.detach().contiguous().flatten()
     return memoryview(flat.view(torch.uint8).numpy().data)
-
-
-def _torch_dtypes() -> dict[str, torch.dtype]:
-    import torch
-
-    return {
-        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-        "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "BOOL": torch.bool,
-    }  # fmt: skip

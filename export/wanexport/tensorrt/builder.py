@@ -13,25 +13,25 @@ from functools import lru_cache
 from pathlib import Path
 
 from wanexport.errors import BuildError
-from wanexport.storage.disk import format_bytes
 from wanexport.tensorrt.protocol import (
+    BuilderJob,
+    BuilderProblem,
     Finished,
-    Job,
     Phase,
-    Problem,
     TensorRt,
     Toolchain,
     exhausted,
     is_exhausted,
 )
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["build_plan", "find_toolchain"]
 
 WORKER = (sys.executable, "-m", "wanexport.tensorrt.worker")
-KINDS: dict[str, type[Phase | Finished | Problem]] = {
+KINDS: dict[str, type[Phase | Finished | BuilderProblem]] = {
     "phase": Phase,
     "finished": Finished,
-    "problem": Problem,
+    "problem": BuilderProblem,
 }
 
 
@@ -56,7 +56,7 @@ def find_toolchain(backend: TensorRt) -> Toolchain:
     return found
 
 
-def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
+def build_plan(job: BuilderJob, on_phase: Callable[[Phase], None]) -> Finished:
     """Build one plan, or parse its model only; nothing is left of it if that fails.
 
     Raises:
@@ -67,7 +67,7 @@ def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
         with _ask(job.model_dump_json(), job.memory_limit) as answers:
             for line in answers:
                 message = _parse(line)
-                if isinstance(message, Problem):
+                if isinstance(message, BuilderProblem):
                     raise BuildError(message.message, message.hint)
                 if isinstance(message, Phase):
                     on_phase(message)
@@ -82,7 +82,7 @@ def build_plan(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     return finished
 
 
-def _parse(line: str) -> Phase | Finished | Problem:
+def _parse(line: str) -> Phase | Finished | BuilderProblem:
     return KINDS[json.loads(line)["kind"]].model_validate_json(line)
 
 
@@ -121,7 +121,7 @@ def _explain_crash(code: int, log: str, memory_limit: int | None) -> BuildError:
         if memory_limit is not None:  # it doesn't check all that it allocates
             return BuildError(
                 f"TensorRT's builder crashed with {name}{last}; most likely its memory of "
-                f"{format_bytes(memory_limit)} is too little",
+                f"{show_bytes(memory_limit)} is too little",
                 "raise --memory-limit",
             )
         return BuildError(f"TensorRT's builder crashed with {name}{last}", "report it to NVIDIA")

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from wanexport.errors import BuildError
-from wanexport.tensorrt.protocol import Job
+from wanexport.tensorrt.protocol import BuilderJob
 from wanrt.backends.tensorrt import api as trt
+from wanrt.backends.tensorrt.library import trt_dtype
+from wanrt.manifest.fields import Dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["check_network", "configure", "count_layers", "mark_refittable", "parse_network"]
 
-DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 HARDWARE = {"ampere+": "AMPERE_PLUS", "samecomputecapability": "SAME_COMPUTE_CAPABILITY"}
 
 
@@ -55,7 +56,7 @@ def mark_refittable(network: trt.INetworkDefinition, names: Sequence[str]) -> No
             raise BuildError(f"TensorRT knows no weights {name}", "this is a bug; report it")
 
 
-def check_network(network: trt.INetworkDefinition, job: Job) -> None:
+def check_network(network: trt.INetworkDefinition, job: BuilderJob) -> None:
     """Check what TensorRT made of the graph: dtypes of inputs and outputs, attention layers.
 
     Raises:
@@ -64,7 +65,7 @@ def check_network(network: trt.INetworkDefinition, job: Job) -> None:
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = {tensor.name: tensor.dtype for tensor in tensors}
-    expected = {name: getattr(trt.DataType, DTYPES[dtype]) for name, dtype in job.dtypes.items()}
+    expected = {name: trt_dtype(dtype) for name, dtype in job.dtypes.items()}
     if found != expected:
         odd = sorted(set(found.items()) ^ set(expected.items()), key=str)[0]
         raise BuildError(f"TensorRT reads {odd[0]} as {odd[1]}", "this is a bug; report it")
@@ -79,7 +80,7 @@ def check_network(network: trt.INetworkDefinition, job: Job) -> None:
 
 def count_layers(network: trt.INetworkDefinition) -> dict[str, int]:
     """Return how many layers of each type and dtype a network has, as `NORMALIZATION fp32`."""
-    names = {getattr(trt.DataType, theirs): ours for ours, theirs in DTYPES.items()}
+    names = {trt_dtype(name): name for name in get_args(Dtype)}
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     dtypes = [layer.get_output(0).dtype for layer in layers]
     return dict(
@@ -91,7 +92,7 @@ def count_layers(network: trt.INetworkDefinition) -> dict[str, int]:
 
 
 def configure(
-    builder: trt.Builder, network: trt.INetworkDefinition, job: Job
+    builder: trt.Builder, network: trt.INetworkDefinition, job: BuilderJob
 ) -> trt.IBuilderConfig:
     """Return the settings of a build.
 
@@ -99,7 +100,7 @@ def configure(
         BuildError: the library can't build what the job asks for.
     """
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 islands are verified as fp32
+    config.clear_flag(trt.BuilderFlag.TF32)  # what computes in fp32 is verified as fp32
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for flag in _flags(job):
         config.set_flag(flag)
@@ -118,7 +119,7 @@ def configure(
     return config
 
 
-def _flags(job: Job) -> list[trt.BuilderFlag]:
+def _flags(job: BuilderJob) -> list[trt.BuilderFlag]:
     flags = []
     if job.refit != "baked":
         flags.append(trt.BuilderFlag.STRIP_PLAN)

@@ -7,10 +7,19 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from wanexport.errors import BuildError
-from wanexport.storage.disk import format_bytes
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.plan import HardwareCompatibility, Refit
+from wanrt.terminal.units import show_bytes
 
-__all__ = ["Finished", "Job", "Phase", "Problem", "Toolchain", "exhausted", "is_exhausted"]
+__all__ = [
+    "BuilderJob",
+    "BuilderProblem",
+    "Finished",
+    "Phase",
+    "Toolchain",
+    "exhausted",
+    "is_exhausted",
+]
 
 TensorRt = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -35,7 +44,7 @@ class Toolchain(_Message):
     no_gpu: str | None = None
 
 
-class Job(_Message):
+class BuilderJob(_Message):
     """One plan to build, paths absolute.
 
     Args:
@@ -59,7 +68,7 @@ class Job(_Message):
     refittable: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
-    dtypes: dict[str, str]
+    dtypes: dict[str, Dtype]
     attentions: int
     optimization_level: int | None = None
     workspace: int | None = None
@@ -95,7 +104,7 @@ class Finished(_Message):
     engine: str | None = None
 
 
-class Problem(_Message):
+class BuilderProblem(_Message):
     """Why there is no plan: what the library said, and what to do about it."""
 
     kind: Literal["problem"] = "problem"
@@ -121,7 +130,7 @@ def is_exhausted(told: str) -> bool:
 
 def exhausted(limit: int | None) -> BuildError:
     """Return the error of a builder that ran out of its memory."""
-    bound = "" if limit is None else f" of {format_bytes(limit)}"
+    bound = "" if limit is None else f" of {show_bytes(limit)}"
     return BuildError(
         f"the builder ran out of its memory{bound}",
         "raise --memory-limit, or close what else needs memory",

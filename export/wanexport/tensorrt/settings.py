@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from wanexport.errors import BuildError, ConfigError, UsageError
+from wanexport.storage.source_hash import hash_packages
 from wanexport.tensorrt.builder import find_toolchain
 from wanexport.tensorrt.protocol import TensorRt, Toolchain
 from wanrt.manifest.plan import HardwareCompatibility, Refit
@@ -16,10 +16,6 @@ from wanrt.manifest.plan import HardwareCompatibility, Refit
 __all__ = ["PlanSettings", "resolve_settings"]
 
 BIASES_AT_RISK = "11.3."  # its release notes: plans with REFIT may lose the bias of a Gemm
-SHAPING = (
-    "build/tensorrt_plan.py", "tensorrt/callbacks.py", "tensorrt/network.py", "tensorrt/pool.py",
-    "tensorrt/worker.py",
-)  # fmt: skip
 USABLE = 0.9  # of the memory that is free, unless the user says otherwise
 
 
@@ -169,7 +165,5 @@ def _check_refit(settings: PlanSettings, toolchain: Toolchain) -> None:
 
 
 def code_hash() -> str:
-    """Hash the modules that shape a plan, so that no plan outlives the code that made it."""
-    folder = Path(__file__).parents[1]
-    text = "".join((folder / name).read_text() for name in SHAPING)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """Hash the package that makes a plan of its job, so that no plan outlives the code."""
+    return hash_packages(Path(__file__).parents[1], ("tensorrt",))[:12]

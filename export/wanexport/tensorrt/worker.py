@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
-from wanexport.errors import BuildError, WanExportError
-from wanexport.storage.disk import format_bytes
+from wanexport.errors import BuildError
 from wanexport.tensorrt.network import (
     check_network,
     configure,
@@ -32,10 +31,10 @@ from wanexport.tensorrt.network import (
     parse_network,
 )
 from wanexport.tensorrt.protocol import (
+    BuilderJob,
+    BuilderProblem,
     Finished,
-    Job,
     Phase,
-    Problem,
     Toolchain,
     exhausted,
     is_exhausted,
@@ -43,7 +42,9 @@ from wanexport.tensorrt.protocol import (
 from wanrt.backends.tensorrt import api as trt
 from wanrt.backends.tensorrt.cuda import find_gpu, open_cuda
 from wanrt.backends.tensorrt.library import open_plan
-from wanrt.errors import UnsupportedError, WanrtError
+from wanrt.errors import UnsupportedError, UserError, WanrtError
+from wanrt.storage.files import atomic_file
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanexport.tensorrt.callbacks import Logger
@@ -65,12 +66,16 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     try:
         trt.select(asked["backend"])
-        send(describe_toolchain(asked["backend"]) if len(asked) == 1 else build(Job(**asked), send))
-    except (WanExportError, WanrtError) as error:
-        send(Problem(message=str(error), hint=error.hint))
+        send(
+            describe_toolchain(asked["backend"])
+            if len(asked) == 1
+            else build(BuilderJob(**asked), send)
+        )
+    except UserError as error:
+        send(BuilderProblem(message=str(error), hint=error.hint))
     except MemoryError:
         problem = exhausted(asked.get("memory_limit"))
-        send(Problem(message=str(problem), hint=problem.hint))
+        send(BuilderProblem(message=str(problem), hint=problem.hint))
 
 
 def describe_toolchain(backend: str) -> Toolchain:
@@ -96,7 +101,7 @@ def describe_toolchain(backend: str) -> Toolchain:
     )
 
 
-def build(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
+def build(job: BuilderJob, on_phase: Callable[[Phase], None]) -> Finished:
     """Build a plan, or only parse and check its model.
 
     Raises:
@@ -110,7 +115,7 @@ def build(job: Job, on_phase: Callable[[Phase], None]) -> Finished:
     return finished.model_copy(update={"engine": _inspect(job)})
 
 
-def _build(job: Job, logger: Logger, on_phase: Callable[[Phase], None]) -> Finished:
+def _build(job: BuilderJob, logger: Logger, on_phase: Callable[[Phase], None]) -> Finished:
     from wanexport.tensorrt.callbacks import Monitor
 
     builder = trt.Builder(logger)
@@ -145,13 +150,13 @@ def _write(path: Path, plan: trt.IHostMemory) -> str:
                 digest.update(piece)
     except OSError as error:
         raise BuildError(
-            f"the plan of {format_bytes(len(data))} can't be written: {error.strerror}",
+            f"the plan of {show_bytes(len(data))} can't be written: {error.strerror}",
             "free some, or use --out on a larger disk",
         ) from None
     return digest.hexdigest()
 
 
-def _open_timing_cache(config: trt.IBuilderConfig, job: Job) -> trt.ITimingCache | None:
+def _open_timing_cache(config: trt.IBuilderConfig, job: BuilderJob) -> trt.ITimingCache | None:
     """Let the build use and extend the timings that earlier builds kept."""
     if job.timing_cache is None:
         return None
@@ -162,12 +167,11 @@ def _open_timing_cache(config: trt.IBuilderConfig, job: Job) -> trt.ITimingCache
 
 
 def _save_timing_cache(cache: trt.ITimingCache, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(memoryview(cache.serialize()))
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        file.write(memoryview(cache.serialize()))
 
 
-def _inspect(job: Job) -> str | None:
+def _inspect(job: BuilderJob) -> str | None:
     """Return TensorRT's own description of the engine, on a GPU that the plan is for."""
     gpu = find_gpu()
     elsewhere = gpu and job.capabilities and gpu.capability not in job.capabilities
@@ -181,7 +185,7 @@ def _inspect(job: Job) -> str | None:
         return None  # the plan is built; whether it runs is for the verification to say
 
 
-def _explain(errors: list[str], job: Job) -> BuildError:
+def _explain(errors: list[str], job: BuilderJob) -> BuildError:
     """Return why a build failed, from what the library logged, and what to change."""
     told = " ".join(errors)
     if is_exhausted(told):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from wanexport.errors import VerificationError
-from wanexport.graph.trace import TORCH_DTYPES
-from wanexport.verify.compare import Oracle, relative_l2
+from wanexport.storage.dtypes import torch_dtype
+from wanexport.verify.compare import Expected, relative_l2
 from wanrt.backends.load import load_engine
 from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
@@ -30,19 +30,19 @@ def verify_plan(
     folder: Path,
     manifest: Manifest,
     inputs: Mapping[str, Tensor],
-    oracles: Mapping[str | None, Oracle],
+    expected: Mapping[str | None, Expected],
 ) -> float | None:
     """Run a finished engine folder and return its output's relative L2 error.
 
     Args:
         folder: the engine folder, engine.json written.
         manifest: what it says.
-        inputs: what the oracles were asked, in fp32; used if there are oracles.
-        oracles: what should come out, per adapter file of a swappable engine (None: of an engine
+        inputs: what the expected were asked, in fp32; used if there are expected.
+        expected: what should come out, per adapter file of a swappable engine (None: of an engine
             as it is); empty if the engine takes other sizes than a reference can be run with.
 
     Returns:
-        The worst error; None without oracles: then the outputs are finite and not all zero.
+        The worst error; None without expected: then the outputs are finite and not all zero.
 
     Raises:
         VerificationError: the outputs are all zero, not finite, or off by more than the dtype
@@ -51,24 +51,28 @@ def verify_plan(
     plan = manifest.forward.plan
     streams = plan is not None and plan.weight_streaming  # it may be larger than the GPU's memory
     with load_engine(folder, weight_streaming=0 if streams else None) as engine:
-        if not oracles:
+        if not expected:
             workload = next(iter(manifest.workloads.values()))
             _run(engine, make_inputs(manifest, workload, seed=0))
             return None
-        return max(_compare(engine, folder, inputs, name, told) for name, told in oracles.items())
+        return max(_compare(engine, folder, inputs, name, told) for name, told in expected.items())
 
 
 def _compare(
-    engine: Engine, folder: Path, inputs: Mapping[str, Tensor], adapter: str | None, oracle: Oracle
+    engine: Engine,
+    folder: Path,
+    inputs: Mapping[str, Tensor],
+    adapter: str | None,
+    expected: Expected,
 ) -> float:
-    assert oracle.rounded is not None
+    assert expected.rounded is not None
     if adapter is not None:
         engine.swap(folder / adapter)
-    dtype = TORCH_DTYPES[engine.manifest.dtype]
+    dtype = torch_dtype(engine.manifest.dtype)
     feeds = {n: v if n == "timestep" else v.to(dtype) for n, v in inputs.items()}
     sample = torch.from_numpy(_run(engine, feeds).astype(np.float32))
-    error = relative_l2(sample, oracle.sample)
-    tolerance = PLAN_FACTOR * relative_l2(oracle.rounded, oracle.sample)
+    error = relative_l2(sample, expected.sample)
+    tolerance = PLAN_FACTOR * relative_l2(expected.rounded, expected.sample)
     if error > tolerance:
         raise VerificationError(
             f"the plan's outputs are off by {error:.2g} (relative L2), more than {tolerance:.2g}, "

@@ -17,12 +17,12 @@ from wanexport.graph.dit import make_model
 from wanexport.model.config import Architecture
 from wanexport.model.names import computes_in_fp32
 
-__all__ = ["empty_model", "load_parameters", "run_oracle", "take_inputs"]
+__all__ = ["empty_model", "load_parameters", "run_reference", "take_inputs"]
 
 ReadParameter = Callable[[str], Tensor]
 
 
-def run_oracle(
+def run_reference(
     arch: Architecture,
     read: ReadParameter,
     inputs: dict[str, Tensor],

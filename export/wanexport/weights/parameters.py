@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack_low_rank
-from wanexport.storage.tensor_file import TensorRef, TensorSpec
-from wanexport.weights.store import TORCH_DTYPES, cast_tensor
+from wanexport.storage.dtypes import torch_dtype
+from wanexport.storage.tensor_file import StoredTensor, TensorRef
+from wanexport.weights.cast import cast_tensor
 
-__all__ = ["Reference"]
+__all__ = ["EngineParameters"]
 
 
 @dataclass(frozen=True)
-class Reference:
+class EngineParameters:
     """Reads parameters of one engine in fp32, rounded where the engine rounds.
 
     Args:
@@ -38,7 +39,7 @@ class Reference:
         dtype = self.dtypes[name]
         blocks = self.refs[name].read_blocks()
         if self.merged:
-            blocks = merge_blocks(name, blocks, self.merged, TORCH_DTYPES[dtype])
+            blocks = merge_blocks(name, blocks, self.merged, torch_dtype(dtype))
         for block in blocks:
             yield cast_tensor(block, dtype, self._place(name))
 
@@ -46,7 +47,7 @@ class Reference:
         """Return a parameter in fp32 with its branch folded in: W + B A of the rounded A and B."""
         weight, dtype = self.refs[name].read(), self.dtypes[name]
         if self.merged:
-            weight = merge_parameter(name, weight, self.merged, TORCH_DTYPES[dtype])
+            weight = merge_parameter(name, weight, self.merged, torch_dtype(dtype))
         weight = cast_tensor(weight, dtype, self._place(name)).float()
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and self.carried:
@@ -71,13 +72,13 @@ class Reference:
             cast_tensor(up, self.adapter_dtype, f"{module}.lora_B"),
         )
 
-    def branch_specs(self, ranks: Mapping[str, int]) -> list[tuple[TensorSpec, TensorSpec]]:
+    def branch_specs(self, ranks: Mapping[str, int]) -> list[tuple[StoredTensor, StoredTensor]]:
         """Return A [rank, in] and B [out, rank] of every branch in the engine's graph."""
         specs = []
         for module, rank in ranks.items():
             fan_out, *fan_in = self.refs[f"{module}.weight"].shape
-            down = TensorSpec(f"{module}.lora_A", self.adapter_dtype, (rank, math.prod(fan_in)))
-            up = TensorSpec(f"{module}.lora_B", self.adapter_dtype, (fan_out, rank))
+            down = StoredTensor(f"{module}.lora_A", self.adapter_dtype, (rank, math.prod(fan_in)))
+            up = StoredTensor(f"{module}.lora_B", self.adapter_dtype, (fan_out, rank))
             specs.append((down, up))
         return specs
 

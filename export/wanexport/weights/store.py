@@ -7,9 +7,7 @@ named by the hash of the file it came from, and is linked from there.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,98 +15,26 @@ from typing import Literal
 import onnx_ir as ir
 import torch
 
-from wanexport.errors import BuildError, CheckpointError
-from wanexport.storage.hashes import remember_sha256, sha256_file
-from wanexport.storage.links import copy_file, place_file, pool_path
-from wanexport.storage.locks import locked
-from wanexport.storage.tensor_file import TensorRef, TensorSpec, open_safetensors, write_safetensors
+from wanexport.errors import BuildError
+from wanexport.storage.dtypes import onnx_dtype
+from wanexport.storage.hashes import sha256_file
+from wanexport.storage.links import copy_file, place_file
+from wanexport.storage.tensor_file import (
+    StoredTensor,
+    TensorRef,
+    open_safetensors,
+    write_safetensors,
+)
+from wanexport.weights.cast import cast_tensor
+from wanexport.weights.pool import Pool
 from wanrt.manifest.schema import WeightFile
 
-__all__ = ["Pool", "WeightStore", "cast_tensor"]
+__all__ = ["WeightStore"]
 
 Origin = Literal["base", "finetuned", "adapter", "merged", "constants"]
 
-IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
-TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 CONSTANTS_NAME = "constants.safetensors"
 INLINE_BYTES = 1024  # smaller constants stay in model.onnx, as onnx's own writers do
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Files that several engines share and no checkpoint has, by content: `engines/.weights`."""
-
-    folder: Path
-
-    def cast(
-        self,
-        refs: Mapping[str, TensorRef],
-        specs: Mapping[str, TensorSpec],
-        dtype: str,
-        on_bytes: Callable[[int], None],
-    ) -> dict[str, TensorRef]:
-        """Return the tensors of one file as the graph wants them, written once and streamed.
-
-        What needs no cast goes along: it is little, and the engine then doesn't hold on to a file
-        twice the size of what it reads.
-
-        Args:
-            refs: all of the file that the model has, whichever of it one engine needs, so that
-                every engine finds the same file here.
-            specs: under the same keys, the names, dtypes and shapes to write.
-            dtype: the engine's, which with the file's hash names the result.
-            on_bytes: called with the number of bytes just written.
-        """
-        source = next(iter(refs.values())).path
-        path = pool_path(self.folder, sha256_file(source), dtype)
-        with self._alone():
-            if not self._holds(path, list(specs.values())):
-                tensors = (
-                    cast_tensor(block, specs[name].dtype, f"{source}: {ref.name}")
-                    for name, ref in refs.items()
-                    for block in ref.read_blocks()
-                )
-                digest = write_safetensors(path, list(specs.values()), tensors, on_bytes=on_bytes)
-                remember_sha256(path, digest)
-        return open_safetensors(path).tensors
-
-    def copy(self, source: Path, on_bytes: Callable[[int], None]) -> Path:
-        """Return a copy of a file that can't be linked from where it lies, made once."""
-        digest = sha256_file(source)
-        path = pool_path(self.folder, digest)
-        with self._alone():
-            if not path.exists():
-                with _temporary(path) as temporary:
-                    copy_file(source, temporary, on_bytes)
-                remember_sha256(path, digest)
-        return path
-
-    def sweep(self) -> int:
-        """Delete what no engine links to any more and return how many bytes that freed."""
-        freed = 0
-        for path in self.folder.glob("*.safetensors"):
-            if path.stat().st_nlink == 1:
-                freed += path.stat().st_size
-                path.unlink(missing_ok=True)
-        return freed
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one build write here at a time; another one then finds what it would have written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".writing.lock"):
-            yield
-
-    @staticmethod
-    def _holds(path: Path, specs: Sequence[TensorSpec]) -> bool:
-        if not path.exists():
-            return False
-        held = open_safetensors(path).tensors
-        return all(
-            spec.name in held
-            and (held[spec.name].dtype, held[spec.name].shape) == (spec.dtype, spec.shape)
-            for spec in specs
-        )
 
 
 @dataclass
@@ -167,7 +93,9 @@ class WeightStore:
                 continue
             casts = {dtypes[name] for name, ref in named.items() if ref.dtype != dtypes[name]}
             for dtype in casts:  # one at most: what isn't cast to the engine's dtype isn't cast
-                specs = {n: TensorSpec(ref.name, dtypes[n], ref.shape) for n, ref in named.items()}
+                specs = {
+                    n: StoredTensor(ref.name, dtypes[n], ref.shape) for n, ref in named.items()
+                }
                 pooled = self.pool.cast(named, specs, dtype, self.on_bytes)
                 named = {name: pooled[ref.name] for name, ref in named.items()}
             held = next(iter(named.values())).path
@@ -179,7 +107,7 @@ class WeightStore:
     def write(
         self,
         origin: Origin,
-        specs: Sequence[TensorSpec],
+        specs: Sequence[StoredTensor],
         tensors: Iterable[torch.Tensor],
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -193,7 +121,7 @@ class WeightStore:
     def _copy(
         self, refs: Mapping[str, TensorRef], dtypes: Mapping[str, str], origin: Origin
     ) -> None:
-        specs = [TensorSpec(name, dtypes[name], ref.shape) for name, ref in refs.items()]
+        specs = [StoredTensor(name, dtypes[name], ref.shape) for name, ref in refs.items()]
         tensors = (
             cast_tensor(block, dtypes[name], f"{ref.path}: {name}")
             for name, ref in refs.items()
@@ -216,7 +144,7 @@ class WeightStore:
         }
         if constants:
             arrays = {name: torch.from_numpy(t.numpy().copy()) for name, t in constants.items()}
-            specs = [TensorSpec(name, "F32", tuple(t.shape)) for name, t in arrays.items()]
+            specs = [StoredTensor(name, "F32", tuple(t.shape)) for name, t in arrays.items()]
             self.write("constants", specs, arrays.values())
         for name, value in model.graph.initializers.items():
             if value.const_value is not None and name not in constants:
@@ -229,7 +157,7 @@ class WeightStore:
     def _external(self, name: str, value: ir.Value, ref: TensorRef) -> ir.ExternalTensor:
         assert value.shape is not None
         shape = tuple(value.shape.numpy())
-        if shape != ref.shape or value.dtype != IR_DTYPES[ref.dtype]:
+        if shape != ref.shape or value.dtype != onnx_dtype(ref.dtype):
             raise BuildError(
                 f"{name} is {value.dtype} {list(shape)} in the graph, "
                 f"{ref.dtype} {list(ref.shape)} in {ref.path}",
@@ -239,7 +167,7 @@ class WeightStore:
             ref.path.relative_to(self.folder).as_posix(),
             ref.offset,
             ref.nbytes,
-            IR_DTYPES[ref.dtype],
+            onnx_dtype(ref.dtype),
             shape=ir.Shape(shape),
             name=name,
             base_dir=str(self.folder),
@@ -284,36 +212,3 @@ class WeightStore:
             origin=origin,
             storage=storage,
         )
-
-
-def cast_tensor(tensor: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """Return a tensor in another dtype, rounded once.
-
-    Raises:
-        CheckpointError: it holds NaN or infinity, or overflows the dtype.
-    """
-    result = tensor.to(TORCH_DTYPES[dtype])
-    if not _all_finite(result):
-        if _all_finite(tensor):
-            raise CheckpointError(f"{name} overflows {dtype.lower()}", "build with --dtype bf16")
-        raise CheckpointError(f"{name} holds NaN or infinity")
-    return result
-
-
-def _all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor has neither NaN nor infinity; 25 times as fast as isfinite().all()."""
-    if not tensor.numel():
-        return True
-    return all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    import os
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

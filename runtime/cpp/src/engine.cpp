@@ -6,6 +6,7 @@
 
 #include "adapter.h"
 #include "error.h"
+#include "manifest/unsupported.h"
 
 namespace wanrt::impl {
 
@@ -67,6 +68,10 @@ std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) 
 
 Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
   const Manifest& manifest = folder.manifest;
+  const std::string unsupported = find_unsupported(manifest);
+  if (!unsupported.empty()) {
+    throw Error(WANRT_UNSUPPORTED, "this engine " + unsupported, "upgrade libwanrt");
+  }
   if (!options.workload.empty()) {
     workload_ = manifest.find_workload(options.workload);
     if (workload_ == nullptr) {
@@ -76,7 +81,7 @@ Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
   }
   for (const TensorSpec* spec : manifest.adapter_inputs()) {
     const Shape shape = resolve_shape(spec->shape, {});
-    if (shape.size() != 2 || !is_known(shape) || spec->role == Role::data) {
+    if (shape.size() != 2 || !is_known(shape) || !is_adapter(spec->role)) {
       refuse("adapter input " + spec->name + " has shape " + show_shape(spec->shape));
     }
   }

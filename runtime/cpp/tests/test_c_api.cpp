@@ -154,7 +154,7 @@ TEST_CASE("workloads keep the manifest's order and give symbols their sizes") {
   const std::string one = tiny::Json::parse(text)["workloads"]["64x32x1"].dump();
   const std::string two =
       "\"a\": {\"width\": 1, \"height\": 1, \"frames\": 1, \"batch\": 1, "
-      "\"tokens\": 1, \"shapes\": {}, \"flops\": {}, \"bytes\": {}}";
+      "\"tokens\": 1, \"shapes\": {}, \"flops\": {}, \"bytes\": {}, \"activation_bytes\": 0}";
   const std::size_t at = text.find(one) + one.size();
   folder.write("engine.json", text.insert(at, ", " + two));
   const wanrt::Manifest manifest(folder.path());

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "error.h"
-#include "manifest.h"
+#include "manifest/manifest.h"
 #include "tiny.h"
 
 namespace {
@@ -49,4 +49,23 @@ TEST_CASE("defaults") {
   json["adapters"] = tiny::Json::array();
   json["verification"]["error"] = nullptr;
   CHECK(refusal(json.dump()) == "nothing");
+}
+
+TEST_CASE("what this version can't run is read, and refused where it is run") {
+  const tiny::Folder folder([](tiny::Json& json) {
+    json["quantization"] = {{"scheme", "int8"},
+                            {"weights", "channel"},
+                            {"activations", nullptr},
+                            {"origin", "pristine"}};
+  });
+  CHECK(std::string(wanrt::Manifest(folder.path()).json()).find("int8") != std::string::npos);
+  try {
+    const wanrt::Engine engine(folder.path());
+    FAIL("it runs");
+  } catch (const wanrt::Error& error) {
+    CHECK(error.status() == WANRT_UNSUPPORTED);
+    CHECK(std::string(error.what()) ==
+          "this engine is quantised to int8; this version runs unquantised engines");
+    CHECK(error.hint() == "upgrade libwanrt");
+  }
 }

@@ -55,7 +55,8 @@ Json manifest(std::int64_t weight_bytes, std::int64_t mtime_ns) {
               {"tokens", 2},
               {"shapes", {{"x", {2, 3}}, {"timestep", Json::array({1})}}},
               {"flops", {{"linear", 36}}},
-              {"bytes", {{"weights", 24}}}}}}},
+              {"bytes", {{"weights", 24}}},
+              {"activation_bytes", 0}}}}},
           {"weights",
            {{{"file", "weights/w.safetensors"},
              {"bytes", weight_bytes},
@@ -65,6 +66,8 @@ Json manifest(std::int64_t weight_bytes, std::int64_t mtime_ns) {
              {"storage", "own"}}}},
           {"sources", {{{"path", "base"}, {"sha256", kHash}}}},
           {"config", {{"name", "tiny"}}},
+          {"command", {"build", "--config", "tiny.toml"}},
+          {"compared_by", {{"model", "tiny"}}},
           {"inputs", {{"base", kHash}}},
           {"tools", {{"wanexport", "0.1.0"}}},
           {"verification", {{"method", "none"}}}};

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.manifest.read import check_times, read_manifest
+from wanrt.manifest.folder import EngineFolder, check_files, open_folder
 from wanrt.manifest.schema import Manifest
 from wanrt.manifest.unsupported import find_unsupported
 
@@ -20,7 +20,7 @@ UPGRADE = "upgrade: pip install -U wanexport"
 
 
 def load_engine(
-    path: Path | str,
+    engine: Path | str | EngineFolder,
     *,
     device: DeviceKind | None = None,
     threads: int | None = None,
@@ -31,14 +31,14 @@ def load_engine(
     cuda_graph: bool = True,
     scratch: Scratch | None = None,
 ) -> Engine:
-    """Load the engine folder at `path`; use it as a context manager.
+    """Load an engine folder; use the engine as a context manager.
 
     One thread at a time may use an engine; different engines may run in parallel threads. Inputs
     that were bound or passed to `forward` are read in place where they can be and stay referenced
     until the next call or `close`.
 
     Args:
-        path: the engine folder.
+        engine: the engine folder, by its path or as it was opened.
         device: where the engine runs; by default a TensorRT engine's is cuda, another's cpu.
         threads: ONNX Runtime: of the engine's own pool; by default one per usable core.
         mapped: ONNX Runtime: leave the weights in the file's pages, shared with other processes,
@@ -57,8 +57,9 @@ def load_engine(
         UnsupportedError: this machine lacks what the engine needs.
         EngineError: the backend refuses the engine, or there is no such workload.
     """
-    folder = Path(path)
-    manifest = check_engine(folder, device)
+    opened = engine if isinstance(engine, EngineFolder) else open_folder(Path(engine))
+    check_engine(opened, device)
+    folder, manifest = opened.path, opened.manifest
     if workload is not None and workload not in manifest.workloads:
         raise EngineError(
             f"{folder} has no workload {workload!r}", f"it has: {', '.join(manifest.workloads)}"
@@ -97,15 +98,15 @@ def load_engine(
     )
 
 
-def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
-    """Return a folder's manifest after every check that needs no loading.
+def check_engine(folder: EngineFolder, device: DeviceKind | None = None) -> None:
+    """Make every check of an engine that needs no loading.
 
     Raises:
-        ManifestError: engine.json or a file isn't right, or linked weights have another mtime.
+        ManifestError: a file isn't right, or linked weights have another mtime.
         UnsupportedError: this machine lacks what the engine needs.
     """
-    manifest = read_manifest(folder)
-    check_times(folder, manifest)
+    manifest = folder.manifest
+    check_files(folder)
     reason = find_unsupported(manifest)
     if reason:
         raise UnsupportedError(f"this engine {reason}", UPGRADE)
@@ -113,7 +114,7 @@ def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
         from wanrt.backends.onnxruntime.session import check_runtime
 
         check_runtime(manifest, device or "cpu")
-        return manifest
+        return
     from wanrt.backends.tensorrt.check import check_plan
 
     check_plan(manifest)
@@ -121,7 +122,6 @@ def check_engine(folder: Path, device: DeviceKind | None = None) -> Manifest:
         raise UnsupportedError(
             f"a {manifest.backend} engine runs on a GPU alone", "run it with --device cuda"
         )
-    return manifest
 
 
 def _refuse(folder: Path, manifest: Manifest, options: dict[str, bool]) -> None:

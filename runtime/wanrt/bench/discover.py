@@ -9,13 +9,16 @@ from pathlib import Path
 from wanrt.backends.load import check_engine
 from wanrt.engine.engine import DeviceKind
 from wanrt.errors import ResultsError, WanrtError
-from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
+from wanrt.manifest.folder import EngineFolder, OpenedFolder, try_open
+from wanrt.manifest.read import MANIFEST_NAME
 
-__all__ = ["choose_device", "find_engines"]
+__all__ = ["choose_device", "open_engines"]
 
 
-def find_engines(paths: Iterable[Path]) -> list[Path]:
-    """Return the engine folders among `paths` and directly in them, each once.
+def open_engines(paths: Iterable[Path]) -> list[OpenedFolder]:
+    """Open the engine folders among `paths` and directly in them, each once.
+
+    No later stage reads their engine.json again.
 
     Raises:
         ResultsError: a path doesn't exist or holds no engine.
@@ -29,18 +32,14 @@ def find_engines(paths: Iterable[Path]) -> list[Path]:
             raise ResultsError(f"{path} holds no engine", "build some: wanexport build --rank 32")
         for folder in inside:
             found.setdefault(folder.resolve(), folder)
-    return list(found.values())
+    return [try_open(folder) for folder in found.values()]
 
 
-def choose_device(paths: Iterable[Path]) -> DeviceKind:
-    """Return cuda if a TensorRT engine among the paths can run here, otherwise cpu.
-
-    Raises:
-        ResultsError: a path doesn't exist or holds no engine.
-    """
-    for folder in find_engines(paths):
-        with suppress(WanrtError):  # whoever loads it says why not
-            if read_manifest_only(folder).backend != "onnxruntime":
+def choose_device(folders: Iterable[OpenedFolder]) -> DeviceKind:
+    """Return cuda if a TensorRT engine among the folders can run here, otherwise cpu."""
+    for folder in folders:
+        if isinstance(folder, EngineFolder) and folder.manifest.backend != "onnxruntime":
+            with suppress(WanrtError):  # whoever loads it says why not
                 check_engine(folder)
                 return "cuda"
     return "cpu"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wanrt.bench.candidates import Group, find_baseline
+from wanrt.bench.candidates import find_baseline
 from wanrt.bench.group_result import make_rows, note_gaps, time_entries
+from wanrt.bench.groups import Group
 from wanrt.bench.memory import MemoryBudget, choose_sets
 from wanrt.bench.options import BenchOptions
 from wanrt.bench.rounds import Entry, LoadSpec, count_bytes, measure_load

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 from wanrt.backends.load import load_engine
 from wanrt.backends.tensorrt.memory import Scratch
 from wanrt.engine.engine import DeviceKind, Runner
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError, WanrtError
-from wanrt.manifest.read import read_manifest_only
+from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.schema import Backend
 
 __all__ = ["LoadJob", "find_loader", "find_rival", "find_rivals", "load_job"]
@@ -27,7 +26,7 @@ class LoadJob:
     """What to load, ready to be timed.
 
     Args:
-        folder: an engine folder; of a rival the baseline's, whose weights it takes.
+        engine: what to load; of a rival the baseline, whose weights it takes.
         workload: whose shapes to run, by its name in the manifest.
         device: where.
         threads: on a CPU; by default one per usable core.
@@ -38,7 +37,7 @@ class LoadJob:
         rival: an entry point's name; None for the engine itself.
     """
 
-    folder: Path
+    engine: EngineFolder
     workload: str
     device: DeviceKind = "cpu"
     threads: int | None = None
@@ -51,7 +50,7 @@ class LoadJob:
     @property
     def name(self) -> str:
         """What errors call it."""
-        return self.rival or str(self.folder)
+        return self.rival or str(self.engine.path)
 
 
 def find_rivals() -> dict[str, EntryPoint]:
@@ -85,7 +84,7 @@ def find_loader(job: LoadJob) -> Callable[[LoadJob], Runner]:
     """
     if job.rival is None:
         with suppress(ImportError, WanrtError):  # loading says what is missing
-            _import_backend(read_manifest_only(job.folder).backend)
+            _import_backend(job.engine.manifest.backend)
         return _load_engine
     try:
         loader: Callable[[LoadJob], Runner] = find_rival(job.rival).load()
@@ -120,7 +119,7 @@ def _import_backend(backend: Backend) -> None:
 
 def _load_engine(job: LoadJob, scratch: Scratch | None = None) -> Runner:
     engine = load_engine(
-        job.folder,
+        job.engine,
         device=job.device,
         threads=job.threads,
         mapped=job.mapped,

@@ -11,6 +11,7 @@ from wanrt.bench.rounds import Entry
 from wanrt.engine.engine import DeviceKind
 from wanrt.manifest.fields import ADAPTER_ROLES
 from wanrt.storage.dtypes import NUMPY
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["MemoryBudget", "choose_sets"]
 
@@ -89,8 +90,8 @@ def choose_sets(
         return sets, []
     why = "free device memory isn't known (pip install nvidia-ml-py)"
     if budget.available is not None:
-        need = _gib(budget.need(active))
-        why = f"the engines need about {need} together, {_gib(budget.available)} are free"
+        need = show_bytes(budget.need(active))
+        why = f"the engines need about {need} together, {show_bytes(budget.available)} are free"
     paired = any(len(one) > 1 for one in sets)
     how = "in pairs with their baseline" if paired else "one at a time, without ratios"
     return sets, [f"{why}: measured {how}"]
@@ -120,10 +121,6 @@ def _skip_unless_fit(
     remedy = " (--mapped needs less)" if budget.repacked else ""
     for entry in members:
         entry.skipped = (
-            f"needs about {_gib(budget.need(together))} of memory{what}, "
-            f"{_gib(budget.available)} are free{remedy}"
+            f"needs about {show_bytes(budget.need(together))} of memory{what}, "
+            f"{show_bytes(budget.available)} are free{remedy}"
         )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -20,7 +20,7 @@ import numpy as np
 from wanrt.bench.jobs import LoadJob
 from wanrt.bench.process import Hosted
 from wanrt.machine.nvml import free_gpu_bytes
-from wanrt.manifest.read import read_manifest
+from wanrt.manifest.folder import EngineFolder
 from wanrt.results.values import Probe
 
 __all__ = ["probe_job"]
@@ -28,7 +28,7 @@ __all__ = ["probe_job"]
 PERIOD_S = 0.01
 
 
-def probe_job(job: LoadJob, baseline: Path | None) -> Probe:
+def probe_job(job: LoadJob, baseline: EngineFolder | None) -> Probe:
     """Load a job twice and run it; what this machine can't tell is None.
 
     The first load is from the disk, if the files could be dropped from the page cache; the first
@@ -37,12 +37,12 @@ def probe_job(job: LoadJob, baseline: Path | None) -> Probe:
 
     Args:
         job: what to load.
-        baseline: the engine folder that `shared_bytes` refers to.
+        baseline: the engine that `shared_bytes` refers to.
 
     Raises:
         WanrtError: it can't be loaded or run.
     """
-    files = {job.folder / f.file: f.bytes for f in read_manifest(job.folder).files}
+    files = {job.engine.path / f.file: f.bytes for f in job.engine.manifest.files}
     cold = _drop_cached(list(files))
     with closing(Hosted(job)) as hosted, _watch(hosted.pid, job.device) as peak:
         first_load_s = hosted.load()
@@ -139,9 +139,9 @@ def _is_cached(path: Path) -> bool:
     return failed != 0 or bool(np.any(resident & 1))
 
 
-def _count_shared(files: dict[Path, int], baseline: Path) -> int:
+def _count_shared(files: dict[Path, int], baseline: EngineFolder) -> int:
     """Return the bytes of the files that are the baseline's own, by inode."""
-    held = {_inode(baseline / file.file) for file in read_manifest(baseline).files}
+    held = {_inode(baseline.path / file.file) for file in baseline.manifest.files}
     return sum(size for path, size in files.items() if _inode(path) in held)
 
 

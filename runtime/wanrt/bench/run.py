@@ -7,17 +7,19 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wanrt.bench.candidates import plan_bench
+from wanrt.bench.discover import open_engines
 from wanrt.bench.group import GroupBench
+from wanrt.bench.groups import plan_bench
 from wanrt.bench.options import EXTENDABLE, BenchOptions
 from wanrt.bench.testbed import Testbed, make_testbed
 from wanrt.errors import ResultsError
+from wanrt.manifest.folder import OpenedFolder
 from wanrt.results.advice import advise_on_machine
 from wanrt.results.ratios import compare_groups
 from wanrt.results.result import BenchResult
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["bench_engines"]
+__all__ = ["bench_engines", "bench_folders"]
 
 
 def bench_engines(
@@ -44,14 +46,28 @@ def bench_engines(
             another machine. Engines that can't be read, loaded or run don't raise: they are rows
             that say so. Nor does Ctrl-C: the result says `interrupted`.
     """
+    folders = open_engines(Path(path) for path in paths)
+    return bench_folders(
+        folders, options, testbed=testbed, earlier=earlier, on_round=on_round, reporter=reporter
+    )
+
+
+def bench_folders(
+    folders: Iterable[OpenedFolder],
+    options: BenchOptions | None = None,
+    *,
+    testbed: Testbed | None = None,
+    earlier: BenchResult | None = None,
+    on_round: Callable[[BenchResult], None] | None = None,
+    reporter: Reporter | None = None,
+) -> BenchResult:
+    """Do what `bench_engines` does, with folders that were opened already."""
     options = options or BenchOptions()
     testbed = testbed or make_testbed(options)
     reporter = reporter or Reporter(quiet=True)
     for name in options.rivals:
         testbed.check_rival(name)
-    plan = plan_bench(
-        [Path(path) for path in paths], testbed.check, options.workload, options.rivals
-    )
+    plan = plan_bench(folders, testbed.check, options.workload, options.rivals)
     result = BenchResult(
         machine=testbed.describe(bool(options.rivals)),
         options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it

@@ -6,34 +6,31 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from wanrt.errors import ManifestError
+from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.origin import Source
-from wanrt.manifest.read import LINKED, MANIFEST_NAME, read_manifest_only
+from wanrt.manifest.read import LINKED, MANIFEST_NAME
 from wanrt.manifest.schema import Manifest
 from wanrt.results.values import Advice
 
 __all__ = ["find_stale"]
 
 
-def find_stale(folder: Path) -> Advice | None:
+def find_stale(folder: EngineFolder) -> Advice | None:
     """Return a warning if an engine no longer is what it was made from; nothing is hashed.
 
     A file of the folder has another size, or the time of a linked one isn't the recorded one: then
     it won't load. Or a source was written after the engine: then it runs, as it was made.
     """
-    try:
-        manifest = read_manifest_only(folder)
-    except ManifestError:
-        return None  # whoever reads it says why
-    changed = next(_changed_files(folder, manifest), None)
+    path, manifest = folder.path, folder.manifest
+    changed = next(_changed_files(path, manifest), None)
     rebuild = manifest.rebuild_command
     if changed:
-        verify = shlex.join(["wanrt", "verify", str(folder), "--restore-mtime"])
+        verify = shlex.join(["wanrt", "verify", str(path), "--restore-mtime"])
         hint = "rebuild it where it was built; or, if it was copied, compare the bytes:"
-        return Advice("stale", f"{folder}: {changed}", f"{hint}\n{rebuild}\n{verify}")
-    newer = next(_newer_sources(folder, manifest), None)
+        return Advice("stale", f"{path}: {changed}", f"{hint}\n{rebuild}\n{verify}")
+    newer = next(_newer_sources(path, manifest), None)
     if newer:
-        text = f"{folder}: {newer.path} was written after the engine was made from it"
+        text = f"{path}: {newer.path} was written after the engine was made from it"
         return Advice("stale", text, f"rebuild it where it was built:\n{rebuild}")
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wanrt.backends.load import check_engine
@@ -14,7 +13,7 @@ from wanrt.machine.cores import available_bytes
 from wanrt.machine.describe import Machine, describe_machine
 from wanrt.machine.nvml import Clocks, free_gpu_bytes, read_clocks
 from wanrt.manifest.fields import Dtype
-from wanrt.manifest.schema import Manifest
+from wanrt.manifest.folder import EngineFolder
 from wanrt.results.values import Probe
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ __all__ = ["Testbed", "ThisMachine", "make_testbed"]
 class Testbed(Protocol):
     """Where a bench takes place."""
 
-    def check(self, folder: Path) -> Manifest:
-        """Return the manifest of an engine that this machine can load, or raise."""
+    def check(self, folder: EngineFolder) -> None:
+        """Raise unless this machine can load the engine."""
 
     def check_rival(self, name: str) -> None:
         """Raise if there is no rival of that name."""
@@ -71,9 +70,9 @@ class ThisMachine:
     scratch: Scratch = field(default_factory=Scratch)
     """For the activations of all TensorRT engines: a bench runs one at a time."""
 
-    def check(self, folder: Path) -> Manifest:
-        """Return the manifest of an engine that this machine can load, or raise."""
-        return check_engine(folder, self.device)
+    def check(self, folder: EngineFolder) -> None:
+        """Raise unless this machine can load the engine."""
+        check_engine(folder, self.device)
 
     def check_rival(self, name: str) -> None:
         """Raise if there is no rival of that name."""
@@ -96,7 +95,7 @@ class ThisMachine:
         from wanrt.bench.probe import probe_job
 
         return probe_job(
-            self._job(candidate, workload, seed), baseline.folder if baseline else None
+            self._job(candidate, workload, seed), baseline.engine if baseline else None
         )
 
     def now(self) -> float:
@@ -128,7 +127,7 @@ class ThisMachine:
         from wanrt.bench.jobs import LoadJob
 
         return LoadJob(
-            folder=candidate.folder,
+            engine=candidate.engine,
             workload=workload,
             device=self.device,
             threads=self.threads,

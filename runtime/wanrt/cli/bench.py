@@ -29,6 +29,7 @@ from wanrt.cli.options import (
 if TYPE_CHECKING:
     from wanrt.bench.options import BenchOptions
     from wanrt.bench.testbed import Testbed
+    from wanrt.manifest.folder import OpenedFolder
     from wanrt.results.result import BenchResult
 
 __all__ = ["bench"]
@@ -86,28 +87,21 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
-    from wanrt.bench.discover import choose_device
+    from wanrt.bench.discover import choose_device, open_engines
     from wanrt.bench.options import BenchOptions
     from wanrt.bench.testbed import make_testbed
     from wanrt.report.changes import render_changes
     from wanrt.results.json import read_results
     from wanrt.results.regression import check_comparable, compare_results
 
+    chosen = _choose_exports(json, csv, markdown, compare)
     if not isfinite(time_budget):
         raise typer.BadParameter("--time-budget is a number of seconds")
-    exports = {"json": json, "csv": csv, "markdown": markdown}
-    chosen = {kind: path for kind, path in exports.items() if path is not None}
-    if sum(str(path) == "-" for path in chosen.values()) > 1:
-        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
-    if len({path.resolve() for path in chosen.values()}) < len(chosen):
-        raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
-    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
-        raise typer.BadParameter("the results would replace what they are compared with")
-    engines = engines or ENGINES
+    folders = open_engines(engines or ENGINES)
     options = BenchOptions(
-        device=device_kind(device) or choose_device(engines),
+        device=device_kind(device) or choose_device(folders),
         threads=threads,
         mapped=mapped,
         warmup=warmup,
@@ -127,7 +121,7 @@ def bench(
     before = read_results(compare) if compare is not None else None
     if before is not None and not force:
         check_comparable(testbed.describe(bool(options.rivals)), asdict(options), before)
-    result = _bench(engines, options, testbed, earlier, chosen, verbose, quiet)
+    result = _bench(folders, options, testbed, earlier, chosen, verbose, quiet)
     if before is not None:
         changes = compare_results(result, before, fail_above)
         print(render_changes(changes, str(compare)), end="", file=sys.stderr)
@@ -138,7 +132,7 @@ def bench(
 
 
 def _bench(
-    engines: Sequence[Path],
+    folders: Sequence[OpenedFolder],
     options: BenchOptions,
     testbed: Testbed,
     earlier: BenchResult | None,
@@ -147,13 +141,13 @@ def _bench(
     quiet: bool,
 ) -> BenchResult:
     """Bench, save after every round, print the table and the warnings."""
-    from wanrt.bench.run import bench_engines
+    from wanrt.bench.run import bench_folders
     from wanrt.report.table import render_advice, render_bench
     from wanrt.terminal.progress import Reporter
 
     files = {kind: path for kind, path in exports.items() if str(path) != "-"}
-    result = bench_engines(
-        engines,
+    result = bench_folders(
+        folders,
         options,
         testbed=testbed,
         earlier=earlier,
@@ -173,6 +167,21 @@ def _bench(
             print(f"go on with: --resume --json {files['json']}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
+
+
+def _choose_exports(
+    json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None
+) -> dict[str, Path]:
+    """Return the files to write by kind, none of which takes another's place."""
+    exports = {"json": json, "csv": csv, "markdown": markdown}
+    chosen = {kind: path for kind, path in exports.items() if path is not None}
+    if sum(str(path) == "-" for path in chosen.values()) > 1:
+        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
+    if len({path.resolve() for path in chosen.values()}) < len(chosen):
+        raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
+    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
+        raise typer.BadParameter("the results would replace what they are compared with")
+    return chosen
 
 
 def _earlier(path: Path | None) -> BenchResult | None:

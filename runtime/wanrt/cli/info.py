@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +11,8 @@ import typer
 
 from wanrt.cli.options import EngineFolder
 from wanrt.storage.hub import hub_file
+from wanrt.terminal.text import counted, group_digits, wrap
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["info", "render_info", "show_sources"]
 
-WIDTH = 79
 INDENT = 14
 
 
@@ -39,14 +39,7 @@ def render_info(folder: Path, manifest: Manifest) -> str:
     """Return what the engine is, in lines of at most 79 columns unless a name is longer."""
     lines = [str(folder)]
     for key, value in _facts(manifest):
-        lines += textwrap.wrap(
-            value,
-            WIDTH,
-            initial_indent=key.ljust(INDENT),
-            subsequent_indent=" " * INDENT,
-            break_long_words=False,  # names are there to be copied
-            break_on_hyphens=False,
-        )
+        lines += wrap(value, " " * INDENT, first=key.ljust(INDENT), whole_words=True)
     return "\n".join(lines) + "\n"
 
 
@@ -54,10 +47,9 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     weights = "random weights" if manifest.random_weights else "real weights"
     if not manifest.full_finetune and manifest.mode == "full":
         weights += ", the base's own (no fine-tune given)"
-    total = _size(sum(file.bytes for file in manifest.weights))
-    used = _size(manifest.weight_bytes)
-    count = len(manifest.weights)
-    files = f"{used} in {count} {'file' if count == 1 else 'files'} of {total}"
+    total = show_bytes(sum(file.bytes for file in manifest.weights))
+    used = show_bytes(manifest.weight_bytes)
+    files = f"{used} in {counted(len(manifest.weights), 'file')} of {total}"
     facts = [
         ("name", manifest.name),
         ("model", manifest.model),
@@ -69,18 +61,18 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("verified", _verified(manifest.verification)),
     ]
     for key, workload in manifest.workloads.items():
-        tokens = f"{workload.tokens:,}".replace(",", " ")
+        tokens = group_digits(workload.tokens)
         flops = f"{sum(workload.flops.values()) / 1e12:.4g} TFLOP per forward"
         facts.append(("workload", f"{key}: {workload.batch} x {tokens} tokens, {flops}"))
     specs = manifest.forward.inputs
     facts += [("input", _spec(spec)) for spec in specs if spec.role == "data"]
     facts += [("output", _spec(spec)) for spec in manifest.forward.outputs]
     facts += [
-        ("adapter", f"{adapter.file}: rank {adapter.rank}, {_size(adapter.bytes)}")
+        ("adapter", f"{adapter.file}: rank {adapter.rank}, {show_bytes(adapter.bytes)}")
         for adapter in manifest.adapters
     ]
     facts += [
-        ("file", f"{file.file}: {_size(file.bytes)}, {file.origin}, {file.storage}")
+        ("file", f"{file.file}: {show_bytes(file.bytes)}, {file.origin}, {file.storage}")
         for file in manifest.weights
     ]
     facts += [("source", text) for text in show_sources(manifest.sources)]
@@ -100,7 +92,7 @@ def _plan_facts(manifest: Manifest) -> list[tuple[str, str]]:
     }
     capabilities = ", ".join(plan.compute_capabilities)
     facts = [
-        f"{plan.file}: {_size(plan.bytes)}, {manifest.backend} {plan.library}",
+        f"{plan.file}: {show_bytes(plan.bytes)}, {manifest.backend} {plan.library}",
         f"built on {plan.gpu or 'no GPU'} for compute capability {capabilities}",
         f"{refit[plan.refit]} ({plan.refit})",
     ]
@@ -150,13 +142,6 @@ def _spec(spec: TensorSpec) -> str:
 
     bounds = f", {spec.range[0]:g} to {spec.range[1]:g}" if spec.range else ""
     return f"{spec.name}: {spec.dtype} {show_shape(spec.shape)}{bounds}"
-
-
-def _size(count: int) -> str:
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} B"
 
 
 def show_sources(sources: Sequence[Source]) -> Iterator[str]:

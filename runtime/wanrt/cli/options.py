@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wanrt.terminal.units import parse_bytes
+
 if TYPE_CHECKING:
     from wanrt.engine.engine import DeviceKind
 
@@ -38,11 +40,9 @@ def device_kind(name: DeviceName) -> DeviceKind | None:
 
 def parse_size(text: str) -> int:
     """Parse 20GiB as bytes."""
-    number, unit = (text.strip()[:-3], text.strip()[-3:]) if len(text.strip()) > 3 else ("", "")
-    units = {"MiB": 2**20, "GiB": 2**30}
     try:
-        return round(float(number) * units[unit])
-    except (KeyError, ValueError, OverflowError):
+        return parse_bytes(text)
+    except ValueError:
         raise typer.BadParameter(f"{text!r} is no size, like 20GiB") from None
 
 

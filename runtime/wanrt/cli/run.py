@@ -19,6 +19,7 @@ from wanrt.cli.options import (
     WorkloadName,
     device_kind,
 )
+from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanrt.engine.engine import DeviceKind
@@ -103,17 +104,18 @@ def run_engine(
     """
     from wanrt.backends.load import check_engine, load_engine
     from wanrt.engine.inputs import make_inputs
+    from wanrt.manifest.folder import open_folder
     from wanrt.terminal.progress import Reporter
-    from wanrt.terminal.units import BYTES, pick, show_bytes
 
-    manifest = check_engine(folder, device)
+    opened = open_folder(folder)
+    check_engine(opened, device)
+    manifest = opened.manifest
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
     reporter = reporter or Reporter(quiet=True)
-    size = sum(file.bytes for file in manifest.files)
-    with reporter.work(f"loading {show_bytes(size, pick(BYTES, size))}"):
+    with reporter.work(f"loading {show_bytes(opened.bytes)}"):
         engine = load_engine(
-            folder,
+            opened,
             device=device,
             threads=threads,
             workload=pinned,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wanrt.cli.options import ENGINES, Engines, Quiet
+from wanrt.terminal.text import counted, wrap
 
 if TYPE_CHECKING:
+    from wanrt.manifest.folder import OpenedFolder
     from wanrt.manifest.rehash import Finding
 
 __all__ = ["render_findings", "render_verdict", "verify"]
-
-WIDTH = 79
 
 
 def verify(
@@ -28,78 +27,68 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Rehash every file of engines and compare it with their manifests."""
-    from wanrt.bench.discover import find_engines
-    from wanrt.manifest.rehash import verify_engine, verify_size
+    from wanrt.bench.discover import open_engines
+    from wanrt.manifest.folder import EngineFolder
+    from wanrt.manifest.rehash import verify_engine
     from wanrt.terminal.progress import Reporter
 
-    folders = find_engines(engines or ENGINES)
-    findings = {}
-    total = sum(map(verify_size, folders))
+    folders = open_engines(engines or ENGINES)
+    findings = []
+    total = sum(folder.bytes for folder in folders if isinstance(folder, EngineFolder))
     with Reporter(quiet=quiet).bytes("rehashing", total) as piece:
         for folder in folders:
             found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=piece.advance)
-            print(render_findings(folder, found))
-            findings[folder] = found
+            print(render_findings(folder.path, found))
+            findings.append((folder, found))
     print(render_verdict(engines or ENGINES, findings))
-    if not all(one.ok for found in findings.values() for one in found):
+    if not all(one.ok for _, found in findings for one in found):
         raise typer.Exit(1)
 
 
 def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
     """Return an engine's verdict, then what is wrong with which file."""
     wrong = [finding for finding in findings if finding.problem]
-    count = _count(len(findings), "file")
+    files = counted(len(findings), "file")
     if not wrong:
-        return f"ok    {folder}: {count}"
-    lines = [f"WRONG {folder}: {len(wrong)} of {count}"]
+        return f"ok    {folder}: {files}"
+    lines = [f"WRONG {folder}: {len(wrong)} of {files}"]
     copied = [finding for finding in wrong if finding.copied]
     several = len(copied) > 1
     told = [one.problem for one in wrong if one.problem and not (several and one.copied)]
     if several:
         told.append(f"{len(copied)} files: their bytes are right, their mtime isn't")
     for problem in told:
-        lines += textwrap.wrap(
-            problem,
-            WIDTH,
-            initial_indent="      ",
-            subsequent_indent="        ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += wrap(problem, " " * 8, first=" " * 6, whole_words=True)
     return "\n".join(lines)
 
 
-def render_verdict(paths: Sequence[Path], findings: Mapping[Path, Sequence[Finding]]) -> str:
+def render_verdict(
+    paths: Sequence[Path], findings: Sequence[tuple[OpenedFolder, Sequence[Finding]]]
+) -> str:
     """Return what helps engines that aren't right, then how many that is.
 
     Args:
         paths: what was asked for, which the advice repeats.
         findings: every engine folder's.
     """
-    wrong = {f: found for f, found in findings.items() if not all(one.ok for one in found)}
+    wrong = [(f, found) for f, found in findings if not all(one.ok for one in found)]
     if not wrong:
-        return f"{_count(len(findings), 'engine')} ok"
+        return f"{counted(len(findings), 'engine')} ok"
     lines = []
-    damaged = [f for f, found in wrong.items() if any(not (o.ok or o.copied) for o in found)]
+    damaged = [f for f, found in wrong if any(not (o.ok or o.copied) for o in found)]
     if damaged:
         lines.append("rebuild what isn't as recorded, or copy it again:")
         lines += [f"  {_rebuild(folder)}" for folder in damaged]
-    if any(one.copied for found in wrong.values() for one in found):
+    if any(one.copied for _, found in wrong for one in found):
         again = shlex.join(["wanrt", "verify", *map(str, paths), "--restore-mtime"])
         lines += ["where only times differ, the engine was copied; set the recorded ones:"]
         lines.append(f"  {again}")
-    return "\n".join([*lines, f"{len(wrong)} of {_count(len(findings), 'engine')} wrong"])
+    return "\n".join([*lines, f"{len(wrong)} of {counted(len(findings), 'engine')} wrong"])
 
 
-def _rebuild(folder: Path) -> str:
-    from wanrt.errors import ManifestError
-    from wanrt.manifest.read import read_manifest_only
+def _rebuild(folder: OpenedFolder) -> str:
+    from wanrt.manifest.folder import EngineFolder
 
-    try:
-        return read_manifest_only(folder).rebuild_command
-    except ManifestError:
-        return f"{folder}: engine.json, which says how, can't be read"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if isinstance(folder, EngineFolder):
+        return folder.manifest.rebuild_command
+    return f"{folder.path}: engine.json, which says how, can't be read"

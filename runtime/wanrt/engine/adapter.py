@@ -16,13 +16,12 @@ from wanrt.engine.tensors import show_shape
 from wanrt.errors import AdapterError
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Manifest
-from wanrt.storage.dtypes import Array, numpy_dtype
+from wanrt.storage.dtypes import SAFETENSORS, Array, numpy_dtype
 
 __all__ = ["pad_matrix", "read_adapter"]
 
 FORMAT = "wanexport-adapter"
 VERSION = "1"
-SAFETENSORS_DTYPE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 RANK_AXIS = {"lora_A": 0, "lora_B": 1}
 
 
@@ -78,7 +77,7 @@ def _check_tensor(
         also = f"; the nearest is {near[0]}" if near else ""
         raise ValueError(f"holds {name}, which is no input of the engine{also}")
     spec = specs[name]
-    if dtype != SAFETENSORS_DTYPE[spec.dtype]:
+    if dtype != SAFETENSORS[spec.dtype]:
         raise ValueError(f"holds {name} in {dtype}, the engine takes {spec.dtype}")
     axis = RANK_AXIS[spec.role]
     if len(shape) != 2 or shape[1 - axis] != spec.shape[1 - axis]:

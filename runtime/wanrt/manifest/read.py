@@ -10,7 +10,10 @@ from wanrt.errors import ManifestError
 from wanrt.manifest.schema import SCHEMA_VERSION, Manifest
 from wanrt.storage.strict_json import parse_json
 
-__all__ = ["check_file", "check_times", "parse_manifest", "read_manifest", "read_manifest_only"]
+__all__ = [
+    "check_file", "check_sizes", "check_times", "parse_manifest", "read_manifest",
+    "read_manifest_only",
+]  # fmt: skip
 
 MANIFEST_NAME = "engine.json"
 MAX_MANIFEST_BYTES = 64 << 20
@@ -24,8 +27,7 @@ def read_manifest(folder: Path) -> Manifest:
             outside the folder, is missing, or has another size than recorded.
     """
     manifest = read_manifest_only(folder)
-    for part in manifest.files:
-        check_file(folder, part.file, part.bytes)
+    check_sizes(folder, manifest)
     return manifest
 
 
@@ -82,6 +84,16 @@ def _read_text(path: Path) -> str:
         raise ManifestError(f"{path.parent} is a file, not an engine folder") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} can't be read: {error}") from None
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Check that every file that a manifest names lies in the folder and has the recorded size.
+
+    Raises:
+        ManifestError: one is missing, leads out of the folder, or has another size.
+    """
+    for part in manifest.files:
+        check_file(folder, part.file, part.bytes)
 
 
 def check_file(folder: Path, file: str, size: int) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanrt.errors import ManifestError
-from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file, read_manifest_only
+from wanrt.manifest.folder import BrokenFolder, OpenedFolder
+from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file
 from wanrt.manifest.schema import WeightFile
 
-__all__ = ["Finding", "verify_engine", "verify_size"]
+__all__ = ["Finding", "verify_engine"]
 
 CHUNK = 8 << 20
 
@@ -36,38 +37,31 @@ class Finding:
 
 
 def verify_engine(
-    folder: Path, *, restore_mtime: bool = False, on_bytes: Callable[[int], None] = lambda _: None
+    folder: OpenedFolder,
+    *,
+    restore_mtime: bool = False,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> list[Finding]:
-    """Check the manifest, then every file it names, byte by byte.
+    """Check every file that a folder's manifest names, byte by byte.
 
     Args:
-        folder: the engine folder.
+        folder: the engine folder, or one that couldn't be opened, which is what is found then.
         restore_mtime: where the bytes are right and only the modification time isn't (the folder
             was copied to another disk), set the recorded one.
         on_bytes: called with the number of bytes just hashed.
     """
-    try:
-        manifest = read_manifest_only(folder)
-    except ManifestError as error:
-        return [Finding(MANIFEST_NAME, 0, str(error))]
-    found = [Finding(MANIFEST_NAME, (folder / MANIFEST_NAME).stat().st_size)]
-    for part in manifest.files:
-        problem = _check_bytes(folder, part.file, part.bytes, part.sha256, on_bytes)
+    if isinstance(folder, BrokenFolder):
+        return [Finding(MANIFEST_NAME, 0, str(folder.error))]
+    path = folder.path
+    found = [Finding(MANIFEST_NAME, (path / MANIFEST_NAME).stat().st_size)]
+    for part in folder.manifest.files:
+        problem = _check_bytes(path, part.file, part.bytes, part.sha256, on_bytes)
         copied = False
         if problem is None and isinstance(part, WeightFile):
-            problem = _check_time(folder, part, restore_mtime)
+            problem = _check_time(path, part, restore_mtime)
             copied = problem is not None and not restore_mtime
         found.append(Finding(part.file, part.bytes, problem, copied))
     return found
-
-
-def verify_size(folder: Path) -> int:
-    """Return how many bytes `verify_engine` will hash; 0 if the manifest can't be read."""
-    try:
-        manifest = read_manifest_only(folder)
-    except ManifestError:
-        return 0
-    return sum(part.bytes for part in manifest.files)
 
 
 def _check_bytes(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wanrt.report.headline import headlines, show_interval
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Advice, Ratio
+from wanrt.terminal.text import WIDTH, counted, group_digits, wrap
 from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, pick, shorten, show, show_bytes
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "title", "warned_rows",
 ]  # fmt: skip
 
-WIDTH = 79
 COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory", "")
 HEADER = tuple("" if name == "dtype" else name for name in COLUMNS)
 RIGHT = (False, False, True, True, False, True, False)
@@ -71,7 +70,7 @@ def _hint(advice: Advice) -> list[str]:
     """Wrap a hint; what follows its first line is a command, to be copied as it is."""
     text, *commands = advice.hint.splitlines()
     return [
-        *textwrap.wrap(f"   hint: {text}", WIDTH, subsequent_indent="    "),
+        *wrap(f"   hint: {text}", "    "),
         *(f"     {command}" for command in commands),
     ]
 
@@ -113,7 +112,7 @@ def title(group: GroupResult) -> str:
     """Return the line above a table: what all its rows share."""
     first = group.candidates[0]
     batch = f"{first.batch} x " if first.batch > 1 else ""
-    tokens = f"{first.tokens:,}".replace(",", " ")
+    tokens = group_digits(first.tokens)
     items = [group.model, group.workload, f"{batch}{tokens} tokens per forward"]
     if all(row.random_weights for row in group.candidates):
         items.append("random weights")
@@ -166,7 +165,7 @@ def _resolution(group: GroupResult) -> list[str]:
     if not loads:
         return []
     each = f"{group.rounds} rounds of 2 forwards" if group.rounds > 1 else "2 forwards"
-    text = f"{loads} {'load' if loads == 1 else 'loads'} of every engine, {each} each"
+    text = f"{counted(loads, 'load')} of every engine, {each} each"
     widths = [
         (row.ratio.high - row.ratio.low) / 2
         for row in shown_rows(group)
@@ -191,9 +190,7 @@ def _table_lines(row: Row, widths: Sequence[int]) -> list[str]:
     left = _line(row.cells[:2], widths[:2])
     indent = " " * (len("  ") + widths[0] + 1 + widths[1] + 2)
     mark = f" [{row.cells[-1]}]" if row.cells[-1] else ""
-    return textwrap.wrap(
-        row.reason + mark, WIDTH, initial_indent=left.ljust(len(indent)), subsequent_indent=indent
-    )
+    return wrap(row.reason + mark, indent, first=left.ljust(len(indent)))
 
 
 def _detail(row: CandidateResult) -> list[str]:
@@ -208,7 +205,7 @@ def _detail(row: CandidateResult) -> list[str]:
     parts.append(show(row.flops_per_s, pick(FLOPS, row.flops_per_s)))
     indent = " " * 6
     text = indent + " · ".join(parts)
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return wrap(text, indent)
 
 
 def _control(row: CandidateResult, group: GroupResult) -> Ratio | None:
@@ -258,8 +255,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _wrap(text: str) -> list[str]:
     together = text.replace("random weights", "random\N{NO-BREAK SPACE}weights")
-    lines = textwrap.wrap(together, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines or [""]]
+    return wrap(together, "    ")
 
 
 def _wrap_items(items: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The manifest's dtypes in numpy's and ONNX's terms."""
+"""The manifest's dtypes in numpy's, ONNX's and safetensors' terms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "numpy_dtype"]
+__all__ = ["NUMPY", "ONNX", "SAFETENSORS", "Array", "numpy_dtype"]
 
 Array = NDArray[np.generic]
 
@@ -16,6 +16,7 @@ NUMPY: dict[str, np.dtype[np.generic]] = {
     "bf16": np.dtype(ml_dtypes.bfloat16),
 }
 ONNX = {"fp32": 1, "fp16": 10, "bf16": 16}
+SAFETENSORS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
 def numpy_dtype(dtype: str) -> np.dtype[np.generic]:

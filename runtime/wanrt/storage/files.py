@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from wanrt.errors import ResultsError
 
-__all__ = ["check_writable", "write_file", "write_text"]
+__all__ = ["atomic_file", "atomic_path", "check_writable", "temporary_name", "write_file",
+           "write_text"]  # fmt: skip
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the hidden name beside a path under which this process makes what shall be there."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Name a temporary file beside `path` that takes its name on success and vanishes otherwise."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` that takes its name on success and vanishes otherwise."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,17 +52,14 @@ def write_file(path: Path, data: bytes) -> None:
         ResultsError: it can't be written.
     """
     check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(data)  # /dev/null, a pipe: not ours to replace
             return
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with atomic_file(path) as file:
+            file.write(data)
     except OSError as error:
         raise ResultsError(f"{path} can't be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

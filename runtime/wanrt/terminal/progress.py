@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 from rich.console import Console, RenderableType
@@ -101,6 +101,28 @@ class Reporter:
             yield piece
 
     @contextmanager
+    def phases(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Show work whose phases lie in one another, a bar for each that is under way.
+
+        What it yields is called with a phase's name, its steps done, and how many it has.
+        """
+        with self.work(text), ExitStack() as all_of_them:
+            under_way: dict[str, tuple[ExitStack, Piece]] = {}
+
+            def show(name: str, done: int, steps: int) -> None:
+                if name not in under_way:
+                    stack = all_of_them.enter_context(ExitStack())
+                    piece = stack.enter_context(self.steps(name, steps))
+                    under_way[name] = stack, piece
+                stack, piece = under_way[name]
+                piece.advance(done - piece.done)
+                if done >= steps:
+                    del under_way[name]
+                    stack.close()
+
+            yield show
+
+    @contextmanager
     def _piece(self, text: str, total: int | None, unit: str) -> Iterator[Piece]:
         start = self._clock()
         with self._display() as bars:
@@ -111,7 +133,7 @@ class Reporter:
                 piece.close()
         seconds = self._clock() - start
         if seconds >= LONG_S:
-            done = _size(piece.done) if unit == "bytes" else f"{piece.done} {unit}"
+            done = show_bytes(piece.done) if unit == "bytes" else f"{piece.done} {unit}"
             self.log(f"{text}: {f'{done} in ' if unit else ''}{seconds:.1f} s")
 
     @contextmanager
@@ -181,7 +203,7 @@ class _Figures(ProgressColumn):
         told = []
         if unit == "bytes":
             told.append(_part(int(task.completed), task.total))
-            told += [f"{_size(int(task.speed))}/s"] if task.speed else []
+            told += [f"{show_bytes(int(task.speed))}/s"] if task.speed else []
         elif unit:
             of = f"/{task.total:.0f}" if task.total else ""
             told.append(f"{task.completed:.0f}{of} {unit}")
@@ -189,13 +211,9 @@ class _Figures(ProgressColumn):
         return Text("  ".join(told))
 
 
-def _size(count: int) -> str:
-    return show_bytes(count, pick(BYTES, count))
-
-
 def _part(done: int, total: float | None) -> str:
     if not total:
-        return _size(done)
+        return show_bytes(done)
     size, name = pick(BYTES, total)
     return f"{done / size:.1f}/{total / size:.1f} {name}"
 

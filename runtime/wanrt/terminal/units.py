@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-__all__ = ["BYTES", "FLOPS", "RATES", "SECONDS", "Unit", "pick", "shorten", "show", "show_bytes"]
+__all__ = ["BYTES", "FLOPS", "RATES", "SECONDS", "SI", "Unit", "parse_bytes", "pick", "shorten",
+           "show", "show_bytes", "show_si", "significant_decimals"]  # fmt: skip
 
 Unit = tuple[float, str]
 
@@ -13,6 +14,9 @@ SECONDS: tuple[Unit, ...] = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 RATES: tuple[Unit, ...] = ((1e6, "M"), (1e3, "k"), (1.0, ""))
 FLOPS: tuple[Unit, ...] = ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
 BYTES: tuple[Unit, ...] = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
+SI: tuple[Unit, ...] = (
+    (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"),
+)  # fmt: skip
 
 
 def pick(units: Iterable[Unit], value: float) -> Unit:
@@ -23,12 +27,41 @@ def pick(units: Iterable[Unit], value: float) -> Unit:
 
 def show(value: float, unit: Unit) -> str:
     """Return four significant digits and the unit."""
-    return f"{_significant(value / unit[0])} {unit[1]}".rstrip()
+    return f"{value / unit[0]:.{significant_decimals(value / unit[0])}f} {unit[1]}".rstrip()
 
 
-def show_bytes(size: int | None, unit: Unit) -> str:
-    """Return a size with one decimal, or a dash if it isn't known."""
-    return "-" if size is None else f"{size / unit[0]:.1f} {unit[1]}"
+def show_si(value: float, name: str) -> str:
+    """Return four significant digits and a decimal prefix before the unit's name: 1.234 GB."""
+    size, prefix = pick(SI, value)
+    return show(value, (size, f"{prefix}{name}"))
+
+
+def show_bytes(size: int | None, unit: Unit | None = None) -> str:
+    """Return a size with one decimal, or a dash if it isn't known.
+
+    Args:
+        size: in bytes.
+        unit: a whole column's; by default what suits the size.
+    """
+    if size is None:
+        return "-"
+    if unit is None and size < 2**10:
+        return f"{size} B"
+    scale, name = unit or pick(BYTES, size)
+    return f"{size / scale:.1f} {name}"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of a size that is written with its unit: 4GiB, 512 MiB, 1.5GB.
+
+    Raises:
+        ValueError: it isn't one; a number alone is refused, since bytes are never meant.
+    """
+    from pydantic import ByteSize, TypeAdapter  # slow to import, and flags are rarely sizes
+
+    if not text.strip()[-1:].isalpha():
+        raise ValueError(f"{text!r} has no unit")
+    return int(TypeAdapter(ByteSize).validate_python(text))
 
 
 def shorten(label: str, limit: int) -> str:
@@ -39,7 +72,6 @@ def shorten(label: str, limit: int) -> str:
     return f"{label[: limit - 1 - half]}…{label[-half:]}"
 
 
-def _significant(value: float) -> str:
-    if value <= 0:
-        return "0"
-    return f"{value:.{max(0, 3 - math.floor(math.log10(value)))}f}"
+def significant_decimals(value: float) -> int:
+    """Return how many decimals make four significant digits."""
+    return max(0, 3 - math.floor(math.log10(value))) if value > 0 else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import folders
 import hubcache
@@ -19,9 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from studies import I2V, OTHER_SIZES, SIZE, build, config
 
-from wanexport.build.request import LoraArgument
+from wanexport.build.recipe import Built
 from wanexport.errors import BuildError, VerificationError
 from wanexport.lora.canonical import write_adapter
+from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Config
 from wanrt.backends.load import load_engine
 from wanrt.engine.inputs import make_inputs
@@ -83,26 +85,26 @@ class TestReuse:
         before = snapshot(tmp_path)
         again = build(tmp_path, ranks=(RANK,), base=str(sources / "base"), verify=False)
         assert snapshot(tmp_path) == before
-        assert [b.plan.action for b in first] == ["build"] * 4
-        assert [b.plan.action for b in again] == ["reuse"] * 4
+        assert [b.target.action for b in first] == ["build"] * 4
+        assert [b.target.action for b in again] == ["reuse"] * 4
         assert all(b.verification is None for b in again)
 
     def test_what_is_missing_is_added(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",), verify=False)
         before = snapshot(engines(tmp_path)["full"])
         made = build(tmp_path, modes=("full", "merged"), ranks=(RANK,), verify=False)
-        assert [b.plan.action for b in made] == ["reuse", "build"]
+        assert [b.target.action for b in made] == ["reuse", "build"]
         assert snapshot(engines(tmp_path)["full"]) == before
 
     def test_a_copy_of_the_base_is_the_same_base(self, sources: Path, tmp_path: Path) -> None:
         shutil.copytree(sources / "base", tmp_path / "moved")
         for base in (sources / "base", tmp_path / "moved"):
             made = build(tmp_path / "e", modes=("full",), base=str(base), verify=False)
-        assert made[0].plan.action == "reuse"
+        assert made[0].target.action == "reuse"
 
     def test_a_verified_engine_serves_whoever_asks_for_less(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",))
-        assert build(tmp_path, modes=("full",), verify=False)[0].plan.action == "reuse"
+        assert build(tmp_path, modes=("full",), verify=False)[0].target.action == "reuse"
 
     def test_an_unverified_engine_is_verified_by_force(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",), verify=False)
@@ -119,16 +121,17 @@ class TestConflict:
     def out(self, sources: Path, tmp_path: Path) -> Path:
         """An engine of an adapter that lies where a test can change it."""
         lora = shutil.copy(sources / "style.safetensors", tmp_path / "style.safetensors")
-        self.again = lambda **changes: build(
-            tmp_path / "out",
-            **{
-                "modes": ("separate",),
-                "loras": (LoraArgument(str(lora)),),
-                "base": str(sources / "base"),
-                "verify": False,
-            }
-            | changes,
-        )
+        settings: dict[str, Any] = {
+            "modes": ("separate",),
+            "loras": (LoraArgument(str(lora)),),
+            "base": str(sources / "base"),
+            "verify": False,
+        }
+
+        def again(**changes: Any) -> list[Built]:
+            return build(tmp_path / "out", **(settings | changes))
+
+        self.again = again
         self.lora = Path(lora)
         self.again()
         return tmp_path / "out"
@@ -141,8 +144,8 @@ class TestConflict:
         assert "--force" in caught.value.hint
         assert snapshot(out) == before
         (built,) = self.again(**changes, force=True)
-        assert built.plan.action == "replace"
-        assert self.again(**changes)[0].plan.action == "reuse"
+        assert built.target.action == "replace"
+        assert self.again(**changes)[0].target.action == "reuse"
         assert wanrt("verify", out).code == 0
         assert [p.name for p in out.iterdir() if p.suffix == ".draft"] == []
 
@@ -165,7 +168,7 @@ class TestConflict:
             assert manifest.max_rank == named
             (adapter,) = manifest.adapters
             assert (adapter.file, adapter.rank) == (f"adapters/r{RANK}-style.safetensors", RANK)
-        assert built.plan.action == "reuse"
+        assert built.target.action == "reuse"
         assert len(list(out.glob("*swappable-r*"))) == 2
 
     @pytest.mark.usefixtures("out")
@@ -385,4 +388,6 @@ class TestManifest:
                     for name, value in inputs.items():
                         inputs[name] = np.ascontiguousarray(value[::-1])
                     turned = engine.forward(**inputs)["sample"]
-                    np.testing.assert_allclose(turned[::-1], found, rtol=1e-4, atol=1e-5)
+                    np.testing.assert_allclose(
+                        turned[::-1].astype(float), found.astype(float), rtol=1e-4, atol=1e-5
+                    )

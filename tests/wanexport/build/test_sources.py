@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import folders
 import hubcache
@@ -16,8 +17,9 @@ from studies import build
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 
 from wanexport.build.recipe import Built
-from wanexport.build.request import LoraArgument
+from wanexport.lora.find import LoraArgument
 from wanrt.bench.stale import find_stale
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 sources, hub = folders.sources, hubcache.hub  # fixtures
@@ -33,7 +35,7 @@ def cache(sources: Path, tmp_path: Path, hub: Path) -> Path:
     return add_files(hub, REPO, {f"transformer/{file.name}": file for file in files})
 
 
-def make(out: Path, base: str, **options: object) -> Built:
+def make(out: Path, base: str, **options: Any) -> Built:
     (built,) = build(out, modes=("full",), base=base, verify=False, **options)
     return built
 
@@ -59,7 +61,7 @@ class TestHub:
         cached = make(tmp_path / "out", REPO, dtype=dtype)
         local = make(tmp_path / "out", str(sources / "base"), dtype=dtype)
         assert cached.path == local.path
-        assert (cached.plan.action, local.plan.action) == ("build", "reuse")
+        assert (cached.target.action, local.target.action) == ("build", "reuse")
 
     def test_info_names_the_repository(self, cache: Path, sources: Path, tmp_path: Path) -> None:
         assert cache.is_dir()
@@ -82,10 +84,10 @@ class TestHub:
         self, cache: Path, tmp_path: Path
     ) -> None:
         engine = make(tmp_path / "out", REPO).path
-        assert find_stale(engine) is None
+        assert find_stale(open_folder(engine)) is None
         later = time.time() + 60  # what a link leads to counts, not the link
         os.utime(next(cache.glob("transformer/*.safetensors")).resolve(), (later, later))
-        assert find_stale(engine) is not None
+        assert find_stale(open_folder(engine)) is not None
 
 
 CACHE = "/home/me/hub/models--Wan-AI--Wan2.1"

@@ -21,14 +21,15 @@ from wanexport.checkpoint.random_weights import (
     write_checkpoint,
 )
 from wanexport.errors import CheckpointError
-from wanexport.model.config import Architecture, Dtype, load_config
-from wanexport.storage.tensor_file import TensorSpec
+from wanexport.model.config import Architecture, load_config
+from wanexport.storage.tensor_file import StoredTensor
+from wanrt.manifest.fields import Dtype
 
 T2V = Architecture(num_layers=2, num_attention_heads=2, ffn_dim=512, in_channels=16, text_dim=64)
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    return next(make_tensors([TensorSpec(name, "F32", shape)], seed))
+    return next(make_tensors([StoredTensor(name, "F32", shape)], seed))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_repeats_no_row_of_a_large_matrix() -> None:
 
 
 def test_a_tensor_depends_on_its_name_and_the_seed_alone() -> None:
-    specs = [TensorSpec(f"blocks.{i}.attn1.to_q.weight", "F32", (64, 64)) for i in range(3)]
+    specs = [StoredTensor(f"blocks.{i}.attn1.to_q.weight", "F32", (64, 64)) for i in range(3)]
     together = list(make_tensors(specs, 0))
     assert torch.equal(together[2], draw(specs[2].name, (64, 64)))
     assert not torch.equal(together[2], together[1])

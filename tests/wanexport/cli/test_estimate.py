@@ -1,4 +1,4 @@
-"""`wanexport plan`: what engines cost, and what it says of the demo and of I2V-14B."""
+"""`wanexport estimate`: what engines cost, and what it says of the demo and of I2V-14B."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from commands import wanexport
 
 from wanexport.build.request import MODES, BuildRequest
 from wanexport.build.sources import gather
-from wanexport.build.targets import plan_engines
+from wanexport.build.targets import resolve_targets
 from wanexport.cost import Outlook, predict_engines, price_engines
 from wanexport.model.config import load_config
 from wanexport.model.formulas import count_bytes, count_flops
-from wanexport.tensorrt.progress import Reporter
 from wanrt.machine.devices import DeviceRates, load_devices
+from wanrt.terminal.progress import Reporter
 
 DEMO = BuildRequest(load_config("wan2.1-i2v-demo"), ranks=(8, 32, 128))
 I2V_14B = replace(DEMO, config=load_config("wan2.1-i2v-14b-480p"))
@@ -51,7 +51,7 @@ def outlook(request: BuildRequest, device: str) -> Outlook:
 
 def test_a_build_of_these_writes_as_much(tmp_path: Path) -> None:
     request = replace(DEMO, out=tmp_path)
-    plans = plan_engines(request, gather(request, Reporter(quiet=True), dry_run=True))
+    plans = resolve_targets(request, gather(request, Reporter(quiet=True), dry_run=True))
     written = {(plan.mode, plan.rank or plan.max_rank): plan.write_bytes for plan in plans}
     graph = written["full", None]
     assert {key: size - graph for key, size in written.items()} == {
@@ -107,7 +107,7 @@ def test_what_fits() -> None:
 
 
 def test_says_what_i2v_14b_costs(cpu: list[str]) -> None:
-    code, out, err = wanexport("plan", "--config", "wan2.1-i2v-14b-480p", *RANKS)
+    code, out, err = wanexport("estimate", "--config", "wan2.1-i2v-14b-480p", *RANKS)
     assert (code, err, cpu) == (0, "", ["fp32"])
     lines = out.splitlines()
     assert all(len(line) <= 79 for line in lines)
@@ -139,22 +139,22 @@ def test_the_documented_example_is_what_it_says() -> None:
 
 
 def test_says_what_the_demo_costs(cpu: list[str]) -> None:
-    code, out, err = wanexport("plan", "--rank", 32, "--device", "CPU", "--dtype", "fp16")
+    code, out, err = wanexport("estimate", "--rank", 32, "--device", "CPU", "--dtype", "fp16")
     assert (code, err, cpu) == (0, "", ["fp16"])
     assert "at best on cpu: 200.0 GFLOP/s in fp32 (no fp16), 20.00 GB/s, 25.00 GB" in out
     assert "H100" not in out
-    code, out, err = wanexport("plan", "--mode", "separate", "--rank", 4, "--device", "h-200")
+    code, out, err = wanexport("estimate", "--mode", "separate", "--rank", 4, "--device", "h-200")
     assert (code, err, cpu) == (0, "", ["fp16"])
     assert "  separate r4 " in out
     assert "\n  full" not in out
-    code, out, _ = wanexport("plan", "--device", "H100", "--frames", 9, "--batch", 2)
+    code, out, _ = wanexport("estimate", "--device", "H100", "--frames", 9, "--batch", 2)
     assert code == 0
     assert out.startswith("wan2.1-i2v-demo · 480x272x9-b2 · 2 x 1 530 tokens per forward · fp32\n")
     assert "LoRA r" not in out
 
 
 def test_json_holds_it_all(tmp_path: Path) -> None:
-    flags = ("plan", "--rank", 8, "--device", "H100", "--json")
+    flags = ("estimate", "--rank", 8, "--device", "H100", "--json")
     code, out, err = wanexport(*flags, "-")
     assert code == 0
     assert err.startswith("wan2.1-i2v-demo · ")
@@ -185,17 +185,17 @@ def test_json_holds_it_all(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "plan --rank 8 --device H1000": (
+    "estimate --rank 8 --device H1000": (
         "error: there is no device 'H1000'", "hint: did you mean 'H100' or 'H200'?",
     ),
-    "plan --rank 1024": (
+    "estimate --rank 1024": (
         "error: rank 1024 exceeds the model's width, 512", "hint: use a smaller --rank",
     ),
-    "plan --config wan2.1-i2v-14b": (
+    "estimate --config wan2.1-i2v-14b": (
         "error: there is no configuration 'wan2.1-i2v-14b'",
         "hint: did you mean 'wan2.1-i2v-14b-720p'?",
     ),
-    "plan --config devices": (
+    "estimate --config devices": (
         "error: there is no configuration 'devices'", "hint: shipped: wan2.1-flf2v-14b-720p, ",
     ),
 }  # fmt: skip

@@ -11,11 +11,12 @@ from studies import I2V, config
 from typer.main import get_command
 
 from wanexport.build.recipe import Built
-from wanexport.build.request import MODES, BuildRequest, LoraArgument, parse_lora
+from wanexport.build.request import MODES, BuildRequest
 from wanexport.build.sources import AdapterSet
-from wanexport.build.targets import EnginePlan
+from wanexport.build.targets import Target
 from wanexport.cli.main import app
 from wanexport.errors import BuildError, ConfigError
+from wanexport.lora.find import LoraArgument, parse_lora
 from wanexport.model.config import Size, load_config
 from wanrt.manifest.origin import Verification
 
@@ -187,7 +188,7 @@ FLAGS = {
         "--allow-weight-streaming", "--allow-unfused", "--memory-limit", "--no-build-control",
         "--quiet", "-q",
     },
-    "plan": {
+    "estimate": {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
         "--device", "--json", "--quiet", "-q",
     },
@@ -293,7 +294,7 @@ def test_a_missing_package_names_its_extra(
 
 def built(**figures: float | str) -> Built:
     adapters = AdapterSet("", {"m": 4}, (), (), (), (), True)
-    plan = EnginePlan("e", "separate", (adapters,), {"m": 4}, None, {}, "build", "new", 1, 1)
+    plan = Target("e", "separate", (adapters,), {"m": 4}, None, {}, "build", "new", 1, 1)
     return Built(Path("engines/e"), plan, Verification(method="blocks", **figures))  # type: ignore[arg-type]
 
 

@@ -25,11 +25,11 @@ USAGE: dict[str, str] = {
     "max rank 0": "build --rank 4 --max-rank 0",
     "width as text": "build --rank 4 --width wide",
     "no adapter": "build --mode merged",
-    "no rank to price": "plan --mode full --mode separate",
+    "no rank to price": "estimate --mode full --mode separate",
     "a stray argument": "build 32",
-    "plan for rank 0": "plan --rank 0",
-    "plan for a device without name": "plan --device",
-    "a stray argument of plan": "plan H100",
+    "estimate for rank 0": "estimate --rank 0",
+    "estimate for a device without name": "estimate --device",
+    "a stray argument of estimate": "estimate H100",
     "inspect nothing": "inspect",
     "inspect two": "inspect a b",
     "adapter without engine": "adapter a -o b",
@@ -49,7 +49,7 @@ def test_wrong_usage_exits_with_2(case: str, asked: list[BuildRequest]) -> None:
 
 UNUSED: dict[str, tuple[str, str, str]] = {
     "rank, full": ("build --mode full --rank 4", "--rank", "--mode merged or --mode separate or"),
-    "rank of a plan, full": ("plan --mode full --rank 4", "--rank", "--mode merged or"),
+    "rank of an estimate, full": ("estimate --mode full --rank 4", "--rank", "--mode merged or"),
     "LoRA, full": ("build --mode full --lora l", "--lora", "--mode merged or"),
     "max rank, full": ("build --mode full --max-rank 8", "--max-rank", "--mode swappable"),
     "max rank, merged": (

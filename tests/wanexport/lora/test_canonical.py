@@ -15,7 +15,8 @@ from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, resolve_adapter
 from wanexport.lora.canonical import write_adapter
 from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
-from wanexport.model.config import Config, Dtype, Size, load_config
+from wanexport.model.config import Config, Size, load_config
+from wanrt.manifest.fields import Dtype
 
 Q = "blocks.0.attn2.to_q"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wanexport.errors import CheckpointError
-from wanexport.storage.tensor_file import TensorSpec, open_safetensors, write_safetensors
+from wanexport.storage.tensor_file import StoredTensor, open_safetensors, write_safetensors
 
 MIB = 1 << 20
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "U8": torch.uint8}
@@ -35,7 +35,7 @@ def make(name: str) -> torch.Tensor:
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor]) -> str:
-    specs = [TensorSpec(name, SHAPES[name][0], tuple(t.shape)) for name, t in tensors.items()]
+    specs = [StoredTensor(name, SHAPES[name][0], tuple(t.shape)) for name, t in tensors.items()]
     return write_safetensors(path, specs, tensors.values())
 
 

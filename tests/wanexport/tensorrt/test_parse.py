@@ -15,13 +15,13 @@ from studies import FLF2V, I2V, I2V_14B, OTHER_SIZES, SIZE, T2V
 from wanexport.errors import BuildError
 from wanexport.model.config import Architecture, Size
 from wanexport.tensorrt.builder import build_plan
-from wanexport.tensorrt.protocol import Finished, Job
+from wanexport.tensorrt.protocol import BuilderJob, Finished
 
 SIZE_480P = Size(width=832, height=480, frames=81)
 SIZE_720P = Size(width=1280, height=720, frames=81)
 
 
-def parse(job: Job) -> dict[str, int]:
+def parse(job: BuilderJob) -> dict[str, int]:
     return build_plan(job, lambda _: None).layers
 
 
@@ -74,27 +74,27 @@ def test_the_14b_model_with_its_weights_mapped(mode: str, tmp_path: Path) -> Non
 
 class TestAGraphThatIsNotWhatTheManifestSays:
     @pytest.fixture
-    def job(self, tmp_path: Path) -> Job:
+    def job(self, tmp_path: Path) -> BuilderJob:
         return save_graph(tmp_path, T2V, SIZE, "bf16", "full")[0]
 
-    def refused(self, job: Job, **changes: object) -> str:
+    def refused(self, job: BuilderJob, **changes: object) -> str:
         with pytest.raises(BuildError) as caught:
             build_plan(job.model_copy(update=changes), lambda _: None)
         return str(caught.value)
 
-    def test_another_dtype(self, job: Job) -> None:
+    def test_another_dtype(self, job: BuilderJob) -> None:
         said = self.refused(job, dtypes=job.dtypes | {"hidden_states": "fp16"})
         assert said == "TensorRT reads hidden_states as DataType.BF16"
 
-    def test_attention_that_came_apart(self, job: Job) -> None:
+    def test_attention_that_came_apart(self, job: BuilderJob) -> None:
         said = self.refused(job, attentions=5)
         assert said == "TensorRT sees 4 attention layers instead of 5"
 
-    def test_weights_of_another_name(self, job: Job) -> None:
+    def test_weights_of_another_name(self, job: BuilderJob) -> None:
         said = self.refused(job, refittable=("blocks.0.attn1.to_q.weights",))
         assert said == "TensorRT knows no weights blocks.0.attn1.to_q.weights"
 
-    def test_no_graph_at_all(self, job: Job, tmp_path: Path) -> None:
+    def test_no_graph_at_all(self, job: BuilderJob, tmp_path: Path) -> None:
         (tmp_path / "model.onnx").write_bytes(b"no graph")
         assert self.refused(job).startswith("TensorRT can't parse model.onnx: ")
 

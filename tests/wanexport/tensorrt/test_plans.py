@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -15,7 +16,7 @@ from studies import I2V, OTHER_SIZES, SIZE, build
 
 from wanexport.errors import BuildError
 from wanexport.tensorrt import builder
-from wanexport.tensorrt.protocol import Job, Phase
+from wanexport.tensorrt.protocol import BuilderJob, Phase
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.manifest.read import read_manifest
 
@@ -68,7 +69,12 @@ class TestRealPlans:
         assert snapshot(demo) == before
 
     def test_a_deleted_engine_gets_its_plan_back(self, sources: Path, tmp_path: Path) -> None:
-        options = {"modes": ("full", "separate"), "ranks": (4,), "dtype": "fp16", "plans": RTX}
+        options: dict[str, Any] = {
+            "modes": ("full", "separate"),
+            "ranks": (4,),
+            "dtype": "fp16",
+            "tensorrt": RTX,
+        }
         first = build(tmp_path, base=str(sources / "base"), verify=False, **options)
         inode = (first[0].path / "engine.plan").stat().st_ino
         twin = tmp_path / "twin.plan"
@@ -78,44 +84,44 @@ class TestRealPlans:
         for path in (first[0].path / "weights", first[0].path):
             path.rmdir()
         again = build(tmp_path, base=str(sources / "base"), verify=False, **options)
-        assert [b.plan.action for b in again] == ["build", "reuse"]
+        assert [b.target.action for b in again] == ["build", "reuse"]
         assert (again[0].path / "engine.plan").stat().st_ino == inode
 
     def test_a_dynamic_engine_has_a_profile_per_workload(self, tmp_path: Path) -> None:
-        build(tmp_path, modes=("full",), dtype="bf16", dynamic=True, plans=RTX, verify=False)
+        build(tmp_path, modes=("full",), dtype="bf16", dynamic=True, tensorrt=RTX, verify=False)
         (manifest,) = manifests(tmp_path)
         names = (SIZE.name, *(size.name for size in OTHER_SIZES))
         assert plan_of(manifest).profiles == names
         assert tuple(manifest.workloads) == names
 
     def test_fp32_attention_is_refused_and_can_be_allowed(self, tmp_path: Path) -> None:
-        options = {"modes": ("full",), "dtype": "fp32", "verify": False}
+        options: dict[str, Any] = {"modes": ("full",), "dtype": "fp32", "verify": False}
         with pytest.raises(BuildError, match="no fused kernel") as caught:
-            build(tmp_path, plans=RTX, **options)
+            build(tmp_path, tensorrt=RTX, **options)
         assert "--allow-unfused" in caught.value.hint
         assert not engines(tmp_path)
         assert not list((tmp_path / ".plans").glob("*.plan"))
         unfused = PlanSettings("tensorrt-rtx", capabilities=("8.9",), allow_unfused=True)
-        assert build(tmp_path, plans=unfused, **options)[0].plan.action == "build"
+        assert build(tmp_path, tensorrt=unfused, **options)[0].target.action == "build"
 
     def test_an_engine_that_may_be_unfused_is_verified(self, tmp_path: Path) -> None:
         unfused = PlanSettings("tensorrt-rtx", capabilities=("8.9",), allow_unfused=True)
-        made = build(tmp_path, modes=("full",), dtype="fp32", plans=unfused)
+        made = build(tmp_path, modes=("full",), dtype="fp32", tensorrt=unfused)
         assert made[0].verification is not None
         assert made[0].verification.error is not None
 
     @pytest.mark.parametrize("limit", [50, 150, 200])
     def test_too_little_memory(self, tmp_path: Path, limit: int) -> None:
         tight = PlanSettings("tensorrt-rtx", capabilities=("8.9",), memory_limit=limit << 20)
-        with pytest.raises(BuildError, match=f"its memory of {limit} MiB"):
-            build(tmp_path, modes=("full",), dtype="fp16", plans=tight, verify=False)
+        with pytest.raises(BuildError, match=f"its memory of {limit}.0 MiB"):
+            build(tmp_path, modes=("full",), dtype="fp16", tensorrt=tight, verify=False)
         assert not engines(tmp_path)
 
     def test_phases_are_told(self, tmp_path: Path) -> None:
-        build(tmp_path, modes=("full",), dtype="fp16", plans=RTX, verify=False)
+        build(tmp_path, modes=("full",), dtype="fp16", tensorrt=RTX, verify=False)
         (folder,) = engines(tmp_path).values()
         manifest = read_manifest(folder)
-        job = Job(
+        job = BuilderJob(
             backend="tensorrt-rtx",
             model=str(folder / "model.onnx"),
             plan=str(tmp_path / "again.plan"),

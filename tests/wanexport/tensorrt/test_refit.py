@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -26,7 +27,7 @@ class TestWhereWeightsLive:
 
     def test_all_shares_one_plan_between_full_and_merged(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        build(tmp_path, ranks=(8, 32, 128, 256), dtype="fp16", plans=settings, verify=False)
+        build(tmp_path, ranks=(8, 32, 128, 256), dtype="fp16", tensorrt=settings, verify=False)
         keys: dict[str, set[str]] = {}
         for manifest in manifests(tmp_path):
             keys.setdefault(manifest.mode, set()).add(plan_of(manifest).key)
@@ -40,8 +41,8 @@ class TestWhereWeightsLive:
 
     def test_none_is_bound_to_the_very_bytes(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="none")
-        options = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16", "plans": settings}
-        build(tmp_path, verify=False, **options)
+        options: dict[str, Any] = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16"}
+        build(tmp_path, verify=False, tensorrt=settings, **options)
         full, merged = manifests(tmp_path)
         assert plan_of(full).key != plan_of(merged).key
         job = json.loads((tmp_path / full.name / "engine.plan").read_text())
@@ -50,7 +51,7 @@ class TestWhereWeightsLive:
 
     def test_targets_frees_what_the_adapter_changes(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="targets")
-        build(tmp_path, ranks=(8, 16), dtype="fp16", plans=settings, verify=False)
+        build(tmp_path, ranks=(8, 16), dtype="fp16", tensorrt=settings, verify=False)
         found = {m.name.split("fp16-")[1].split("-tensorrt")[0]: m for m in manifests(tmp_path)}
         free = {
             name: set(json.loads((tmp_path / m.name / "engine.plan").read_text())["refittable"])
@@ -73,8 +74,8 @@ class TestWhereWeightsLive:
     ) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
         build(
-            tmp_path, modes=("merged",), ranks=(4, 8), dtype="fp16", plans=settings, verify=False,
-            base=str(sources / "base"), copy=copy,
+            tmp_path, modes=("merged",), ranks=(4, 8), dtype="fp16", tensorrt=settings,
+            verify=False, base=str(sources / "base"), copy=copy,
         )  # fmt: skip
         for manifest in manifests(tmp_path):
             swap = plan_of(manifest).swap
@@ -91,7 +92,7 @@ class TestWhereWeightsLive:
 
     def test_its_pristine_weights_are_the_base(self, sources: Path, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        options = {"dtype": "fp16", "plans": settings, "verify": False}
+        options: dict[str, Any] = {"dtype": "fp16", "tensorrt": settings, "verify": False}
         build(tmp_path, modes=("full", "merged"), ranks=(4,), base=str(sources / "base"), **options)
         full, merged = manifests(tmp_path)
         swap = plan_of(merged).swap
@@ -103,10 +104,11 @@ class TestWhereWeightsLive:
             assert self.read(tmp_path / merged.name, now) != self.read(tmp_path / full.name, own)
 
     @staticmethod
-    def read(folder: Path, part: object) -> bytes:
-        with (folder / part.file).open("rb") as file:  # type: ignore[attr-defined]
-            file.seek(part.offset)  # type: ignore[attr-defined]
-            return file.read(part.bytes)  # type: ignore[attr-defined]
+    def read(folder: Path, part: Any) -> bytes:
+        with (folder / part.file).open("rb") as file:
+            file.seek(part.offset)
+            read: bytes = file.read(part.bytes)
+            return read
 
     def test_its_canonical_adapter_is_fp32(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
@@ -116,7 +118,7 @@ class TestWhereWeightsLive:
             modes=("merged",),
             ranks=(8,),
             dtype="fp16",
-            plans=settings,
+            tensorrt=settings,
             verify=False,
         )
         out = tmp_path / "canonical.safetensors"

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -29,7 +30,7 @@ class TestTheTimingCacheAndTheControl:
             modes=("full", "merged"),
             ranks=(4,),
             dtype="fp16",
-            plans=settings,
+            tensorrt=settings,
             verify=False,
         )
         found = {m.name: m for m in manifests(tmp_path)}
@@ -52,7 +53,7 @@ class TestTheTimingCacheAndTheControl:
             tmp_path,
             modes=("full",),
             dtype="fp16",
-            plans=PlanSettings("tensorrt-rtx"),
+            tensorrt=PlanSettings("tensorrt-rtx"),
             verify=False,
         )
         assert len(manifests(tmp_path)) == 1
@@ -69,7 +70,7 @@ class TestWhatDecidesReuse:
         for base in ("base", "finetuned"):
             made = build(
                 tmp_path / base, modes=("full",), base=str(sources / base), dtype="fp16",
-                plans=settings, verify=False,
+                tensorrt=settings, verify=False,
             )  # fmt: skip
             keys.append(plan_of(read_manifest(made[0].path)).key)
         assert (keys[0] == keys[1]) is same
@@ -82,8 +83,8 @@ class TestWhatDecidesReuse:
     def test_another_machine(
         self, fake_builder: Callable[..., None], tmp_path: Path, machine: dict[str, str]
     ) -> None:
-        options = {"modes": ("full",), "dtype": "fp16", "verify": False}
-        options["plans"] = PlanSettings("tensorrt", refit="none", control=False)
+        options: dict[str, Any] = {"modes": ("full",), "dtype": "fp16", "verify": False}
+        options["tensorrt"] = PlanSettings("tensorrt", refit="none", control=False)
         build(tmp_path, **options)
         fake_builder(**machine)
         with pytest.raises(BuildError, match="made from another backend") as caught:
@@ -91,17 +92,17 @@ class TestWhatDecidesReuse:
         assert "--force" in caught.value.hint
 
     def test_another_setting(self, tmp_path: Path) -> None:
-        options = {"modes": ("full",), "dtype": "fp16", "verify": False}
-        build(tmp_path, plans=PlanSettings("tensorrt-rtx"), **options)
+        options: dict[str, Any] = {"modes": ("full",), "dtype": "fp16", "verify": False}
+        build(tmp_path, tensorrt=PlanSettings("tensorrt-rtx"), **options)
         with pytest.raises(BuildError, match="made from another backend"):
-            build(tmp_path, plans=PlanSettings("tensorrt-rtx", optimization_level=5), **options)
+            build(tmp_path, tensorrt=PlanSettings("tensorrt-rtx", optimization_level=5), **options)
 
 
 @pytest.mark.usefixtures("fake_builder")
 class TestAPlanIsMended:
-    def build(self, out: Path, **options: object) -> Built:
+    def build(self, out: Path, **options: Any) -> Built:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        options |= {"modes": ("full",), "dtype": "fp16", "plans": settings, "verify": False}
+        options |= {"modes": ("full",), "dtype": "fp16", "tensorrt": settings, "verify": False}
         return build(out, **options)[0]
 
     def test_force_builds_it_again(self, tmp_path: Path) -> None:
@@ -127,7 +128,12 @@ class TestAPlanIsMended:
 
     def test_the_rank_it_swaps_in_is_part_of_it(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        options = {"modes": ("merged",), "dtype": "fp16", "plans": settings, "verify": False}
+        options: dict[str, Any] = {
+            "modes": ("merged",),
+            "dtype": "fp16",
+            "tensorrt": settings,
+            "verify": False,
+        }
         build(tmp_path, ranks=(8,), **options)
         with pytest.raises(BuildError, match="swap rank was 8, is 32"):
             build(tmp_path, ranks=(8,), max_rank=32, **options)

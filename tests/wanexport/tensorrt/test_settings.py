@@ -22,7 +22,7 @@ class TestRefusals:
     def test_stripped_plans_need_a_gpu(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all", capabilities=("8.9",))
         with pytest.raises(BuildError, match="can't be built without a GPU") as caught:
-            build(tmp_path, modes=("full",), dtype="fp16", plans=settings)
+            build(tmp_path, modes=("full",), dtype="fp16", tensorrt=settings)
         assert "--bake" in caught.value.hint
         assert not engines(tmp_path)
 
@@ -31,10 +31,10 @@ class TestRefusals:
     ) -> None:
         fake_builder(library="11.3.0.9")
         with pytest.raises(ConfigError, match=r"11\.3\.0\.9 may lose a bias"):
-            build(tmp_path, modes=("full",), plans=PlanSettings("tensorrt", refit="all"))
+            build(tmp_path, modes=("full",), tensorrt=PlanSettings("tensorrt", refit="all"))
         build(
             tmp_path, modes=("full",), dtype="fp16", verify=False,
-            plans=PlanSettings("tensorrt", refit="none", control=False),
+            tensorrt=PlanSettings("tensorrt", refit="none", control=False),
         )  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ class TestRefusals:
         fake_builder(fail=fail)
         with pytest.raises(BuildError, match=said):
             build(
-                tmp_path, modes=("full",), dtype="fp16", plans=PlanSettings("tensorrt-rtx"),
+                tmp_path, modes=("full",), dtype="fp16", tensorrt=PlanSettings("tensorrt-rtx"),
                 verify=False,
             )  # fmt: skip
         assert not engines(tmp_path)
@@ -127,7 +127,7 @@ class TestTheGpuDecides:
         fake_builder(capabilities=["8.9", "12.0"])
         settings = PlanSettings("tensorrt-rtx", capabilities=("12.0",))
         base = str(sources / "base")
-        made = build(tmp_path, modes=("full",), dtype="fp16", base=base, plans=settings)
+        made = build(tmp_path, modes=("full",), dtype="fp16", base=base, tensorrt=settings)
         assert made[0].verification is not None
         assert made[0].verification.plan_error is None
 

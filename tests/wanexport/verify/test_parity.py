@@ -42,7 +42,8 @@ def reference(
         image = feeds["encoder_hidden_states_image"]
         feeds["encoder_hidden_states_image"] = image.reshape(-1, 257, image.shape[-1])
     with torch.inference_mode():
-        return model.eval()(**feeds, return_dict=False)[0]
+        sample: torch.Tensor = model.eval()(**feeds, return_dict=False)[0]
+    return sample
 
 
 def relative(actual: np.ndarray, expected: torch.Tensor) -> float:
@@ -67,14 +68,14 @@ def test_every_mode_matches_diffusers_and_peft(case: str, tmp_path: Path) -> Non
         with load_engine(built.path) as engine:
             workload = engine.manifest.workloads[size.name]
             inputs = make_inputs(engine.manifest, workload, seed=1)
-            adapted = built.plan.mode != "full"
-            if built.plan.mode == "swappable":
+            adapted = built.target.mode != "full"
+            if built.target.mode == "swappable":
                 base = engine.forward(**inputs)["sample"]
                 assert relative(base, reference(built, arch, inputs, None)) < TOLERANCE
                 engine.swap(built.path / "adapters" / f"r{RANK}.safetensors")
             sample = engine.forward(**inputs)["sample"]
             expected = reference(built, arch, inputs, RANK if adapted else None)
-            assert relative(sample, expected) < TOLERANCE, built.plan.mode
+            assert relative(sample, expected) < TOLERANCE, built.target.mode
 
 
 def test_dynamic_engine_matches_at_every_workload(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_dynamic_engine_matches_at_every_workload(tmp_path: Path) -> None:
 
 def test_swap_equals_a_fresh_separate_engine_and_swaps_back_exactly(tmp_path: Path) -> None:
     engines = {b.path.name: b for b in build(tmp_path, I2V, ranks=(2, 6))}
-    swappable = next(b for b in engines.values() if b.plan.mode == "swappable")
+    swappable = next(b for b in engines.values() if b.target.mode == "swappable")
     with load_engine(swappable.path) as engine:
         inputs = make_inputs(engine.manifest, workload_of(engine.manifest.workloads), seed=3)
         first = engine.forward(**inputs)["sample"].copy()

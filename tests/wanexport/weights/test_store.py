@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import folders
 import numpy as np
@@ -70,7 +71,7 @@ class TestSharing:
 
 
 class TestPool:
-    def build(self, out: Path, sources: Path, **options: object) -> list[Built]:
+    def build(self, out: Path, sources: Path, **options: Any) -> list[Built]:
         return build(out, base=str(sources / "original"), verify=False, **options)
 
     def pooled(self, out: Path) -> list[Path]:
@@ -158,7 +159,11 @@ class TestCopy:
     def test_engines_outlive_their_sources_and_move(self, sources: Path, tmp_path: Path) -> None:
         shutil.copytree(sources / "original", tmp_path / "base")
         out = tmp_path / "out"
-        options = {"base": str(tmp_path / "base"), "ranks": (RANK,), "verify": False}
+        options: dict[str, Any] = {
+            "base": str(tmp_path / "base"),
+            "ranks": (RANK,),
+            "verify": False,
+        }
         build(out, copy=True, **options)
         build(tmp_path / "linked", **options)
         shutil.rmtree(tmp_path / "base")
@@ -210,7 +215,7 @@ class TestDisk:
         made = build(
             tmp_path, dtype="bf16", ranks=(RANK,), base=str(sources / "original"), verify=False
         )
-        assert sum(b.plan.write_bytes for b in made) > 2 * 0.9 * parameters
+        assert sum(b.target.write_bytes for b in made) > 2 * 0.9 * parameters
 
     def test_the_estimate_is_near(self, sources: Path, tmp_path: Path) -> None:
         for built in build(
@@ -222,8 +227,8 @@ class TestDisk:
             )
             written = own_bytes(built.path) - graph - rest
             overhead = 64_000 * I2V.num_layers + 600_000
-            assert written <= 1.05 * built.plan.write_bytes
-            assert built.plan.write_bytes - overhead <= 1.05 * written
+            assert written <= 1.05 * built.target.write_bytes
+            assert built.target.write_bytes - overhead <= 1.05 * written
 
 
 class TestDryRun:
@@ -238,7 +243,7 @@ class TestDryRun:
         lines = self.run(sources, out, "--rank", RANK, "--base", "random")
         assert not out.exists()
         assert lines[0] == f"{out}/tiny-96x64x5-fp32-*"
-        assert lines[1] == "  make 8.98 MiB of random weights first"
+        assert lines[1] == "  make 9.0 MiB of random weights first"
         assert [line.split()[:2] for line in lines[2:-1]] == [
             ["build", "full"],
             ["build", "merged-r4"],
@@ -267,10 +272,10 @@ class TestDryRun:
             return line.split("memory")[1].strip().split("  ")[0]
 
         linked = ("--base", sources / "base")
-        assert memory(*linked) == "450 MiB"  # the trace; what is merged or cast goes by in blocks
-        assert memory(*linked, "--dtype", "bf16") == "450 MiB"
+        assert memory(*linked) == "450.0 MiB"  # the trace; what is merged or cast goes by in blocks
+        assert memory(*linked, "--dtype", "bf16") == "450.0 MiB"
         largest = 6 * I2V.width * I2V.width  # time_proj
-        assert memory("--base", "random") == f"{450 + 4 * largest / 2**20:.3g} MiB"
+        assert memory("--base", "random") == f"{450 + 4 * largest / 2**20:.1f} MiB"
         build(tmp_path, modes=("merged",), ranks=(RANK,), base=str(sources / "base"), verify=False)
         assert memory(*linked) == "0 B"
 
@@ -284,7 +289,7 @@ class TestDryRun:
             "--mode", "full", "--mode", "merged", "--mode", "separate",
         )  # fmt: skip
         assert reuse.split()[0] == "reuse"
-        assert "writes      0 B" in reuse
+        assert "writes        0 B" in reuse
         assert reuse.endswith("made from the same")
         assert again.split()[0] == "reuse"
         assert new.split()[0] == "build"

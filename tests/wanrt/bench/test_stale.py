@@ -16,6 +16,7 @@ from studies import OTHER_SIZES, config
 from tinyengines import Tiny, make_engine, make_family, read_raw, touch_ns, write_manifest
 
 from wanrt.bench.stale import find_stale
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
 sources = folders.sources  # fixture
@@ -50,7 +51,7 @@ class TestBench:
         folder = make_engine(tmp_path / "e", Tiny())
         with (folder / "weights" / "tiny.safetensors").open("ab") as file:
             file.write(b"more")
-        advice = find_stale(folder)
+        advice = find_stale(open_folder(folder))
         assert advice is not None
         assert advice.text.endswith("weights/tiny.safetensors has 1,228 bytes, not 1,224")
 
@@ -70,12 +71,10 @@ class TestBench:
         assert found.code == 0
         assert "warning[stale]: engines/tiny-full: base was written after the" in found.err
 
-    def test_missing_and_unreadable_engines_are_told_otherwise(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_told_otherwise(self, tmp_path: Path) -> None:
         folder = make_engine(tmp_path / "e", Tiny())
         (folder / "weights" / "tiny.safetensors").unlink()
-        assert find_stale(folder) is None
-        (folder / "engine.json").write_text("{")
-        assert find_stale(folder) is None
+        assert find_stale(open_folder(folder)) is None
 
 
 class TestRebuild:
@@ -146,7 +145,7 @@ class TestRebuild:
     def test_of_an_engine_made_without_a_command(self, tmp_path: Path) -> None:
         folder = make_engine(tmp_path / "e", Tiny())
         write_manifest(folder, read_raw(folder) | {"command": []})
-        assert read_manifest(folder).rebuild_command == "wanexport build --force"
+        assert "a program made it" in read_manifest(folder).rebuild_command
 
     def test_remakes_a_stale_engine(self, sources: Path, tmp_path: Path) -> None:
         lora = write_lora(tmp_path / "style.safetensors")
@@ -156,8 +155,8 @@ class TestRebuild:
         )  # fmt: skip
         before = read_manifest(folder)
         shutil.copy(write_lora(tmp_path / "other.safetensors", seed=1), lora)
-        advice = find_stale(folder)
+        advice = find_stale(open_folder(folder))
         assert advice is not None
         assert wanexport(*shlex.split(command_of(advice.hint))[1:]).code == 0
-        assert find_stale(folder) is None
+        assert find_stale(open_folder(folder)) is None
         assert read_manifest(folder).inputs["adapter"] != before.inputs["adapter"]

@@ -15,7 +15,7 @@ from tinyengines import Tiny, make_engine
 from trtengines import Trt, make_trt
 
 from wanrt import bench_engines
-from wanrt.bench.discover import choose_device
+from wanrt.bench.discover import choose_device, open_engines
 from wanrt.bench.options import BenchOptions
 from wanrt.bench.testbed import ThisMachine, make_testbed
 from wanrt.cli.info import render_info
@@ -173,15 +173,15 @@ def test_versions_of_what_is_installed_stand_above_a_table() -> None:
 @pytest.mark.usefixtures("cuda")
 def test_the_device_is_the_engines_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _make(tmp_path, "full-ort")
-    assert choose_device([tmp_path]) == "cpu"
+    assert choose_device(open_engines([tmp_path])) == "cpu"
     _make(tmp_path, "full-none")
-    assert choose_device([tmp_path]) == "cuda"
+    assert choose_device(open_engines([tmp_path])) == "cuda"
 
     def no_cuda() -> None:
         raise UnsupportedError("no GPU: there is none")
 
     monkeypatch.setattr("wanrt.backends.tensorrt.check.open_cuda", no_cuda)
-    assert choose_device([tmp_path]) == "cpu"
+    assert choose_device(open_engines([tmp_path])) == "cpu"
     result = bench_engines([tmp_path], BenchOptions(loads=2, rounds=1, probe=False))
     rows = _rows(result)
     assert rows["full-none"].skipped == "no GPU: there is none"

@@ -12,9 +12,7 @@ from commands import wanexport, wanrt, write_config
 from rich.console import Console
 from studies import config
 
-from wanexport.tensorrt.progress import Reporter
-from wanexport.tensorrt.protocol import Phase
-from wanrt.terminal.progress import LONG_S
+from wanrt.terminal.progress import LONG_S, Reporter
 
 MIB = 1 << 20
 
@@ -155,13 +153,13 @@ def test_quiet_says_nothing(terminal: bool) -> None:
 
 def test_a_builder_s_phases_come_and_go() -> None:
     world = World(terminal=True)
-    with world.reporter.phases("e: building its plan") as on_phase:
-        on_phase(Phase(name="Building engine", done=0, steps=4))
-        on_phase(Phase(name="Tactics", parent="Building engine", done=0, steps=9))
+    with world.reporter.phases("e: building its plan") as show:
+        show("Building engine", 0, 4)
+        show("Tactics", 0, 9)
         world.seconds = 5
-        on_phase(Phase(name="Tactics", parent="Building engine", done=6, steps=9))
+        show("Tactics", 6, 9)
         shown = world.look()
-        on_phase(Phase(name="Tactics", parent="Building engine", done=9, steps=9))
+        show("Tactics", 9, 9)
         assert "Tactics" not in world.look()
     assert re.search(r"building its plan +━+ +0:00:05", shown)
     assert "0/4 steps" in shown
@@ -238,10 +236,10 @@ def test_an_adapter_shows_its_progress(built: tuple[Path, str]) -> None:
 
 
 @pytest.mark.usefixtures("told")
-def test_plan_shows_that_it_measures() -> None:
-    plan = ("plan", "--rank", 8, "--device", "cpu")
-    assert pieces(wanexport(*plan).err) == ["measuring the device"]
-    assert not wanexport(*plan, "--quiet").err
+def test_estimate_shows_that_it_measures() -> None:
+    estimate = ("estimate", "--rank", 8, "--device", "cpu")
+    assert pieces(wanexport(*estimate).err) == ["measuring the device"]
+    assert not wanexport(*estimate, "--quiet").err
 
 
 RUNTIME: dict[str, tuple[list[str], list[str]]] = {

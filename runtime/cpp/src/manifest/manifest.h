@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "plan.h"
+#include "manifest/plan.h"
 #include "tensors.h"
 
 namespace wanrt::impl {
@@ -19,12 +19,14 @@ struct Graph {
   std::int64_t weight_bytes = 0;
   std::vector<TensorSpec> inputs, outputs;
   std::optional<Plan> plan;
+  std::optional<FileEntry> emulated;  // the same graph for a CPU that lacks its dtype
 };
 
 struct Workload {
   std::string name;
   std::int64_t width = 0, height = 0, frames = 0, batch = 0, tokens = 0;
   std::map<std::string, Shape> shapes;
+  bool context = false;  // whether it counts a context graph apart
 };
 
 struct WeightFile {
@@ -37,12 +39,19 @@ struct Manifest {
   std::string name, model, mode, dtype, backend;
   std::int64_t rank = 0, max_rank = 0;  // 0: none
   bool random_weights = false, full_finetune = false;
+  std::string lora_form, expert, quantization;  // the last is its scheme; empty: none
+  std::int64_t cards = 1;
+  bool prefused = false;
   std::map<std::string, Graph> graphs;
   std::vector<Workload> workloads;
   std::vector<WeightFile> weights;
   std::vector<FileEntry> adapters;
 
-  [[nodiscard]] const Graph& forward() const { return graphs.at("forward"); }
+  // The graph of one forward; of a split engine, the one that every forward runs.
+  [[nodiscard]] const Graph& forward() const {
+    return graphs.at(is_split() ? "denoise" : "forward");
+  }
+  [[nodiscard]] bool is_split() const { return graphs.count("context") == 1; }
   [[nodiscard]] std::uint64_t weight_bytes() const;
 
   // The matrices that an adapter for this engine may hold; none: it can't swap.

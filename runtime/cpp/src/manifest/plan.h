@@ -17,7 +17,10 @@ struct FileEntry {
   std::int64_t bytes = 0;
 };
 
-enum class Role { data, lora_a, lora_b };
+// Who feeds an input: the caller, the adapter, the context graph or the runtime.
+enum class Role { data, lora_a, lora_b, strengths, context, card };
+
+inline bool is_adapter(Role role) { return role == Role::lora_a || role == Role::lora_b; }
 
 struct TensorSpec {
   std::string name;

@@ -1,6 +1,7 @@
-#include "fields.h"
+#include "manifest/fields.h"
 
 #include <algorithm>
+#include <map>
 
 #include "error.h"
 
@@ -30,11 +31,11 @@ Role read_role(Object& object) {
   if (!object.has("role")) {
     return Role::data;
   }
-  const std::string name = object.choice("role", {"data", "lora_A", "lora_B"});
-  if (name == "data") {
-    return Role::data;
-  }
-  return name == "lora_A" ? Role::lora_a : Role::lora_b;
+  static const std::map<std::string, Role> kRoles = {
+      {"data", Role::data},           {"lora_A", Role::lora_a},   {"lora_B", Role::lora_b},
+      {"strengths", Role::strengths}, {"context", Role::context}, {"card", Role::card}};
+  return kRoles.at(
+      object.choice("role", {"data", "lora_A", "lora_B", "strengths", "context", "card"}));
 }
 
 }  // namespace
@@ -69,9 +70,26 @@ void check_sha256(Object& object, const char* key) {
   }
 }
 
+std::string read_optional_text(Object& object, const char* key) {
+  const Json* value = object.find(key);
+  return value == nullptr ? "" : read_text(*value, object.place(key));
+}
+
+std::string read_optional_choice(Object& object, const char* key,
+                                 std::initializer_list<const char*> allowed) {
+  return object.find(key) == nullptr ? "" : object.choice(key, allowed);
+}
+
 FileEntry read_file_entry(Object& object) {
   FileEntry entry{read_path(object, "file"), object.count("bytes")};
   check_sha256(object);
+  return entry;
+}
+
+FileEntry read_lone_file(const Json& value, const std::string& place) {
+  Object object(value, place);
+  FileEntry entry = read_file_entry(object);
+  object.done();
   return entry;
 }
 

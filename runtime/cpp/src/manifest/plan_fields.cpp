@@ -1,9 +1,9 @@
-#include "plan_fields.h"
+#include "manifest/plan_fields.h"
 
 #include <algorithm>
 #include <string_view>
 
-#include "fields.h"
+#include "manifest/fields.h"
 
 namespace wanrt::impl {
 
@@ -66,13 +66,6 @@ Swap read_swap(const Json& value, const std::string& place) {
   return swap;
 }
 
-FileEntry read_layers(const Json& value, const std::string& place) {
-  Object object(value, place);
-  FileEntry layers = read_file_entry(object);
-  object.done();
-  return layers;
-}
-
 void check_inside(const WeightRanges& ranges, const Manifest& manifest) {
   for (const auto& [name, range] : ranges) {
     const auto found =
@@ -109,7 +102,7 @@ Plan read_plan(const Json& value, const std::string& place) {
     plan.swap = read_swap(*swap, object.place("swap"));
   }
   if (const Json* layers = object.find("layers")) {
-    plan.layers = read_layers(*layers, object.place("layers"));
+    plan.layers = read_lone_file(*layers, object.place("layers"));
   }
   if (object.has("control")) {
     object.flag("control");

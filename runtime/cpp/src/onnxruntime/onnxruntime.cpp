@@ -1,5 +1,5 @@
 // The CUDA paths follow ONNX Runtime's documentation and have not run on a GPU yet.
-#include "onnxruntime.h"
+#include "onnxruntime/onnxruntime.h"
 
 #include <onnxruntime_cxx_api.h>
 #include <onnxruntime_run_options_config_keys.h>

@@ -1,12 +1,13 @@
 // Fields of engine.json that occur in more than one place. Everything throws FormatError.
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "json.h"
-#include "manifest.h"
+#include "manifest/json.h"
+#include "manifest/manifest.h"
 
 namespace wanrt::impl {
 
@@ -16,8 +17,14 @@ namespace wanrt::impl {
 std::string read_path(Object& object, const char* key);
 void check_sha256(Object& object, const char* key = "sha256");
 FileEntry read_file_entry(Object& object);
+FileEntry read_lone_file(const Json& value, const std::string& place);  // and nothing else
 wanrt_dtype read_dtype(Object& object);
 TensorSpec read_tensor(const Json& value, const std::string& place);
+
+// A text that may be missing or null: then it is empty.
+std::string read_optional_text(Object& object, const char* key);
+std::string read_optional_choice(Object& object, const char* key,
+                                 std::initializer_list<const char*> allowed);
 
 // A list of what `read(element, place)` returns.
 template <typename Read>

@@ -2,7 +2,7 @@
 #include "error.h"
 
 #ifdef WANRT_HAVE_ONNXRUNTIME
-#include "onnxruntime.h"
+#include "onnxruntime/onnxruntime.h"
 #endif
 #ifdef WANRT_HAVE_TENSORRT
 #include "tensorrt/tensorrt.h"

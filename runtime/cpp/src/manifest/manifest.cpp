@@ -1,12 +1,13 @@
-#include "manifest.h"
+#include "manifest/manifest.h"
 
 #include <algorithm>
 #include <set>
 
 #include "error.h"
-#include "fields.h"
-#include "json.h"
-#include "plan_fields.h"
+#include "manifest/fields.h"
+#include "manifest/json.h"
+#include "manifest/origin_fields.h"
+#include "manifest/plan_fields.h"
 
 namespace wanrt::impl {
 
@@ -17,12 +18,6 @@ constexpr std::int64_t kSchemaVersion = 1;
 std::int64_t read_rank(Object& object, const char* key) {
   const Json* value = object.find(key);
   return value == nullptr ? 0 : read_count(*value, object.place(key), 1);
-}
-
-void check_number(Object& object, const char* key) {
-  if (const Json* value = object.find(key)) {
-    read_number(*value, object.place(key));
-  }
 }
 
 void check_counts(Object& object, const char* key) {
@@ -47,8 +42,18 @@ Graph read_graph(const Json& value, const std::string& place) {
   if (const Json* plan = object.find("plan")) {
     graph.plan = read_plan(*plan, object.place("plan"));
   }
+  if (const Json* emulated = object.find("emulated")) {
+    graph.emulated = read_lone_file(*emulated, object.place("emulated"));
+  }
   object.done();
   return graph;
+}
+
+void check_context_cost(const Json& value, const std::string& place) {
+  Object object(value, place);
+  check_counts(object, "flops");
+  check_counts(object, "bytes");
+  object.done();
 }
 
 Workload read_workload(const std::string& name, const Json& value, const std::string& place) {
@@ -69,6 +74,11 @@ Workload read_workload(const std::string& name, const Json& value, const std::st
                   });
   check_counts(object, "flops");
   check_counts(object, "bytes");
+  object.count("activation_bytes");
+  if (const Json* context = object.find("context")) {
+    check_context_cost(*context, object.place("context"));
+    workload.context = true;
+  }
   object.done();
   return workload;
 }
@@ -94,31 +104,6 @@ FileEntry read_adapter_file(const Json& value, const std::string& place) {
   return file;
 }
 
-bool check_source(const Json& value, const std::string& place) {
-  Object object(value, place);
-  object.text("path");
-  check_sha256(object);
-  check_number(object, "strength");
-  object.done();
-  return true;
-}
-
-void check_verification(const Json& value, const std::string& place) {
-  Object object(value, place);
-  object.choice("method", {"blocks", "none"});
-  if (object.find("dtype") != nullptr) {
-    read_dtype(object);
-  }
-  if (const Json* tokens = object.find("tokens")) {
-    read_count(*tokens, object.place("tokens"));
-  }
-  for (const char* key :
-       {"error", "tolerance", "reference_error", "adapter_effect", "plan_error"}) {
-    check_number(object, key);
-  }
-  object.done();
-}
-
 template <typename Items, typename Name>
 void once(const char* kind, const Items& items, Name name) {
   std::set<std::string> seen;
@@ -129,13 +114,56 @@ void once(const char* kind, const Items& items, Name name) {
   }
 }
 
+// What is wrong with an input that the runtime feeds, adapters apart; `fed` comes of a context
+// graph.
+std::string_view find_role_problem(const TensorSpec& spec, const std::set<std::string>& fed,
+                                   const Manifest& manifest) {
+  const std::vector<Dim> one_per_row = {manifest.max_rank};
+  if (spec.role == Role::strengths && (spec.dtype != WANRT_FP32 || spec.shape != one_per_row)) {
+    return "isn't fp32 of [max_rank]";
+  }
+  if (spec.role == Role::context && fed.count(spec.name) == 0) {
+    return "is no output of a context graph";
+  }
+  if (spec.role == Role::card && manifest.cards == 1) {
+    return "is a card's, of an engine for one card";
+  }
+  return "";
+}
+
+void check_roles(const std::string& key, const Graph& graph, const Manifest& manifest) {
+  std::set<std::string> fed;
+  if (key == "denoise") {
+    for (const TensorSpec& spec : manifest.graphs.at("context").outputs) {
+      fed.insert(spec.name);
+    }
+  }
+  bool strengths = false;
+  for (const TensorSpec& spec : graph.inputs) {
+    std::string_view problem = find_role_problem(spec, fed, manifest);
+    if (spec.role == Role::strengths && strengths) {
+      problem = "is a second of role strengths";
+    }
+    strengths = strengths || spec.role == Role::strengths;
+    if (!problem.empty()) {
+      refuse_at("engine.json", "input " + spec.name + " " + std::string(problem));
+    }
+  }
+}
+
 void check_consistent(const Manifest& manifest) {
   const auto require = [](bool right, const char* problem) {
     if (!right) {
       refuse_at("engine.json", problem);
     }
   };
-  require(manifest.graphs.count("forward") == 1, "graphs has no 'forward'");
+  std::set<std::string> names;
+  for (const auto& [name, graph] : manifest.graphs) {
+    names.insert(name);
+  }
+  require(names == std::set<std::string>{"forward"} ||
+              names == std::set<std::string>{"context", "denoise"},
+          "graphs are neither 'forward' nor 'context' and 'denoise'");
   require(!manifest.workloads.empty(), "workloads is empty");
   require(manifest.mode != "separate" || manifest.rank > 0, "mode separate needs a rank");
   require(manifest.mode != "swappable" || manifest.max_rank > 0, "mode swappable needs max_rank");
@@ -144,6 +172,7 @@ void check_consistent(const Manifest& manifest) {
   for (const auto& [name, graph] : manifest.graphs) {
     once("input", graph.inputs, name_of);
     once("output", graph.outputs, name_of);
+    check_roles(name, graph, manifest);
     check_plan(graph, manifest);
     std::transform(graph.inputs.begin(), graph.inputs.end(), std::inserter(inputs, inputs.end()),
                    name_of);
@@ -156,6 +185,26 @@ void check_consistent(const Manifest& manifest) {
                   "workload " + workload.name + ": " + input + " is no input of a graph");
       }
     }
+    if (workload.context != manifest.is_split()) {
+      refuse_at("engine.json", "workload " + workload.name + ": with" +
+                                   (workload.context ? "" : "out") + " a context, unlike graphs");
+    }
+  }
+}
+
+// What an engine may be like beside its mode; see unsupported.h for what of it can be run.
+void read_features(Object& object, Manifest& manifest) {
+  read_optional_text(object, "target_set");
+  manifest.lora_form = read_optional_choice(object, "lora_form", {"branch", "fused"});
+  manifest.expert = read_optional_choice(object, "expert", {"high", "low"});
+  if (object.has("prefuse")) {
+    manifest.prefused = !read_list(object, "prefuse", check_prefused).empty();
+  }
+  if (const Json* quantization = object.find("quantization")) {
+    manifest.quantization = read_quantization(*quantization, "quantization");
+  }
+  if (object.has("cards")) {
+    manifest.cards = object.count("cards", 1);
   }
 }
 
@@ -172,6 +221,7 @@ Manifest read_root(const Document& document) {
   manifest.rank = read_rank(object, "rank");
   manifest.max_rank = read_rank(object, "max_rank");
   read_list(object, "targets", read_text);
+  read_features(object, manifest);
   manifest.dtype = dtype_name(read_dtype(object));
   manifest.backend = object.choice("backend", {"onnxruntime", "tensorrt", "tensorrt-rtx"});
   manifest.random_weights = object.flag("random_weights");
@@ -192,6 +242,11 @@ Manifest read_root(const Document& document) {
   }
   read_list(object, "sources", check_source);
   read_object(object.need("config"), "config");
+  read_list(object, "command", read_text);
+  check_texts(object, "compared_by");
+  if (object.need("compared_by").empty()) {
+    refuse_at("compared_by", "Dictionary should have at least 1 item");
+  }
   check_texts(object, "inputs");
   check_texts(object, "tools");
   check_verification(object.need("verification"), "verification");
@@ -223,7 +278,7 @@ std::vector<const TensorSpec*> Manifest::adapter_inputs() const {
     }
   }
   for (const TensorSpec& spec : graph.inputs) {
-    if (spec.role != Role::data) {
+    if (is_adapter(spec.role)) {
       specs.push_back(&spec);
     }
   }
@@ -264,6 +319,9 @@ std::vector<FileEntry> list_files(const Manifest& manifest) {
   std::vector<FileEntry> files;
   for (const auto& [name, graph] : manifest.graphs) {
     files.push_back(graph.file);
+    if (graph.emulated) {
+      files.push_back(*graph.emulated);
+    }
   }
   for (const WeightFile& weights : manifest.weights) {
     files.push_back(weights.file);

@@ -1,0 +1,173 @@
+"""`wanexport build`: one engine per mode and rank."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from wanexport.build.request import MODES, RANDOM, BuildRequest, check_usage
+from wanexport.cli import tensorrt_options
+from wanexport.cli.options import (
+    Batch,
+    ConfigName,
+    EngineDtype,
+    Frames,
+    Height,
+    ModeName,
+    Quiet,
+    Width,
+    choose_modes,
+    resolve_config,
+)
+from wanexport.cli.recorded import record_command
+from wanexport.errors import UsageError
+from wanexport.lora.find import parse_lora
+from wanexport.model.config import DEMO
+from wanrt.manifest.schema import Backend
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["build"]
+
+
+def build(
+    context: typer.Context,
+    rank: Annotated[
+        list[int] | None,
+        typer.Option("--rank", min=1, help="Rank of an adapter to make."),
+    ] = None,
+    mode: Annotated[
+        list[ModeName] | None, typer.Option("--mode", help="Engines to make; all by default.")
+    ] = None,
+    config: ConfigName = DEMO,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|FILE|ID|random", help="The base checkpoint."),
+    ] = None,
+    finetuned: Annotated[
+        str | None, typer.Option(metavar="DIR|FILE|ID", help="The full fine-tune's checkpoint.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; repeat to combine."),
+    ] = None,
+    dtype: EngineDtype = None,
+    backend: Annotated[Backend, typer.Option(help="What runs them.")] = "onnxruntime",
+    width: Width = None,
+    height: Height = None,
+    frames: Frames = None,
+    batch: Batch = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="One engine for all the configuration's sizes.")
+    ] = False,
+    max_rank: Annotated[
+        int | None, typer.Option(min=1, help="Of the swappable engine; the largest asked.")
+    ] = None,
+    merge_rest: Annotated[
+        bool, typer.Option("--merge-rest", help="Merge what a mode can't carry into its base.")
+    ] = False,
+    weights: Annotated[
+        Literal["link", "copy"], typer.Option(help="copy makes folders that can be moved.")
+    ] = "link",
+    verify: Annotated[
+        Literal["diffusers", "none"],
+        typer.Option(help="Compare outputs with; none reads no linked weights."),
+    ] = "diffusers",
+    out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Rebuild and replace what is there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built, and why.")
+    ] = False,
+    refit: tensorrt_options.Refit = None,
+    bake: tensorrt_options.Bake = False,
+    compute_capability: tensorrt_options.Capability = None,
+    builder_optimization_level: tensorrt_options.Level = None,
+    workspace: tensorrt_options.Workspace = None,
+    max_aux_streams: tensorrt_options.AuxStreams = None,
+    hardware_compatibility_level: tensorrt_options.Hardware = "none",
+    version_compatible: tensorrt_options.VersionCompatible = False,
+    allow_weight_streaming: tensorrt_options.WeightStreaming = False,
+    allow_unfused: tensorrt_options.AllowUnfused = False,
+    memory_limit: tensorrt_options.MemoryLimit = None,
+    no_build_control: tensorrt_options.NoControl = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build one engine per mode and rank; what is there already is kept."""
+    settings = tensorrt_options.make_settings(
+        backend,
+        {
+            "refit": refit,
+            "bake": bake,
+            "compute_capability": compute_capability,
+            "builder_optimization_level": builder_optimization_level,
+            "workspace": workspace,
+            "max_aux_streams": max_aux_streams,
+            "hardware_compatibility_level": hardware_compatibility_level,
+            "version_compatible": version_compatible,
+            "allow_weight_streaming": allow_weight_streaming,
+            "allow_unfused": allow_unfused,
+            "memory_limit": memory_limit,
+            "no_build_control": no_build_control,
+        },
+    )
+    resolved = resolve_config(config, dtype, width=width, height=height, frames=frames, batch=batch)
+    if settings and resolved.dtype == "fp32" and dtype is None:
+        print("TensorRT fuses no fp32 attention: building in bf16 (see --dtype)", file=sys.stderr)
+        resolved = resolved.model_copy(update={"dtype": "bf16"})
+    request = BuildRequest(
+        config=resolved,
+        modes=choose_modes(mode) or MODES,
+        ranks=tuple(dict.fromkeys(rank or ())),
+        base=base or RANDOM,
+        finetuned=finetuned,
+        loras=tuple(parse_lora(argument) for argument in lora or ()),
+        max_rank=max_rank,
+        merge_rest=merge_rest,
+        dynamic=dynamic,
+        copy=weights == "copy",
+        verify=verify == "diffusers",
+        out=out,
+        force=force,
+        tensorrt=settings,
+        command=record_command(context.obj or ()),
+    )
+    check_usage(request)
+    if base is None and config != DEMO and request.needs_base:
+        raise UsageError(
+            f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed"
+        )
+    reporter = Reporter(quiet=quiet)
+    if dry_run:
+        _print_targets(request, reporter)
+    else:
+        _build(request, reporter)
+
+
+def _build(request: BuildRequest, reporter: Reporter) -> None:
+    from wanexport.cli.build_text import effect_warnings, format_built
+
+    with reporter.work("loading torch and diffusers"):
+        from wanexport.build.recipe import build_engines
+    built = build_engines(request, reporter)
+    print(format_built(built))
+    for warning in effect_warnings(built):
+        print(warning, file=sys.stderr)
+
+
+def _print_targets(request: BuildRequest, reporter: Reporter) -> None:
+    from wanexport.build.request import resolve_request
+    from wanexport.build.sources import gather
+    from wanexport.build.targets import check_targets, resolve_targets
+    from wanexport.cli.build_text import format_targets
+    from wanexport.storage.disk import check_out
+
+    check_out(request.out)
+    request = resolve_request(request, reporter)
+    sources = gather(request, reporter, dry_run=True)
+    targets = resolve_targets(request, sources)
+    print(format_targets(targets, request.out, sources.to_make_bytes))
+    check_targets(request.out, targets, sources.to_make_bytes)

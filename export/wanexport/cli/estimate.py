@@ -1,0 +1,81 @@
+"""`wanexport estimate`: what engines would cost, before anything is built."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wanexport.build.request import MODES, BuildRequest, check_usage
+from wanexport.cli.options import (
+    Batch,
+    ConfigName,
+    EngineDtype,
+    Frames,
+    Height,
+    ModeName,
+    Quiet,
+    Width,
+    choose_modes,
+    resolve_config,
+)
+from wanexport.errors import UsageError
+from wanexport.model.config import DEMO
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["estimate"]
+
+
+def estimate(
+    config: ConfigName = DEMO,
+    rank: Annotated[
+        list[int] | None, typer.Option("--rank", min=1, help="Rank of an adapter; repeat.")
+    ] = None,
+    mode: Annotated[
+        list[ModeName] | None, typer.Option("--mode", help="Engines to price; all by default.")
+    ] = None,
+    dtype: EngineDtype = None,
+    width: Width = None,
+    height: Height = None,
+    frames: Frames = None,
+    batch: Batch = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device", metavar="NAME", help="As H100; cpu is this machine. All by default."
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save it all; - is stdout.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
+    from wanexport.cli.estimate_text import costs_to_json, render_costs
+    from wanexport.cost import choose_devices, predict_engines, price_engines
+
+    modes = choose_modes(mode)
+    resolved = resolve_config(config, dtype, width=width, height=height, frames=frames, batch=batch)
+    if rank is None and set(modes) - {"full"}:
+        raise UsageError("all modes but full need a rank", "add --rank 32")
+    request = BuildRequest(
+        config=resolved,
+        modes=modes or (MODES if rank else ("full",)),
+        ranks=tuple(dict.fromkeys(rank or ())),
+    )
+    check_usage(request)
+    with Reporter(quiet=quiet).work("measuring the device"):
+        devices = choose_devices(device or (), resolved.dtype)
+    costs = price_engines(request)
+    outlooks = [predict_engines(request, device) for device in devices]
+    to_stdout = json is not None and str(json) == "-"
+    print(render_costs(resolved, costs, outlooks), file=sys.stderr if to_stdout else sys.stdout)
+    if to_stdout:
+        print(costs_to_json(resolved, costs, outlooks), end="")
+    elif json is not None:
+        from wanrt.storage.files import write_text
+
+        write_text(json, costs_to_json(resolved, costs, outlooks))
+        print(f"saved {json}", file=sys.stderr)

@@ -1,0 +1,24 @@
+"""`wanexport inspect`: what a LoRA or checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    file: Annotated[str, typer.Argument(help="A LoRA or checkpoint: file, folder or cached id.")],
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="NAME|FILE", help="What it is meant for.")
+    ] = None,
+) -> None:
+    """Say what a LoRA or checkpoint holds, and what would be applied where."""
+    from wanexport.inspection import describe_file, format_description
+    from wanexport.model.config import load_config
+
+    description = describe_file(Path(file), load_config(config) if config else None)
+    print(format_description(description))

@@ -1,0 +1,75 @@
+"""From what a user calls a LoRA to its file, its name in engines, and its changes of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanexport.errors import AdapterError, ConfigError
+from wanexport.lora.adapter import Adapter, resolve_adapter
+from wanexport.storage.hub import cached_snapshot
+from wanrt.storage.hub import hub_file
+from wanrt.terminal.progress import Reporter
+
+__all__ = ["LoraArgument", "find_lora", "name_lora", "parse_lora", "resolve_adapters"]
+
+USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
+
+
+@dataclass(frozen=True)
+class LoraArgument:
+    """A LoRA file (or a file of a hub repository) and the strength it is applied with."""
+
+    path: str
+    strength: float = 1.0
+
+
+def parse_lora(argument: str) -> LoraArgument:
+    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
+
+    Raises:
+        ConfigError: the strength isn't a finite number.
+    """
+    path, colon, strength = argument.rpartition(":")
+    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
+        return LoraArgument(argument)
+    try:
+        value = float(strength)
+    except ValueError:
+        raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
+    if not math.isfinite(value):
+        raise ConfigError(f"{argument}: the strength must be finite")
+    return LoraArgument(path, value)
+
+
+def find_lora(name: str) -> Path:
+    """Find a file, a folder with one safetensors file, or the like in the Hugging Face cache."""
+    path = Path(name)
+    if not path.exists():
+        path = cached_snapshot(name, AdapterError)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise AdapterError(f"{path} holds {len(files)} safetensors files", "name one of them")
+        path = files[0]
+    return path
+
+
+def name_lora(path: Path) -> str:
+    """Return what engine names call a LoRA: its file, or whose it is if all are called like it."""
+    if path.stem not in USUAL_NAMES:
+        return path.stem
+    cached = hub_file(path)
+    if cached is None:
+        return path.resolve().parent.name
+    return cached.repo_path(cached.inside.parent).replace("/", "--")
+
+
+def resolve_adapters(
+    loras: Iterable[tuple[Path, float]], shapes: Mapping[str, tuple[int, ...]], reporter: Reporter
+) -> tuple[Adapter, ...]:
+    """Read LoRA files, each with its strength; `resolve_adapter` says what it refuses."""
+    with reporter.work("reading the LoRA"):
+        return tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)

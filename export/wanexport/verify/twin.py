@@ -1,0 +1,112 @@
+"""The twin of an engine's graph: the same code traced at a size that a CPU can run.
+
+At most 1,024 tokens, and fp32 where the engine's dtype can't run on a CPU. Its graph must equal the
+engine's but for shape constants and casts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from wanexport.errors import BuildError
+from wanexport.graph import passes
+from wanexport.graph.trace import GraphSpec, model_inputs
+from wanexport.model.config import Architecture, Size
+from wanexport.storage.hashes import sha256_text
+from wanexport.weights.store import CONSTANTS_NAME
+
+__all__ = ["same_structure", "twin_inputs", "twin_size", "twin_spec"]
+
+MAX_TOKENS = 1024
+MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so
+WIDE = 2048
+
+
+def twin_size(arch: Architecture, size: Size) -> Size:
+    """Return a size of the same proportions and at most 1,024 tokens, fewer for wide models."""
+    most = MAX_TOKENS if arch.width <= WIDE else MAX_TOKENS_WIDE
+    frames = min(size.frames, 5)
+    small = size.model_copy(update={"frames": frames, "batch": min(size.batch, 2)})
+    while small.tokens > most:
+        shrink = math.sqrt(most / small.tokens) * 0.99
+        width = max(16, int(small.width * shrink) // 16 * 16)
+        height = max(16, int(small.height * shrink) // 16 * 16)
+        small = small.model_copy(update={"width": width, "height": height})
+    return small
+
+
+def twin_spec(spec: GraphSpec) -> GraphSpec:
+    """Return what the twin is traced from: fp32 for bf16, which no CPU backend computes."""
+    size = twin_size(spec.arch, spec.size)
+    if spec.dtype == "bf16":
+        return replace(spec, size=size, dtype="fp32", storage={})
+    return replace(spec, size=size)
+
+
+def twin_inputs(spec: GraphSpec) -> dict[str, Tensor]:
+    """Return seeded inputs in fp32: unit normal, the timestep in the middle of the schedule.
+
+    Those of an fp16 engine are rounded to it, for the reference too.
+    """
+    arch, size = spec.arch, twin_size(spec.arch, spec.size)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        name: torch.randn(shape, generator=generator)
+        for name, (shape, _) in model_inputs(arch, size, "fp32").items()
+    }
+    if spec.dtype == "fp16":
+        inputs = {name: value.half().float() for name, value in inputs.items()}
+    inputs["timestep"] = torch.linspace(986.5, 512.25, size.batch)
+    return inputs
+
+
+def same_structure(engine: ir.Model, twin: ir.Model) -> None:
+    """Check that two graphs are equal but for shape constants and casts.
+
+    Raises:
+        BuildError: they differ, so that the twin would prove nothing about the engine.
+    """
+    if _fingerprint(engine.graph) != _fingerprint(twin.graph):
+        raise BuildError("the verification twin has another graph than the engine", "report this")
+
+
+def _fingerprint(graph: ir.Graph) -> list[str]:
+    """Return a hash per output of all that it is computed from: operators, attributes, edges.
+
+    Inputs and parameters count by name, other constants by value; integer constants are shapes and
+    all count as one. Casts and broadcasts to a constant shape are looked through.
+    """
+    known = {value.name or "": value.name or "" for value in graph.inputs}
+    for name, value in graph.initializers.items():
+        constant = _constant(value)
+        known[name] = name
+        if constant is not None:
+            shape = value.dtype == ir.DataType.INT64
+            known[name] = "shape" if shape else hashlib.sha256(constant.tobytes()).hexdigest()
+    for node in graph:
+        inputs = [known[v.name or ""] if v is not None else "" for v in node.inputs]
+        transparent = node.op_type == "Cast" or (node.op_type == "Expand" and inputs[1] == "shape")
+        attributes = sorted(
+            (name, repr(a.value))
+            for name, a in node.attributes.items()
+            if not name.startswith(passes.HINT)
+        )
+        for index, output in enumerate(node.outputs):
+            described = (node.domain, node.op_type, attributes, inputs, index)
+            known[output.name or ""] = inputs[0] if transparent else sha256_text(repr(described))
+    return [known[value.name or ""] for value in graph.outputs]
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return what no checkpoint holds, bound to the engine's file of constants or not yet."""
+    tensor = value.const_value
+    if isinstance(tensor, ir.ExternalTensor):
+        return tensor if Path(tensor.location).name == CONSTANTS_NAME else None
+    return tensor
