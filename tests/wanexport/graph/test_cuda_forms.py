@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
-from studies import I2V, SIZE
+from emulated import run_emulated
+from studies import I2V, SIZE, build
 
 from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.model.config import Size
+from wanexport.rivals import load_eager
+from wanrt.bench.jobs import LoadJob
+from wanrt.engine.inputs import make_inputs
+from wanrt.manifest.fields import Dtype
+from wanrt.manifest.folder import open_folder
 
 BATCH = SIZE.model_copy(update={"batch": 2})
 
@@ -70,3 +79,22 @@ def test_names_stay_unique_and_parameters_keep_theirs() -> None:
 def test_other_dtypes_stay_as_traced(dtype: str) -> None:
     norms = nodes(lowered(dtype), "LayerNormalization")
     assert {inputs(norm)[0].dtype for norm in norms} == {ir.DataType.FLOAT}
+
+
+@pytest.mark.parametrize("size", [SIZE, BATCH], ids=["one video", "two"])
+def test_a_bf16_graph_is_as_near_fp32_as_torch_is(tmp_path: Path, size: Size) -> None:
+    """diffusers' model with the engine's weights is the reference, in fp32 and in bf16."""
+    (built,) = build(tmp_path, modes=("full",), dtype="bf16", size=size, verify=False)
+    engine = open_folder(built.path)
+    (workload,) = engine.manifest.workloads
+    feeds = make_inputs(engine.manifest, engine.manifest.workloads[workload], seed=0)
+
+    def diffusers(dtype: Dtype) -> np.ndarray:
+        rival = load_eager(LoadJob(engine, workload), dtype=dtype)
+        rival.time_forward()
+        assert rival.sample is not None
+        return rival.sample.double().numpy()
+
+    expected, own = diffusers("fp32"), diffusers("bf16")
+    error = np.linalg.norm(run_emulated(built.path, feeds) - expected)
+    assert error <= 1.25 * np.linalg.norm(own - expected)

@@ -6,9 +6,16 @@ run and judged on a CPU. Weights stay bf16, as they are in the engine's files.
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from pathlib import Path
 
-__all__ = ["emulate"]
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from wanrt.backends.onnxruntime.session import to_ortvalue
+
+__all__ = ["emulate", "run_emulated"]
 
 MOVES = (
     "Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze",
@@ -66,3 +73,22 @@ def _cast(value: ir.Value, to: ir.DataType, name: str | None) -> ir.Node:
     cast.outputs[0].shape = value.shape
     cast.outputs[0].type = ir.TensorType(to)
     return cast
+
+
+def run_emulated(folder: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """Run a bf16 engine's own graph on the CPU and return its sample in fp64."""
+    path = folder / "emulated.onnx"
+    ir.save(emulate(ir.load(folder / "model.onnx")), path)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    path.unlink()
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_ortvalue_input(name, to_ortvalue(name, value))
+    (sample,) = session.get_outputs()
+    words = np.empty(sample.shape, np.uint16)  # numpy has no bf16
+    held = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(words, BF16)
+    binding.bind_ortvalue_output(sample.name, held)
+    session.run_with_iobinding(binding)
+    return np.asarray(words.view(ml_dtypes.bfloat16), np.float64)
