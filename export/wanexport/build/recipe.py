@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -18,11 +17,12 @@ from torch import Tensor
 from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.build.manifest import make_manifest
 from wanexport.build.request import BuildRequest, resolve_request
-from wanexport.build.sources import AdapterSet, Sources, gather
-from wanexport.build.targets import Target, appeared_meanwhile, check_targets, resolve_targets
+from wanexport.build.resolve import resolve_targets
+from wanexport.build.reuse import appeared_meanwhile
+from wanexport.build.sources import AdapterSet, gather
+from wanexport.build.targets import Target, check_targets
 from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
-from wanexport.checkpoint.open import Checkpoint
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
 from wanexport.graph.passes import to_inputs
@@ -39,7 +39,6 @@ from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.pool import Pool
 from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
-from wanrt.manifest.fields import Dtype
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
 from wanrt.manifest.schema import AdapterFile
@@ -62,11 +61,11 @@ class Built:
 
 @dataclass
 class _Builder:
-    request: BuildRequest
-    sources: Sources
-    reporter: Reporter
+    """What the engines of a build share."""
+
     pool: Pool
     comparer: Comparer
+    reporter: Reporter
     plans_made: set[str] = field(default_factory=set)
 
 
@@ -84,12 +83,10 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):
-            sources = gather(request, reporter, dry_run=False)
-            targets = resolve_targets(request, sources)
+            targets = resolve_targets(request, gather(request, reporter, dry_run=False))
             check_targets(request.out, targets)
             pool = Pool((request.out / ".weights").resolve())
-            comparer = Comparer(request, sources, reporter)
-            builder = _Builder(request, sources, reporter, pool, comparer)
+            builder = _Builder(pool, Comparer(reporter), reporter)
             return [_build(builder, target) for target in targets]
     except OSError as error:
         where = error.filename or request.out  # a write that fails doesn't say to what
@@ -99,15 +96,14 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
 
 
 def _build(builder: _Builder, target: Target) -> Built:
-    request = builder.request
-    folder = request.out / target.name
-    if target.action == "reuse" or appeared_meanwhile(request, target):
+    folder = target.folder
+    if target.action == "reuse" or appeared_meanwhile(target):
         builder.reporter.log(f"{target.name}: there already, made from the same")
         return Built(folder, target, None)
-    with draft_folder(request.out, target.name) as draft:
+    with draft_folder(target.out, target.name) as draft:
         verification = _fill(builder, target, draft)
         if not publish(draft, folder, replace=target.action == "replace"):
-            if not appeared_meanwhile(request, target):
+            if not appeared_meanwhile(target):
                 raise BuildError(f"{folder} appeared while its engine was built", "run again")
             return Built(folder, target, None)
     return Built(folder, target, verification)
@@ -115,41 +111,37 @@ def _build(builder: _Builder, target: Target) -> Built:
 
 def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     """Build, verify and describe one engine in its draft folder."""
-    request, reporter = builder.request, builder.reporter
-    checkpoint = _checkpoint(builder.sources, target)
-    spec = _graph_spec(request, target, checkpoint)
+    reporter, settings = builder.reporter, target.tensorrt
+    spec = _graph_spec(target)
     with reporter.work(f"{target.name}: tracing"):
-        model = passes.lower_for(trace_graph(spec), request.backend, spec.dtype)
-    parameters = [_parameters(target, checkpoint, spec, adapters) for adapters in target.carried]
+        model = passes.lower_for(trace_graph(spec), target.backend, spec.dtype)
+    parameters = [_parameters(target, spec, adapters) for adapters in target.carried]
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:
         store = WeightStore(
             draft,
             builder.pool,
-            request.copy,
+            target.copy,
             piece.advance,
-            # a refitter may ask for any of a target's constants
-            inline_bytes=1 if request.tensorrt else INLINE_BYTES,
-            keep_pristine=request.swaps_in_place(target.mode),
+            # a refitter may ask for any of a plan's constants
+            inline_bytes=1 if settings else INLINE_BYTES,
+            keep_pristine=target.swap_rank is not None,
         )
-        finetuned = checkpoint is builder.sources.finetuned
-        _write_weights(store, target, parameters[0], "finetuned" if finetuned else "base")
-        adapters = _ship_adapters(draft, target, request.config.dtype, piece.advance)
+        _write_weights(store, target, parameters[0])
+        adapters = _ship_adapters(draft, target, piece.advance)
         if target.mode == "swappable":
             to_inputs(model, target.branch_names)
         store.bind(model)
-    if request.tensorrt and request.tensorrt.allow_unfused:
+    if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
     ir.save(model, draft / "model.onnx")
     maker = None
-    if request.tensorrt:
-        maker = PlanMaker(request, target, model, store, reporter, builder.plans_made)
+    if settings:
+        maker = PlanMaker(target, model, store, reporter, builder.plans_made)
     verification = Verification(method="none")
-    if request.verify:
+    if target.verify:
         verification = builder.comparer.compare_graph(target, spec, model, store, parameters)
     manifest = make_manifest(
-        request,
         target,
-        builder.sources,
         store,
         model,
         adapters,
@@ -157,7 +149,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if request.verify and maker and request.tensorrt and request.tensorrt.runs_here:
+    if target.verify and maker and settings and settings.runs_here:
         try:
             error = builder.comparer.compare_plan(target, spec, draft, manifest, parameters)
         except WanrtError as problem:
@@ -172,30 +164,21 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     return verification
 
 
-def _checkpoint(sources: Sources, target: Target) -> Checkpoint:
-    checkpoint = sources.base
-    if target.mode == "full" and sources.finetuned is not None:
-        checkpoint = sources.finetuned
-    assert checkpoint is not None
-    return checkpoint
-
-
-def _graph_spec(request: BuildRequest, target: Target, checkpoint: Checkpoint) -> GraphSpec:
+def _graph_spec(target: Target) -> GraphSpec:
     """Say what to trace: what the graph reads in fp32 is stored as the checkpoint has it."""
+    config = target.config
     storage = {
         name: ENGINE_DTYPES[ref.dtype]
-        for name, ref in checkpoint.tensors.items()
-        if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != request.config.dtype
+        for name, ref in target.weights.made.tensors.items()
+        if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != config.dtype
     }
-    config = request.config
     return GraphSpec(
-        config.architecture, config.size, config.dtype, target.ranks, storage, request.dynamic
+        config.architecture, config.size, config.dtype, target.ranks, storage, target.dynamic
     )
 
 
-def _parameters(
-    target: Target, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
-) -> EngineParameters:
+def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) -> EngineParameters:
+    checkpoint = target.weights.made
     dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
     if adapters is None:
         return EngineParameters(checkpoint.tensors, dtypes)
@@ -207,15 +190,10 @@ def _parameters(
     )
 
 
-def _write_weights(
-    store: WeightStore,
-    target: Target,
-    parameters: EngineParameters,
-    origin: Literal["base", "finetuned"],
-) -> None:
+def _write_weights(store: WeightStore, target: Target, parameters: EngineParameters) -> None:
     """Reference what doesn't change, and write what does, one tensor at a time."""
     changed = touched_parameters(parameters.merged)
-    store.reference(parameters.refs, parameters.dtypes, origin, changed)
+    store.reference(parameters.refs, parameters.dtypes, target.weights.origin, changed)
     if changed:
         names = [name for name in parameters.refs if name in changed]
         shapes = {name: parameters.refs[name].shape for name in names}
@@ -244,7 +222,7 @@ def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:
 
 
 def _ship_adapters(
-    draft: Path, target: Target, dtype: Dtype, on_bytes: Callable[[int], None]
+    draft: Path, target: Target, on_bytes: Callable[[int], None]
 ) -> tuple[AdapterFile, ...]:
     """Write the adapters a swappable engine was asked with into its folder, canonically."""
     if target.mode != "swappable":
@@ -256,7 +234,7 @@ def _ship_adapters(
         rank = write_adapter(
             adapter.carried,
             path,
-            dtype,
+            target.config.dtype,
             max_rank=target.max_rank,
             targets=list(target.ranks),
             on_bytes=on_bytes,

@@ -185,8 +185,8 @@ class TestConflict:
         def version(package: str) -> str:
             return "99" if package == "onnxscript" else "1"
 
-        monkeypatch.setattr("wanexport.build.targets.metadata.version", version)
-        monkeypatch.setattr("wanexport.build.targets.TOOLS", ("onnxscript",))
+        monkeypatch.setattr("wanexport.build.reuse.metadata.version", version)
+        monkeypatch.setattr("wanexport.build.reuse.TOOLS", ("onnxscript",))
         self.refused(out, "onnxscript was .*, is 99")
 
     def test_another_configuration_of_the_same_name(self, out: Path, sources: Path) -> None:
