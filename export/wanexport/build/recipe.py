@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
+from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
 from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.build.manifest import make_manifest
 from wanexport.build.request import BuildRequest, resolve_request
 from wanexport.build.resolve import resolve_targets
 from wanexport.build.reuse import appeared_meanwhile
-from wanexport.build.sources import AdapterSet, gather
+from wanexport.build.sources import gather
 from wanexport.build.targets import Target, check_targets
 from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
 from wanexport.graph.passes import to_inputs
-from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.lora.adapter import touched_parameters
-from wanexport.lora.canonical import write_adapter
-from wanexport.model.names import computes_in_fp32
+from wanexport.graph.trace import trace_graph
 from wanexport.storage.disk import check_out
-from wanexport.storage.dtypes import ENGINE_DTYPES
-from wanexport.storage.hashes import sha256_file
-from wanexport.storage.tensor_file import StoredTensor
 from wanexport.tensorrt.pool import PlanPool
-from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.pool import Pool
 from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
-from wanrt.manifest.schema import AdapterFile
-from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["Built", "build_engines"]
@@ -112,10 +101,10 @@ def _build(builder: _Builder, target: Target) -> Built:
 def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     """Build, verify and describe one engine in its draft folder."""
     reporter, settings = builder.reporter, target.tensorrt
-    spec = _graph_spec(target)
+    spec = specify_graph(target)
     with reporter.work(f"{target.name}: tracing"):
         model = passes.lower_for(trace_graph(spec), target.backend, spec.dtype)
-    parameters = [_parameters(target, spec, adapters) for adapters in target.carried]
+    parameters = list_parameters(target, spec)
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:
         store = WeightStore(
             draft,
@@ -126,8 +115,8 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
             inline_bytes=1 if settings else INLINE_BYTES,
             keep_pristine=target.swap_rank is not None,
         )
-        _write_weights(store, target, parameters[0])
-        adapters = _ship_adapters(draft, target, piece.advance)
+        write_weights(store, target, parameters[0])
+        adapters = ship_adapters(draft, target, piece.advance)
         if target.mode == "swappable":
             to_inputs(model, target.branch_names)
         store.bind(model)
@@ -162,92 +151,6 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         manifest = manifest.model_copy(update={"verification": verification})
         (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return verification
-
-
-def _graph_spec(target: Target) -> GraphSpec:
-    """Say what to trace: what the graph reads in fp32 is stored as the checkpoint has it."""
-    config = target.config
-    storage = {
-        name: ENGINE_DTYPES[ref.dtype]
-        for name, ref in target.weights.made.tensors.items()
-        if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != config.dtype
-    }
-    return GraphSpec(
-        config.architecture, config.size, config.dtype, target.ranks, storage, target.dynamic
-    )
-
-
-def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) -> EngineParameters:
-    checkpoint = target.weights.made
-    dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
-    if adapters is None:
-        return EngineParameters(checkpoint.tensors, dtypes)
-    if target.mode == "merged":
-        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
-    branch_dtype = SAFETENSORS[spec.dtype]
-    return EngineParameters(
-        checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype
-    )
-
-
-def _write_weights(store: WeightStore, target: Target, parameters: EngineParameters) -> None:
-    """Reference what doesn't change, and write what does, one tensor at a time."""
-    changed = touched_parameters(parameters.merged)
-    store.reference(parameters.refs, parameters.dtypes, target.weights.origin, changed)
-    if changed:
-        names = [name for name in parameters.refs if name in changed]
-        shapes = {name: parameters.refs[name].shape for name in names}
-        specs = [StoredTensor(name, parameters.dtypes[name], shapes[name]) for name in names]
-        store.write("merged", specs, _merged(parameters, names))
-    if target.mode == "separate":
-        branch_specs = list(chain.from_iterable(parameters.branch_specs(target.ranks)))
-        store.write("adapter", branch_specs, _branches(target, parameters))
-
-
-def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
-    try:
-        for name in names:
-            yield from parameters.stored(name)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:
-    for module in target.ranks:
-        branch = parameters.branch(module)
-        assert branch is not None
-        yield from branch
-
-
-def _ship_adapters(
-    draft: Path, target: Target, on_bytes: Callable[[int], None]
-) -> tuple[AdapterFile, ...]:
-    """Write the adapters a swappable engine was asked with into its folder, canonically."""
-    if target.mode != "swappable":
-        return ()
-    files = []
-    (draft / "adapters").mkdir()
-    for adapter in target.adapters:
-        path = draft / adapter.file
-        rank = write_adapter(
-            adapter.carried,
-            path,
-            target.config.dtype,
-            max_rank=target.max_rank,
-            targets=list(target.ranks),
-            on_bytes=on_bytes,
-        )
-        files.append(
-            AdapterFile(
-                file=adapter.file,
-                rank=rank,
-                bytes=path.stat().st_size,
-                sha256=sha256_file(path),
-            )
-        )
-    return tuple(files)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class TestVerification:
             return rank
 
         build(tmp_path / "sound", modes=("swappable",), ranks=(2, 4))
-        monkeypatch.setattr("wanexport.build.recipe.write_adapter", halve_the_narrow_one)
+        monkeypatch.setattr("wanexport.build.contents.write_adapter", halve_the_narrow_one)
         with pytest.raises(VerificationError, match="the engine's outputs are off by"):
             build(tmp_path / "e", modes=("swappable",), ranks=(2, 4))
         assert not engines(tmp_path / "e")
