@@ -104,7 +104,8 @@ def test_small_engines_with_adapters_of_every_rank(dtype: str, tmp_path: Path) -
 def test_an_engine_of_several_workloads(tmp_path: Path) -> None:
     tiny = Tiny(workloads={"small": 6, "large": 10})
     folder = make_engine(tmp_path / "engine", tiny)
-    for options in ({"workload": "large"}, {}):
+    choices: tuple[dict[str, Any], ...] = ({"workload": "large"}, {})
+    for options in choices:
         inputs, (golden,) = expect(folder, tmp_path, **options)
         flags = ["--workload", "large"] * bool(options)
         done = host("sanitized", folder, "--inputs", inputs, "--golden", golden, *flags)

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -24,6 +25,7 @@ from rich.table import Table
 
 import wanrt
 from wanrt.backends.tensorrt.cuda import find_gpu
+from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.manifest.read import read_manifest
@@ -49,7 +51,7 @@ class Study:
     backend: str
     dtype: str
     refit: str
-    device: str
+    device: DeviceKind
     seconds: float
 
     @property
@@ -237,14 +239,14 @@ def benching(study: Study) -> str:
     return f"{len(rows)} rows, {saved}"
 
 
-def run(path: Path, device: str, **options: object) -> np.ndarray:
+def run(path: Path, device: DeviceKind, **options: Any) -> np.ndarray:
     """Return an engine's sample on seeded inputs."""
-    with wanrt.load_engine(path, device=device, **options) as engine:  # type: ignore[arg-type]
+    with wanrt.load_engine(path, device=device, **options) as engine:
         forward(engine)  # as a CUDA graph from the second on
         return forward(engine)
 
 
-def forward(engine: wanrt.engine.engine.Engine) -> np.ndarray:
+def forward(engine: Engine) -> np.ndarray:
     """Return the sample of a loaded engine in fp64."""
     manifest = engine.manifest
     workload = next(iter(manifest.workloads.values()))
@@ -305,7 +307,7 @@ def _key(manifest: Manifest) -> str:
 def _told(problem: Exception) -> str:
     if isinstance(problem, subprocess.CalledProcessError):
         lines = [line for line in problem.stderr.splitlines() if line.startswith("error: ")]
-        return lines[-1] if lines else problem.stderr[-300:]
+        return lines[-1] if lines else str(problem.stderr[-300:])
     if isinstance(problem, UnsupportedError):
         return f"{problem} ({problem.hint})"
     return str(problem)

@@ -13,7 +13,7 @@ from tinyengines import touch_ns, write_manifest
 
 from wanrt.manifest.read import MAX_MANIFEST_BYTES
 
-Break = Callable[[Path, dict[str, Any]], None]
+Break = Callable[[Path, dict[str, Any]], object]
 
 
 def _edit(change: Callable[[dict[str, Any]], object]) -> Break:
@@ -48,7 +48,7 @@ def _edit_text(change: Callable[[str], str]) -> Break:
 
 
 def _weights(change: Callable[[Path], object]) -> Break:
-    return lambda folder, _: change(folder / "weights" / "tiny.safetensors") and None
+    return lambda folder, _: change(folder / "weights" / "tiny.safetensors")
 
 
 def _manifest(change: Callable[[Path], object]) -> Break:
@@ -143,34 +143,39 @@ def _workload(raw: dict[str, Any]) -> dict[str, Any]:
     return workload
 
 
-def _quantize(raw: dict[str, Any], **change: Any) -> None:
+def _quantize(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
     raw["quantization"] = {
         "scheme": "fp8", "weights": "channel", "activations": "token",
         "excluded": ["proj_out"], "origin": "pristine",
     } | change  # fmt: skip
+    return raw
 
 
-def _source(raw: dict[str, Any], **change: Any) -> None:
+def _source(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
     raw["sources"][0].update(change)
+    return raw
 
 
-def _fidelity(raw: dict[str, Any], **change: Any) -> None:
+def _fidelity(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
     raw["verification"]["fidelity"] = {"keeps": 0.9, "timesteps": [1000, 500.5]} | change
+    return raw
 
 
 def _prefuse(raw: dict[str, Any], **change: Any) -> None:
     raw["prefuse"] = [{"name": "lightning", "sha256": "2" * 64, "strength": 1.0} | change]
 
 
-def _input(raw: dict[str, Any], role: str, **change: Any) -> None:
+def _input(raw: dict[str, Any], role: str, **change: Any) -> dict[str, Any]:
     """Give the last graph one more input, of a role."""
     graph = list(raw["graphs"].values())[-1]
     graph["inputs"].append({"name": role, "dtype": "fp32", "shape": [1], "role": role} | change)
+    return raw
 
 
-def _strengths(raw: dict[str, Any], **change: Any) -> None:
+def _strengths(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
     raw.update(mode="swappable", max_rank=4)
     _input(raw, "strengths", **({"shape": [4]} | change))
+    return raw
 
 
 def _split(change: Callable[[dict[str, Any]], object]) -> Break:

@@ -36,7 +36,8 @@ def merged(folder: Path) -> dict[str, np.ndarray]:
 
 
 def shard_of(folder: Path, name: str) -> Path:
-    return folder / json.loads((folder / INDEX).read_text())["weight_map"][name]
+    name_of_shard: str = json.loads((folder / INDEX).read_text())["weight_map"][name]
+    return folder / name_of_shard
 
 
 def edit_json(path: Path, **changes: object) -> None:

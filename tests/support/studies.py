@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wanexport.build.request import BuildRequest
 from wanexport.model.config import Architecture, Config, Size
+from wanrt.manifest.fields import Dtype
 from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
@@ -35,17 +36,17 @@ I2V_14B = Architecture(
 )
 
 
-def config(arch: Architecture = I2V, dtype: str = "fp32", size: Size = SIZE) -> Config:
+def config(arch: Architecture = I2V, dtype: Dtype = "fp32", size: Size = SIZE) -> Config:
     return Config(name="tiny", dtype=dtype, architecture=arch, size=size)
 
 
-def build(out: Path, arch: Architecture = I2V, **options: object) -> list[Built]:
+def build(out: Path, arch: Architecture = I2V, **options: Any) -> list[Built]:
     """Build engines; `dtype` and `size` go to the configuration, the rest to the request."""
     from wanexport.build.recipe import build_engines  # torch, which sizes alone don't need
 
     chosen = {key: options.pop(key) for key in ("dtype", "size") if key in options}
-    made = config(arch, **chosen)  # type: ignore[arg-type]
+    made = config(arch, **chosen)
     if options.get("dynamic"):
         made = made.model_copy(update={"dynamic_sizes": OTHER_SIZES})
-    request = BuildRequest(config=made, out=out, **options)  # type: ignore[arg-type]
+    request = BuildRequest(config=made, out=out, **options)
     return build_engines(request, Reporter(quiet=True))

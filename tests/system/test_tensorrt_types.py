@@ -35,7 +35,7 @@ def check(release: str, *files: Path) -> list[tuple[int, str, str]]:
     """Have mypy check files strictly against a release; each error's line, code and text."""
     # with the cache and the options of make lint: what it has checked isn't checked again
     argv = (sys.executable, "-m", "mypy", "--always-true", "TENSORRT_STUBS", "--no-color-output",
-            "--no-error-summary", "--hide-error-context", *files)  # fmt: skip
+            "--no-error-summary", "--hide-error-context", *map(str, files))  # fmt: skip
     paths = f"{STUBS / release}{os.pathsep}{ROOT / 'tests/support'}"
     environment = {**os.environ, "MYPYPATH": paths}
     done = subprocess.run(

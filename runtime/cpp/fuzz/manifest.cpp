@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "error.h"
-#include "manifest.h"
+#include "manifest/manifest.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {

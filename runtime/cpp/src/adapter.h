@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "folder.h"
+#include "manifest/folder.h"
 #include "tensors.h"
 
 namespace wanrt::impl {

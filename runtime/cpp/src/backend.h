@@ -7,7 +7,7 @@
 #include <string>
 
 #include "adapter.h"
-#include "folder.h"
+#include "manifest/folder.h"
 #include "tensors.h"
 
 namespace wanrt::impl {

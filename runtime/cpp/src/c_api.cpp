@@ -15,7 +15,7 @@
 #include "backend.h"
 #include "engine.h"
 #include "error.h"
-#include "folder.h"
+#include "manifest/folder.h"
 #include "safetensors.h"
 #include "wanrt/wanrt.h"
 

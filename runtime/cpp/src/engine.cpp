@@ -6,7 +6,7 @@
 
 #include "adapter.h"
 #include "error.h"
-#include "unsupported.h"
+#include "manifest/unsupported.h"
 
 namespace wanrt::impl {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "backend.h"
-#include "folder.h"
+#include "manifest/folder.h"
 #include "tensors.h"
 
 namespace wanrt::impl {

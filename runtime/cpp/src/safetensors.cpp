@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "error.h"
-#include "json.h"
+#include "manifest/json.h"
 
 namespace wanrt::impl {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "error.h"
-#include "json.h"
+#include "manifest/json.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "error.h"
-#include "manifest.h"
+#include "manifest/manifest.h"
 #include "tiny.h"
 
 namespace {

@@ -6,7 +6,6 @@ asked for, which take its weights.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,13 @@ from wanrt.bench.candidates import Candidate, find_baseline
 from wanrt.bench.stale import find_stale
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.manifest.folder import BrokenFolder, EngineFolder, OpenedFolder
-from wanrt.manifest.schema import AdapterFile, Workload
+from wanrt.manifest.schema import AdapterFile, Manifest, Workload
 from wanrt.results.values import Advice
 
 __all__ = ["BenchPlan", "Group", "plan_bench"]
+
+USUAL = {"expert": "none", "prefuse": "none", "quantization": "none", "layout": "one", "cards": "1"}
+HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def plan_bench(
         ResultsError: there is nothing to bench, or no engine has the workload asked for.
     """
     plan = BenchPlan()
-    groups: dict[tuple[str, str, str], list[Candidate]] = {}
+    groups: dict[tuple[str, str], list[Candidate]] = {}
     for folder in folders:
         if isinstance(folder, BrokenFolder):
             plan.broken[str(folder.path)] = _explain(folder.error)
@@ -74,18 +76,28 @@ def plan_bench(
         manifest = folder.manifest
         for name in manifest.workloads:
             if workload in (None, name):
-                compared_by = json.dumps(manifest.compared_by, sort_keys=True)
-                candidates = groups.setdefault((manifest.model, name, compared_by), [])
+                candidates = groups.setdefault((_find_model(manifest), name), [])
                 candidates += _candidates(folder, skipped, failed)
     if not groups and not plan.broken:
         raise ResultsError(f"no engine has the workload {workload!r}")
-    for (model, name, _), members in sorted(groups.items()):
+    for (model, name), members in sorted(groups.items()):
         ordered = _labelled(sorted(members, key=_order))
         added = _controls_and_rivals(ordered, rivals)
         notes = _notes(ordered, rivals)
         shapes = ordered[0].manifest.workloads[name]
         plan.groups.append(Group(model, name, shapes, (*ordered, *added), notes))
     return plan
+
+
+def _find_model(manifest: Manifest) -> str:
+    """Return what an engine is compared within: its model, and whatever of it isn't as usual.
+
+    Results go by model and workload, so what must not be compared has another name.
+    """
+    usual = USUAL | {"model": manifest.model}
+    told = sorted((k, v) for k, v in manifest.compared_by.items() if usual.get(k) != v)
+    unusual = [f"{name} {value[:12] if HASH.fullmatch(value) else value}" for name, value in told]
+    return " ".join([manifest.model, *unusual])
 
 
 def _baselines(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -94,18 +94,11 @@ def bench(
     from wanrt.results.json import read_results
     from wanrt.results.regression import check_comparable, compare_results
 
+    chosen = _choose_exports(json, csv, markdown, compare)
     if not isfinite(time_budget):
         raise typer.BadParameter("--time-budget is a number of seconds")
-    exports = {"json": json, "csv": csv, "markdown": markdown}
-    chosen = {kind: path for kind, path in exports.items() if path is not None}
-    if sum(str(path) == "-" for path in chosen.values()) > 1:
-        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
-    if len({path.resolve() for path in chosen.values()}) < len(chosen):
-        raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
-    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
-        raise typer.BadParameter("the results would replace what they are compared with")
     folders = open_engines(engines or ENGINES)
     options = BenchOptions(
         device=device_kind(device) or choose_device(folders),
@@ -174,6 +167,21 @@ def _bench(
             print(f"go on with: --resume --json {files['json']}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
+
+
+def _choose_exports(
+    json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None
+) -> dict[str, Path]:
+    """Return the files to write by kind, none of which takes another's place."""
+    exports = {"json": json, "csv": csv, "markdown": markdown}
+    chosen = {kind: path for kind, path in exports.items() if path is not None}
+    if sum(str(path) == "-" for path in chosen.values()) > 1:
+        raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
+    if len({path.resolve() for path in chosen.values()}) < len(chosen):
+        raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
+    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
+        raise typer.BadParameter("the results would replace what they are compared with")
+    return chosen
 
 
 def _earlier(path: Path | None) -> BenchResult | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import folders
 import hubcache
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from studies import I2V, OTHER_SIZES, SIZE, build, config
 
+from wanexport.build.recipe import Built
 from wanexport.errors import BuildError, VerificationError
 from wanexport.lora.canonical import write_adapter
 from wanexport.lora.find import LoraArgument
@@ -119,16 +121,17 @@ class TestConflict:
     def out(self, sources: Path, tmp_path: Path) -> Path:
         """An engine of an adapter that lies where a test can change it."""
         lora = shutil.copy(sources / "style.safetensors", tmp_path / "style.safetensors")
-        self.again = lambda **changes: build(
-            tmp_path / "out",
-            **{
-                "modes": ("separate",),
-                "loras": (LoraArgument(str(lora)),),
-                "base": str(sources / "base"),
-                "verify": False,
-            }
-            | changes,
-        )
+        settings: dict[str, Any] = {
+            "modes": ("separate",),
+            "loras": (LoraArgument(str(lora)),),
+            "base": str(sources / "base"),
+            "verify": False,
+        }
+
+        def again(**changes: Any) -> list[Built]:
+            return build(tmp_path / "out", **(settings | changes))
+
+        self.again = again
         self.lora = Path(lora)
         self.again()
         return tmp_path / "out"
@@ -385,4 +388,6 @@ class TestManifest:
                     for name, value in inputs.items():
                         inputs[name] = np.ascontiguousarray(value[::-1])
                     turned = engine.forward(**inputs)["sample"]
-                    np.testing.assert_allclose(turned[::-1], found, rtol=1e-4, atol=1e-5)
+                    np.testing.assert_allclose(
+                        turned[::-1].astype(float), found.astype(float), rtol=1e-4, atol=1e-5
+                    )

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hubcache
 import numpy as np
@@ -215,9 +216,10 @@ class Bench:
         self.model.load_state_dict({name: t.float() for name, t in weights.items()})
         feeds = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
         with torch.inference_mode():
-            return self.model(**feeds, return_dict=False)[0]
+            sample: torch.Tensor = self.model(**feeds, return_dict=False)[0]
+        return sample
 
-    def build(self, out: Path, strengths: dict[str, float], **options: object) -> dict[str, Built]:
+    def build(self, out: Path, strengths: dict[str, float], **options: Any) -> dict[str, Built]:
         loras = tuple(LoraArgument(str(self.file(n)), s) for n, s in strengths.items())
         options = {"modes": MODES, "merge_rest": True, "verify": False} | options
         made = build(out, I2V, base=str(self.root / "base"), loras=loras, **options)

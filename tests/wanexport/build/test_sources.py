@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import folders
 import hubcache
@@ -34,7 +35,7 @@ def cache(sources: Path, tmp_path: Path, hub: Path) -> Path:
     return add_files(hub, REPO, {f"transformer/{file.name}": file for file in files})
 
 
-def make(out: Path, base: str, **options: object) -> Built:
+def make(out: Path, base: str, **options: Any) -> Built:
     (built,) = build(out, modes=("full",), base=base, verify=False, **options)
     return built
 

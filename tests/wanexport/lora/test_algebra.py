@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,8 +83,8 @@ def check_merged(
 
 
 TARGETS = ["attn2.to_q", "attn2.to_k", "attn2.to_out.0", "attn2.add_k_proj", "ffn.net.2"]
-RANDOM = {"target_modules": TARGETS, "init_lora_weights": False}
-LYCORIS = {"target_modules": TARGETS, "init_weights": False}
+RANDOM: dict[str, Any] = {"target_modules": TARGETS, "init_lora_weights": False}
+LYCORIS: dict[str, Any] = {"target_modules": TARGETS, "init_weights": False}
 PEFT_CONFIGS: dict[str, PeftConfig] = {
     "lora": LoraConfig(r=4, lora_alpha=4, **RANDOM),
     "alpha": LoraConfig(r=4, lora_alpha=1, **RANDOM),
@@ -119,7 +120,7 @@ def test_merges_like_peft(case: str, model: WanTransformer3DModel, tmp_path: Pat
         for name, parameter in adapted.named_parameters():
             if "magnitude" in name or ".lora_B" in name:
                 nn.init.normal_(parameter, std=0.3)
-    adapted.save_pretrained(tmp_path)
+    adapted.save_pretrained(str(tmp_path))
     adapter = resolve_adapter(tmp_path / "adapter_model.safetensors", SHAPES)
     merged = {name: p.detach() for name, p in adapted.merge_and_unload().named_parameters()}
     check_merged([adapter], pristine, merged)
@@ -256,7 +257,7 @@ def test_leaves_the_weights_alone(folder: Path) -> None:
 def test_merges_blocks_that_are_overwritten(adapter: str, folder: Path) -> None:
     name, weight = f"{Q}.weight", noise(128, 128, seed="W")
     room = torch.empty(5, 128)
-    blocks = (room[: len(part)].copy_(part) for part in weight.split(5))
+    blocks = (room[: len(part)].copy_(part) for part in torch.split(weight, 5))
     adapters = [adapter_of(folder, adapter)]
     merged = torch.cat(list(merge_blocks(name, blocks, adapters, torch.float32)))
     torch.testing.assert_close(merged, merge_parameter(name, weight, adapters))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def key(suffix: str, module: str = CROSS[0]) -> str:
     return f"diffusion_model.{original(module)}.{suffix}"
 
 
-def with_metadata(**values: object) -> LoraFile:
+def with_metadata(**values: Any) -> LoraFile:
     made = make_lora("A-diffusers", CROSS)
     made.metadata = settings(**values)
     return made

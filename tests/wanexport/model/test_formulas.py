@@ -280,7 +280,8 @@ def test_a_step_and_its_context_are_a_forward(dims: Dims) -> None:
             count_bytes(dims, 13, 2, 3, lora, graph),
         ]
 
-    for whole, step, context in zip(*map(counts, ("forward", "step", "context")), strict=True):
+    graphs: tuple[GraphName, ...] = ("forward", "step", "context")
+    for whole, step, context in zip(*map(counts, graphs), strict=True):
         assert step.keys() == whole.keys() >= context.keys()
         assert whole == {part: step[part] + context.get(part, 0) for part in whole}
 

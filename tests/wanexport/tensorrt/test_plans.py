@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -68,7 +69,12 @@ class TestRealPlans:
         assert snapshot(demo) == before
 
     def test_a_deleted_engine_gets_its_plan_back(self, sources: Path, tmp_path: Path) -> None:
-        options = {"modes": ("full", "separate"), "ranks": (4,), "dtype": "fp16", "tensorrt": RTX}
+        options: dict[str, Any] = {
+            "modes": ("full", "separate"),
+            "ranks": (4,),
+            "dtype": "fp16",
+            "tensorrt": RTX,
+        }
         first = build(tmp_path, base=str(sources / "base"), verify=False, **options)
         inode = (first[0].path / "engine.plan").stat().st_ino
         twin = tmp_path / "twin.plan"
@@ -89,7 +95,7 @@ class TestRealPlans:
         assert tuple(manifest.workloads) == names
 
     def test_fp32_attention_is_refused_and_can_be_allowed(self, tmp_path: Path) -> None:
-        options = {"modes": ("full",), "dtype": "fp32", "verify": False}
+        options: dict[str, Any] = {"modes": ("full",), "dtype": "fp32", "verify": False}
         with pytest.raises(BuildError, match="no fused kernel") as caught:
             build(tmp_path, tensorrt=RTX, **options)
         assert "--allow-unfused" in caught.value.hint

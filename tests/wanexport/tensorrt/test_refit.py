@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -40,7 +41,7 @@ class TestWhereWeightsLive:
 
     def test_none_is_bound_to_the_very_bytes(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="none")
-        options = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16"}
+        options: dict[str, Any] = {"modes": ("full", "merged"), "ranks": (8,), "dtype": "fp16"}
         build(tmp_path, verify=False, tensorrt=settings, **options)
         full, merged = manifests(tmp_path)
         assert plan_of(full).key != plan_of(merged).key
@@ -91,7 +92,7 @@ class TestWhereWeightsLive:
 
     def test_its_pristine_weights_are_the_base(self, sources: Path, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        options = {"dtype": "fp16", "tensorrt": settings, "verify": False}
+        options: dict[str, Any] = {"dtype": "fp16", "tensorrt": settings, "verify": False}
         build(tmp_path, modes=("full", "merged"), ranks=(4,), base=str(sources / "base"), **options)
         full, merged = manifests(tmp_path)
         swap = plan_of(merged).swap
@@ -103,10 +104,11 @@ class TestWhereWeightsLive:
             assert self.read(tmp_path / merged.name, now) != self.read(tmp_path / full.name, own)
 
     @staticmethod
-    def read(folder: Path, part: object) -> bytes:
-        with (folder / part.file).open("rb") as file:  # type: ignore[attr-defined]
-            file.seek(part.offset)  # type: ignore[attr-defined]
-            return file.read(part.bytes)  # type: ignore[attr-defined]
+    def read(folder: Path, part: Any) -> bytes:
+        with (folder / part.file).open("rb") as file:
+            file.seek(part.offset)
+            read: bytes = file.read(part.bytes)
+            return read
 
     def test_its_canonical_adapter_is_fp32(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")

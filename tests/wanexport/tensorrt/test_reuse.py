@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -82,7 +83,7 @@ class TestWhatDecidesReuse:
     def test_another_machine(
         self, fake_builder: Callable[..., None], tmp_path: Path, machine: dict[str, str]
     ) -> None:
-        options = {"modes": ("full",), "dtype": "fp16", "verify": False}
+        options: dict[str, Any] = {"modes": ("full",), "dtype": "fp16", "verify": False}
         options["tensorrt"] = PlanSettings("tensorrt", refit="none", control=False)
         build(tmp_path, **options)
         fake_builder(**machine)
@@ -91,7 +92,7 @@ class TestWhatDecidesReuse:
         assert "--force" in caught.value.hint
 
     def test_another_setting(self, tmp_path: Path) -> None:
-        options = {"modes": ("full",), "dtype": "fp16", "verify": False}
+        options: dict[str, Any] = {"modes": ("full",), "dtype": "fp16", "verify": False}
         build(tmp_path, tensorrt=PlanSettings("tensorrt-rtx"), **options)
         with pytest.raises(BuildError, match="made from another backend"):
             build(tmp_path, tensorrt=PlanSettings("tensorrt-rtx", optimization_level=5), **options)
@@ -99,7 +100,7 @@ class TestWhatDecidesReuse:
 
 @pytest.mark.usefixtures("fake_builder")
 class TestAPlanIsMended:
-    def build(self, out: Path, **options: object) -> Built:
+    def build(self, out: Path, **options: Any) -> Built:
         settings = PlanSettings("tensorrt-rtx", refit="all")
         options |= {"modes": ("full",), "dtype": "fp16", "tensorrt": settings, "verify": False}
         return build(out, **options)[0]
@@ -127,7 +128,12 @@ class TestAPlanIsMended:
 
     def test_the_rank_it_swaps_in_is_part_of_it(self, tmp_path: Path) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")
-        options = {"modes": ("merged",), "dtype": "fp16", "tensorrt": settings, "verify": False}
+        options: dict[str, Any] = {
+            "modes": ("merged",),
+            "dtype": "fp16",
+            "tensorrt": settings,
+            "verify": False,
+        }
         build(tmp_path, ranks=(8,), **options)
         with pytest.raises(BuildError, match="swap rank was 8, is 32"):
             build(tmp_path, ranks=(8,), max_rank=32, **options)

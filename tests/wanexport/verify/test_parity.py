@@ -42,7 +42,8 @@ def reference(
         image = feeds["encoder_hidden_states_image"]
         feeds["encoder_hidden_states_image"] = image.reshape(-1, 257, image.shape[-1])
     with torch.inference_mode():
-        return model.eval()(**feeds, return_dict=False)[0]
+        sample: torch.Tensor = model.eval()(**feeds, return_dict=False)[0]
+    return sample
 
 
 def relative(actual: np.ndarray, expected: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import folders
 import numpy as np
@@ -57,8 +58,12 @@ class TestAPlanIsRunOnItsGpu:
         )
         return lambda **inputs: load_engine(made[0].path).forward(**inputs)["sample"]
 
-    def build(self, sources: Path, out: Path, **options: object) -> list[Built]:
-        settings = {"modes": ("full",), "dtype": "fp16", "tensorrt": PlanSettings("tensorrt-rtx")}
+    def build(self, sources: Path, out: Path, **options: Any) -> list[Built]:
+        settings: dict[str, Any] = {
+            "modes": ("full",),
+            "dtype": "fp16",
+            "tensorrt": PlanSettings("tensorrt-rtx"),
+        }
         return build(out, base=str(sources / "base"), **(settings | options))
 
     def test_its_error_is_recorded(

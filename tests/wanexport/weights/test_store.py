@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import folders
 import numpy as np
@@ -70,7 +71,7 @@ class TestSharing:
 
 
 class TestPool:
-    def build(self, out: Path, sources: Path, **options: object) -> list[Built]:
+    def build(self, out: Path, sources: Path, **options: Any) -> list[Built]:
         return build(out, base=str(sources / "original"), verify=False, **options)
 
     def pooled(self, out: Path) -> list[Path]:
@@ -158,7 +159,11 @@ class TestCopy:
     def test_engines_outlive_their_sources_and_move(self, sources: Path, tmp_path: Path) -> None:
         shutil.copytree(sources / "original", tmp_path / "base")
         out = tmp_path / "out"
-        options = {"base": str(tmp_path / "base"), "ranks": (RANK,), "verify": False}
+        options: dict[str, Any] = {
+            "base": str(tmp_path / "base"),
+            "ranks": (RANK,),
+            "verify": False,
+        }
         build(out, copy=True, **options)
         build(tmp_path / "linked", **options)
         shutil.rmtree(tmp_path / "base")
@@ -284,7 +289,7 @@ class TestDryRun:
             "--mode", "full", "--mode", "merged", "--mode", "separate",
         )  # fmt: skip
         assert reuse.split()[0] == "reuse"
-        assert "writes      0 B" in reuse
+        assert "writes        0 B" in reuse
         assert reuse.endswith("made from the same")
         assert again.split()[0] == "reuse"
         assert new.split()[0] == "build"

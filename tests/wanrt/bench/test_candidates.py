@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faketestbed import FakeTestbed, Script
 from scripted import TIMES, ratio_of, rows_of, scripted_bench, shown
-from tinyengines import Tiny, make_engine, make_family
+from tinyengines import Tiny, make_engine, make_family, read_raw, write_manifest
 
 from wanrt import bench_engines
 from wanrt.bench.options import BenchOptions
@@ -46,6 +46,16 @@ def test_models_and_workloads_are_groups_of_their_own(tmp_path: Path) -> None:
     assert group.candidates[0].tokens == 6
     with pytest.raises(ResultsError, match="no engine has the workload 'x'"):
         scripted_bench(tmp_path, workload="x")
+
+
+def test_engines_that_must_not_be_compared_are_groups_told_apart(tmp_path: Path) -> None:
+    raw = read_raw(make_engine(tmp_path / "a", Tiny(name="a")))
+    others = {"b": {"layout": "split", "cards": "1"}, "c": {"prefuse": "01" * 32}}
+    for name, more in others.items():
+        folder = make_engine(tmp_path / name, Tiny(name=name))
+        write_manifest(folder, read_raw(folder) | {"compared_by": raw["compared_by"] | more})
+    models = [group.model for group in scripted_bench(tmp_path).groups]
+    assert models == ["tiny", "tiny layout split", "tiny prefuse 010101010101"]
 
 
 def test_a_failed_baseline_gives_way_to_another(tmp_path: Path) -> None:

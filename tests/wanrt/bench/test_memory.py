@@ -30,8 +30,8 @@ def needs(folder: Path, row: int, nbytes: int, **options: Any) -> None:
     need_activations(folder, row)
     for missing in (0, 1):
         result = scripted_bench(folder, {"available_bytes": nbytes - missing}, **options)
-        (row,) = result.rows
-        assert bool(row.skipped) == bool(missing)
+        (only,) = result.rows
+        assert bool(only.skipped) == bool(missing)
 
 
 # W [16, 16], a bias, A [4, 16] and B [16, 4] are 400 values

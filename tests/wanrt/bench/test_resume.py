@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faketestbed import FakeTestbed, Script
@@ -42,7 +43,9 @@ class TestResume:
 
     def test_another_aim_is_taken_up(self, tmp_path: Path) -> None:
         make_family(tmp_path)
-        script = {"forward_s": TIMES | {"tiny-separate-r4": [0.12, 0.13, 0.125, 0.11, 0.14]}}
+        script: dict[str, Any] = {
+            "forward_s": TIMES | {"tiny-separate-r4": [0.12, 0.13, 0.125, 0.11, 0.14]}
+        }
         short = scripted_bench(tmp_path, script, loads=None, time_budget_s=1.0)
         assert short.groups[0].loads == 3
         testbed = FakeTestbed(Script(**script))

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tinyengines import Tiny, adapter_tensors, expect, make_engine
 
 import wanrt as package
+from wanrt.cli.main import app
 
 
 def test_public_names() -> None:
@@ -23,6 +24,14 @@ def test_public_names() -> None:
     assert all(getattr(package, name) is not None for name in package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'x'"):
         package.x  # noqa: B018
+
+
+def test_a_command_is_in_the_file_of_its_name() -> None:
+    found = {command.callback for command in app.registered_commands}
+    assert {one.__module__ for one in found if one} == {
+        f"wanrt.cli.{one.__name__}" for one in found if one
+    }
+    assert len(found) == 5
 
 
 @pytest.mark.system

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_plots_are_saved_as_svg_and_png(saved: Path) -> None:
     assert output.is_file()
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     "cut short": (lambda text: text[:-200], "is not JSON, or cut short"),
     "empty": (lambda _: "", "is not JSON, or cut short"),
     "no text": (lambda _: "\udcff", "is not JSON, or cut short"),

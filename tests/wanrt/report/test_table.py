@@ -20,10 +20,11 @@ from wanrt.errors import ResultsError
 from wanrt.report.csv import to_csv
 from wanrt.report.headline import headlines
 from wanrt.report.markdown import to_markdown
-from wanrt.report.table import WIDTH, render_advice, render_bench
+from wanrt.report.table import render_advice, render_bench
 from wanrt.results.json import to_json
 from wanrt.results.result import BenchResult
 from wanrt.storage.files import write_text
+from wanrt.terminal.text import WIDTH
 
 GIB = 2**30
 VIDEO = {"832x480x81": 32760}

@@ -5,7 +5,7 @@
 #include <map>
 #include <string>
 
-#include "folder.h"
+#include "manifest/folder.h"
 
 namespace wanrt::impl {
 

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <string>
 
-#include "folder.h"
+#include "manifest/folder.h"
 
 namespace wanrt::impl {
 

@@ -93,10 +93,15 @@ def test_seconds_and_the_device() -> None:
 
 def test_a_graph_that_can_t_be_made_is_destroyed() -> None:
     destroyed: list[int] = []
+
+    def destroy(graph: int) -> tuple[Code]:
+        destroyed.append(graph)
+        return (Code.cudaSuccess,)
+
     cuda = make_runtime(
         cudaStreamEndCapture=lambda _: (Code.cudaSuccess, 7),
         cudaGraphInstantiate=lambda *_: (Code.cudaErrorMemoryAllocation, None),
-        cudaGraphDestroy=lambda graph: (destroyed.append(graph), (Code.cudaSuccess,))[1],
+        cudaGraphDestroy=destroy,
     )
     with pytest.raises(EngineError, match="cudaGraphInstantiate"):
         cuda.end_capture(1)

@@ -299,4 +299,4 @@ def test_options_of_the_other_backend_are_refused(tmp_path: Path) -> None:
     folder = make_trt(tmp_path / "e")
     for options in ({"threads": 2}, {"mapped": True}):
         with pytest.raises(UnsupportedError, match=r"is a tensorrt engine, .* is nothing to it"):
-            load_engine(folder, **options)  # type: ignore[arg-type]
+            load_engine(folder, **options)

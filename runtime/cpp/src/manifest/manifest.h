@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "plan.h"
+#include "manifest/plan.h"
 #include "tensors.h"
 
 namespace wanrt::impl {

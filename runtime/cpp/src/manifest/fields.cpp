@@ -1,4 +1,4 @@
-#include "fields.h"
+#include "manifest/fields.h"
 
 #include <algorithm>
 #include <map>

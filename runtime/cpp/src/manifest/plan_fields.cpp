@@ -1,9 +1,9 @@
-#include "plan_fields.h"
+#include "manifest/plan_fields.h"
 
 #include <algorithm>
 #include <string_view>
 
-#include "fields.h"
+#include "manifest/fields.h"
 
 namespace wanrt::impl {
 

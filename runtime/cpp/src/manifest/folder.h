@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "manifest.h"
+#include "manifest/manifest.h"
 
 namespace wanrt::impl {
 

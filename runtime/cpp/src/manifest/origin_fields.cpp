@@ -1,6 +1,6 @@
-#include "origin_fields.h"
+#include "manifest/origin_fields.h"
 
-#include "fields.h"
+#include "manifest/fields.h"
 
 namespace wanrt::impl {
 

@@ -1,4 +1,4 @@
-#include "json.h"
+#include "manifest/json.h"
 
 #include <functional>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "folder.h"
+#include "manifest/folder.h"
 
 #include <cerrno>
 #include <cstdint>

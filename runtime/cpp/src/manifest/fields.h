@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "json.h"
-#include "manifest.h"
+#include "manifest/json.h"
+#include "manifest/manifest.h"
 
 namespace wanrt::impl {
 

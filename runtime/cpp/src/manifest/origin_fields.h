@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "json.h"
+#include "manifest/json.h"
 
 namespace wanrt::impl {
 

@@ -1,13 +1,13 @@
-#include "manifest.h"
+#include "manifest/manifest.h"
 
 #include <algorithm>
 #include <set>
 
 #include "error.h"
-#include "fields.h"
-#include "json.h"
-#include "origin_fields.h"
-#include "plan_fields.h"
+#include "manifest/fields.h"
+#include "manifest/json.h"
+#include "manifest/origin_fields.h"
+#include "manifest/plan_fields.h"
 
 namespace wanrt::impl {
 

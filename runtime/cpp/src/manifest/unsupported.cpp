@@ -1,4 +1,4 @@
-#include "unsupported.h"
+#include "manifest/unsupported.h"
 
 #include <algorithm>
 

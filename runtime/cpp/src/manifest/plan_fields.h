@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "json.h"
-#include "manifest.h"
+#include "manifest/json.h"
+#include "manifest/manifest.h"
 
 namespace wanrt::impl {
 
