@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+from wanrt.errors import UserError
+
 __all__ = ["WanExportError"]
 
 
-class WanExportError(Exception):
-    """A user's mistake or a machine's limit; the CLI prints it in two lines and exits with 1.
-
-    Args:
-        message: what is wrong and where, one sentence.
-        hint: what to do about it; empty if there is nothing to say.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class WanExportError(UserError):
+    """An error of the exporter."""
 
 
 class ConfigError(WanExportError):

@@ -1,11 +1,11 @@
-"""The errors a user of wanrt can meet: what is wrong, where, and what to do about it."""
+"""The errors a user can meet: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
-__all__ = ["WanrtError"]
+__all__ = ["UserError", "WanrtError"]
 
 
-class WanrtError(Exception):
+class UserError(Exception):
     """A user's mistake or a machine's limit; the CLI prints it in two lines and exits with 1.
 
     Args:
@@ -16,6 +16,10 @@ class WanrtError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class WanrtError(UserError):
+    """An error of the runtime."""
 
 
 class ManifestError(WanrtError):

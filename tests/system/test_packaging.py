@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("benchmarks", "configs", "docs", "export", "runtime", "tests", "tools")
-FILES = (".gitignore", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml")
+FILES = (
+    ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    "README.md", "constraints.txt", "pyproject.toml",
+)  # fmt: skip
 SPECIFICATION = ("engines/README.md", "engines/engine.schema.json")
 JUNK = (
     "engines/mine/engine.json",

@@ -59,9 +59,11 @@ def make_manifest(
         sources=(
             *(Source(path=path, sha256=digest) for path, digest in weights.files),
             *(
-                Source(path=path, sha256=digest, strength=strength)
+                Source(path=path, sha256=sha, strength=strength, scale_from=file.scale_from)
                 for adapter in target.adapters
-                for path, digest, strength in adapter.sources
+                for (path, sha, strength), file in zip(
+                    adapter.sources, adapter.adapters, strict=True
+                )
             ),
         ),
         config=config.model_dump(mode="json"),

@@ -14,8 +14,8 @@ from wanexport.cli.adapter import adapter
 from wanexport.cli.build import build
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
-from wanexport.errors import UsageError, WanExportError
-from wanrt.errors import WanrtError
+from wanexport.errors import UsageError
+from wanrt.errors import UserError
 
 __all__ = ["app", "main"]
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         given = sys.argv[1:] if argv is None else list(argv)
         app(given, prog_name="wanexport", standalone_mode=True, obj=given)
-    except (WanExportError, WanrtError) as error:
+    except UserError as error:
         _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
     except SystemExit as stop:  # typer turns an interrupt into this code
         if stop.code == INTERRUPTED:

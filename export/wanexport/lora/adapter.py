@@ -17,6 +17,7 @@ from wanexport.errors import AdapterError
 from wanexport.lora.delta import Delta
 from wanexport.lora.resolve import resolve_file
 from wanexport.storage.tensor_file import open_safetensors
+from wanrt.manifest.origin import ScaleFrom
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,7 @@ class Adapter:
         strength: the user's factor on everything in it.
         deltas: its changes of parameters.
         random_weights: whether its writer says that the values are random.
+        scale_from: what says by how much its products are scaled.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Adapter:
     strength: float
     deltas: tuple[Delta, ...]
     random_weights: bool
+    scale_from: ScaleFrom = "none"
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -105,7 +108,9 @@ def resolve_adapter(
         hint = first.hint or f"see all of it: wanexport inspect {path}"
         raise AdapterError(f"{path}: {first.message}{more}", hint)
     random = any(file.metadata.get(key) == "true" for key in RANDOM_KEYS)
-    return Adapter(path, resolution.dialect, strength, resolution.deltas, random)
+    return Adapter(
+        path, resolution.dialect, strength, resolution.deltas, random, resolution.scale_from
+    )
 
 
 def touched_parameters(adapters: Iterable[Adapter]) -> set[str]:

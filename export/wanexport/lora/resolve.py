@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from wanexport.lora.delta import Delta, Kind
 from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect, split_key
-from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, read_settings
+from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, has_metadata, read_settings
 from wanexport.model.names import to_original
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+from wanrt.manifest.origin import ScaleFrom
 from wanrt.terminal.text import first_three
 
 __all__ = ["LoraProblem", "Resolution", "resolve_file"]
@@ -52,6 +53,7 @@ class Resolution:
         settings: PEFT's, from the file's metadata or beside it.
         deltas: the changes of the model's parameters.
         alphas: of its products, where metadata or an alpha tensor says it.
+        scale_from: what says so.
         problems: what couldn't be applied; every key is in a delta or here.
     """
 
@@ -59,6 +61,7 @@ class Resolution:
     settings: PeftSettings | None
     deltas: tuple[Delta, ...]
     alphas: tuple[float, ...]
+    scale_from: ScaleFrom
     problems: tuple[LoraProblem, ...]
 
 
@@ -92,8 +95,16 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         except ValueError as error:
             problems.append(LoraProblem(tuple(key.text for key, _ in roles.values()), str(error)))
     dialect = name_dialect([key for key in keys.values() if key], _extras(builder, settings))
+    scale_from: ScaleFrom = "alpha" if builder.has_alpha_tensors else "none"
+    if builder.has_stated_alphas:
+        scale_from = "metadata" if has_metadata(file) else "sidecar"
     return Resolution(
-        dialect, settings, tuple(builder.deltas), tuple(builder.alphas), tuple(problems)
+        dialect,
+        settings,
+        tuple(builder.deltas),
+        tuple(builder.alphas),
+        scale_from,
+        tuple(problems),
     )
 
 
@@ -105,6 +116,7 @@ class _Builder:
         self.deltas: list[Delta] = []
         self.alphas: list[float] = []
         self.has_alpha_tensors = False
+        self.has_stated_alphas = False
 
     def build(self, target: str, roles: Roles) -> None:
         """Add a module's changes; raise ValueError, and add none, if its keys make none."""
@@ -141,6 +153,7 @@ class _Builder:
             scale = find_scale(self._settings, names, _rank(kind, refs), alpha)
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from None
+        self.has_stated_alphas |= find_alpha(self._settings, names, None) is not None
         stated = find_alpha(self._settings, names, alpha)
         self.alphas += [] if stated is None else [stated]
         made = [replace(delta, scale=scale)]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wanexport.errors import AdapterError
 from wanexport.storage.tensor_file import SafetensorsFile
 
-__all__ = ["PeftSettings", "find_alpha", "find_scale", "read_settings"]
+__all__ = ["PeftSettings", "find_alpha", "find_scale", "has_metadata", "read_settings"]
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 DIFFUSERS_PREFIX = "transformer."
@@ -115,6 +115,11 @@ def read_settings(file: SafetensorsFile) -> PeftSettings | None:
     if settings is not None:
         _refuse_variants(settings, where)
     return settings
+
+
+def has_metadata(file: SafetensorsFile) -> bool:
+    """Tell whether a file's own header has PEFT's settings."""
+    return DIFFUSERS_KEY in file.metadata
 
 
 def _parse(text: str, where: str) -> PeftSettings | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
-from wanexport.errors import BuildError, WanExportError
+from wanexport.errors import BuildError
 from wanexport.tensorrt.network import (
     check_network,
     configure,
@@ -42,7 +42,7 @@ from wanexport.tensorrt.protocol import (
 from wanrt.backends.tensorrt import api as trt
 from wanrt.backends.tensorrt.cuda import find_gpu, open_cuda
 from wanrt.backends.tensorrt.library import open_plan
-from wanrt.errors import UnsupportedError, WanrtError
+from wanrt.errors import UnsupportedError, UserError, WanrtError
 from wanrt.storage.files import atomic_file
 from wanrt.terminal.units import show_bytes
 
@@ -71,7 +71,7 @@ def main() -> None:
             if len(asked) == 1
             else build(BuilderJob(**asked), send)
         )
-    except (WanExportError, WanrtError) as error:
+    except UserError as error:
         send(BuilderProblem(message=str(error), hint=error.hint))
     except MemoryError:
         problem = exhausted(asked.get("memory_limit"))

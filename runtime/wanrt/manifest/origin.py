@@ -6,8 +6,9 @@ from typing import Literal
 
 from wanrt.manifest.fields import Count, Dtype, Part, Sha256
 
-__all__ = ["Fidelity", "Prefused", "Quantization", "Source", "Verification"]
+__all__ = ["Fidelity", "Prefused", "Quantization", "ScaleFrom", "Source", "Verification"]
 
+ScaleFrom = Literal["alpha", "metadata", "sidecar", "none"]
 Granularity = Literal["tensor", "channel", "token", "block"]
 
 
@@ -22,7 +23,7 @@ class Source(Part):
     sha256: Sha256
     strength: float | None = None
     scheme: str | None = None
-    scale_from: Literal["alpha", "metadata", "sidecar", "none"] | None = None
+    scale_from: ScaleFrom | None = None
 
 
 class Prefused(Part):

@@ -49,9 +49,6 @@ def test_pythons_at_hand_agree_on_the_product_and_the_standard_library(
         "the standard library": (Path(sys.base_prefix) / "lib" / _version(), ["json", "asyncio"]),
     }
     found = {version: python for version in PYTHONS if (python := find_python(version))}
-    with capsys.disabled():
-        lacking = ", ".join(version for version in PYTHONS if version not in found)
-        sys.stdout.write(f"[not here to compare hashes with: Python {lacking or '-'}] ")
     for what, (root, packages) in asked.items():
         here = hash_packages(root, tuple(packages))
         for version, python in found.items():
@@ -59,6 +56,10 @@ def test_pythons_at_hand_agree_on_the_product_and_the_standard_library(
                 [python, "-I", SCRIPT, root, *packages], capture_output=True, text=True, timeout=60
             )
             assert (done.stdout, done.stderr) == (f"{here}\n", ""), f"{what}, Python {version}"
+    lacking = ", ".join(version for version in PYTHONS if version not in found)
+    code = hash_packages(ROOT, (".",))[:12]
+    with capsys.disabled():
+        sys.stdout.write(f"[{code} by Python {', '.join(found)}; not here: {lacking or 'none'}]")
 
 
 def find_python(version: str) -> str | None:
