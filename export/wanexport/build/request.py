@@ -166,8 +166,8 @@ def check_usage(request: BuildRequest) -> None:
     if settings is not None and not settings.control:
         if settings.backend != "tensorrt":
             raise UsageError(
-                f"--no-build-control has no effect with --backend {settings.backend}, which times no "
-                "kernels when it builds",
+                f"--no-build-control has no effect with --backend {settings.backend}, which times "
+                "no kernels when it builds",
                 "drop it",
             )
         _need_mode(request, "--no-build-control", FULL)
