@@ -186,8 +186,10 @@ class Manifest(Part):
     @property
     def rebuild_command(self) -> str:
         """The command that makes the engine again in place, from the folder that it ran in."""
+        if not self.command:
+            return "(engine.json names no command: a program made it)"
         forced = () if "--force" in self.command else ("--force",)
-        return shlex.join(["wanexport", *(self.command or ("build",)), *forced])
+        return shlex.join(["wanexport", *self.command, *forced])
 
     @property
     def weight_bytes(self) -> int:

@@ -145,7 +145,7 @@ class TestRebuild:
     def test_of_an_engine_made_without_a_command(self, tmp_path: Path) -> None:
         folder = make_engine(tmp_path / "e", Tiny())
         write_manifest(folder, read_raw(folder) | {"command": []})
-        assert read_manifest(folder).rebuild_command == "wanexport build --force"
+        assert "a program made it" in read_manifest(folder).rebuild_command
 
     def test_remakes_a_stale_engine(self, sources: Path, tmp_path: Path) -> None:
         lora = write_lora(tmp_path / "style.safetensors")
