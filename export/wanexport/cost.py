@@ -1,6 +1,6 @@
 """What engines of a model would cost, from its configuration alone: no checkpoint, no torch.
 
-`build/targets.py` resolves a build; this is `wanexport estimate`: parameters, bytes, flops, memory,
+`build/resolve.py` resolves a build; this is `wanexport estimate`: parameters, bytes, flops, memory,
 and how fast a forward could be on named devices. The formulas are `wanexport.model.formulas`'s.
 """
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 import onnx_ir as ir
 
-from wanexport.build.request import BuildRequest
-from wanexport.build.sources import Sources
-from wanexport.build.targets import TOOLS, Target
+from wanexport.build.reuse import TOOLS
+from wanexport.build.targets import Target
 from wanexport.graph.trace import model_inputs
 from wanexport.model.config import Config, Size
 from wanexport.model.formulas import count_activations, count_bytes, count_flops
-from wanexport.model.names import module_shapes
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
@@ -31,9 +28,7 @@ RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else
 
 
 def make_manifest(
-    request: BuildRequest,
     target: Target,
-    sources: Sources,
     store: WeightStore,
     model: ir.Model,
     adapters: tuple[AdapterFile, ...],
@@ -41,12 +36,8 @@ def make_manifest(
     plan_file: PlanFile | None = None,
 ) -> Manifest:
     """Return the manifest of a finished engine folder."""
-    config = request.config
-    finetuned = target.mode == "full" and sources.finetuned is not None
-    checkpoint = sources.finetuned if finetuned else sources.base
-    files = sources.finetuned_sources if finetuned else sources.base_sources
-    assert checkpoint is not None
-    random = checkpoint.random_weights or any(a.random_weights for a in target.adapters)
+    config, weights = target.config, target.weights
+    random = weights.made.random_weights or any(a.random_weights for a in target.adapters)
     return Manifest(
         schema_version=1,
         name=target.name,
@@ -55,18 +46,18 @@ def make_manifest(
         rank=target.rank,
         max_rank=target.max_rank,
         targets=tuple(target.ranks) or _merged_targets(target),
-        target_set="cross-attention" if target.adapters and request.ranks else None,
+        target_set=target.target_set,
         lora_form="branch" if target.ranks else None,
         dtype=config.dtype,
-        backend=request.backend,
+        backend=target.backend,
         random_weights=random,
-        full_finetune=finetuned,
+        full_finetune=weights.origin == "finetuned",
         graphs={"forward": _graph(store.folder, model, plan_file)},
-        workloads={size.name: _workload(request, target, size) for size in request.sizes},
+        workloads={size.name: _workload(target, size) for size in target.sizes},
         weights=tuple(store.files.values()),
         adapters=adapters,
         sources=(
-            *(Source(path=path, sha256=digest) for path, digest in files),
+            *(Source(path=path, sha256=digest) for path, digest in weights.files),
             *(
                 Source(path=path, sha256=sha, strength=strength, scale_from=file.scale_from)
                 for adapter in target.adapters
@@ -76,7 +67,7 @@ def make_manifest(
             ),
         ),
         config=config.model_dump(mode="json"),
-        command=request.command,
+        command=target.command,
         compared_by=_compared_by(config),
         inputs=dict(target.inputs),
         tools=_tools(),
@@ -132,9 +123,9 @@ def _spec(value: ir.Value) -> TensorSpec:
     )
 
 
-def _workload(request: BuildRequest, target: Target, size: Size) -> Workload:
-    arch, dtype = request.config.architecture, request.config.dtype
-    lora = _branches(target, module_shapes(arch))
+def _workload(target: Target, size: Size) -> Workload:
+    arch, dtype = target.config.architecture, target.config.dtype
+    lora = _branches(target)
     inputs = model_inputs(arch, size, dtype)
     return Workload(
         width=size.width,
@@ -151,13 +142,11 @@ def _workload(request: BuildRequest, target: Target, size: Size) -> Workload:
     )
 
 
-def _branches(
-    target: Target, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, int, int]]:
+def _branches(target: Target) -> dict[str, tuple[int, int, int]]:
     """Return module -> (rank, in, out) of what runs beside the base's linear layers."""
     branches = {}
     for module, rank in target.ranks.items():
-        fan_out, *fan_in = shapes[f"{module}.weight"]
+        fan_out, *fan_in = target.shapes[f"{module}.weight"]
         branches[module] = (rank, math.prod(fan_in), fan_out)
     return branches
 

@@ -4,46 +4,34 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
+from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
 from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.build.manifest import make_manifest
 from wanexport.build.request import BuildRequest, resolve_request
-from wanexport.build.sources import AdapterSet, Sources, gather
-from wanexport.build.targets import Target, appeared_meanwhile, check_targets, resolve_targets
+from wanexport.build.resolve import resolve_targets
+from wanexport.build.reuse import appeared_meanwhile
+from wanexport.build.sources import gather
+from wanexport.build.targets import Target, check_targets
 from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
-from wanexport.checkpoint.open import Checkpoint
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
 from wanexport.graph.passes import to_inputs
-from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.lora.adapter import touched_parameters
-from wanexport.lora.canonical import write_adapter
-from wanexport.model.names import computes_in_fp32
+from wanexport.graph.trace import trace_graph
 from wanexport.storage.disk import check_out
-from wanexport.storage.dtypes import ENGINE_DTYPES
-from wanexport.storage.hashes import sha256_file
-from wanexport.storage.tensor_file import StoredTensor
 from wanexport.tensorrt.pool import PlanPool
-from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.pool import Pool
 from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
-from wanrt.manifest.fields import Dtype
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
-from wanrt.manifest.schema import AdapterFile
-from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["Built", "build_engines"]
@@ -62,11 +50,11 @@ class Built:
 
 @dataclass
 class _Builder:
-    request: BuildRequest
-    sources: Sources
-    reporter: Reporter
+    """What the engines of a build share."""
+
     pool: Pool
     comparer: Comparer
+    reporter: Reporter
     plans_made: set[str] = field(default_factory=set)
 
 
@@ -84,12 +72,10 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):
-            sources = gather(request, reporter, dry_run=False)
-            targets = resolve_targets(request, sources)
+            targets = resolve_targets(request, gather(request, reporter, dry_run=False))
             check_targets(request.out, targets)
             pool = Pool((request.out / ".weights").resolve())
-            comparer = Comparer(request, sources, reporter)
-            builder = _Builder(request, sources, reporter, pool, comparer)
+            builder = _Builder(pool, Comparer(reporter), reporter)
             return [_build(builder, target) for target in targets]
     except OSError as error:
         where = error.filename or request.out  # a write that fails doesn't say to what
@@ -99,15 +85,14 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
 
 
 def _build(builder: _Builder, target: Target) -> Built:
-    request = builder.request
-    folder = request.out / target.name
-    if target.action == "reuse" or appeared_meanwhile(request, target):
+    folder = target.folder
+    if target.action == "reuse" or appeared_meanwhile(target):
         builder.reporter.log(f"{target.name}: there already, made from the same")
         return Built(folder, target, None)
-    with draft_folder(request.out, target.name) as draft:
+    with draft_folder(target.out, target.name) as draft:
         verification = _fill(builder, target, draft)
         if not publish(draft, folder, replace=target.action == "replace"):
-            if not appeared_meanwhile(request, target):
+            if not appeared_meanwhile(target):
                 raise BuildError(f"{folder} appeared while its engine was built", "run again")
             return Built(folder, target, None)
     return Built(folder, target, verification)
@@ -115,41 +100,37 @@ def _build(builder: _Builder, target: Target) -> Built:
 
 def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     """Build, verify and describe one engine in its draft folder."""
-    request, reporter = builder.request, builder.reporter
-    checkpoint = _checkpoint(builder.sources, target)
-    spec = _graph_spec(request, target, checkpoint)
+    reporter, settings = builder.reporter, target.tensorrt
+    spec = specify_graph(target)
     with reporter.work(f"{target.name}: tracing"):
-        model = passes.lower_for(trace_graph(spec), request.backend, spec.dtype)
-    parameters = [_parameters(target, checkpoint, spec, adapters) for adapters in target.carried]
+        model = passes.lower_for(trace_graph(spec), target.backend, spec.dtype)
+    parameters = list_parameters(target, spec)
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:
         store = WeightStore(
             draft,
             builder.pool,
-            request.copy,
+            target.copy,
             piece.advance,
-            # a refitter may ask for any of a target's constants
-            inline_bytes=1 if request.tensorrt else INLINE_BYTES,
-            keep_pristine=request.swaps_in_place(target.mode),
+            # a refitter may ask for any of a plan's constants
+            inline_bytes=1 if settings else INLINE_BYTES,
+            keep_pristine=target.swap_rank is not None,
         )
-        finetuned = checkpoint is builder.sources.finetuned
-        _write_weights(store, target, parameters[0], "finetuned" if finetuned else "base")
-        adapters = _ship_adapters(draft, target, request.config.dtype, piece.advance)
+        write_weights(store, target, parameters[0])
+        adapters = ship_adapters(draft, target, piece.advance)
         if target.mode == "swappable":
             to_inputs(model, target.branch_names)
         store.bind(model)
-    if request.tensorrt and request.tensorrt.allow_unfused:
+    if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
     ir.save(model, draft / "model.onnx")
     maker = None
-    if request.tensorrt:
-        maker = PlanMaker(request, target, model, store, reporter, builder.plans_made)
+    if settings:
+        maker = PlanMaker(target, model, store, reporter, builder.plans_made)
     verification = Verification(method="none")
-    if request.verify:
+    if target.verify:
         verification = builder.comparer.compare_graph(target, spec, model, store, parameters)
     manifest = make_manifest(
-        request,
         target,
-        builder.sources,
         store,
         model,
         adapters,
@@ -157,7 +138,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if request.verify and maker and request.tensorrt and request.tensorrt.runs_here:
+    if target.verify and maker and settings and settings.runs_here:
         try:
             error = builder.comparer.compare_plan(target, spec, draft, manifest, parameters)
         except WanrtError as problem:
@@ -170,106 +151,6 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         manifest = manifest.model_copy(update={"verification": verification})
         (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return verification
-
-
-def _checkpoint(sources: Sources, target: Target) -> Checkpoint:
-    checkpoint = sources.base
-    if target.mode == "full" and sources.finetuned is not None:
-        checkpoint = sources.finetuned
-    assert checkpoint is not None
-    return checkpoint
-
-
-def _graph_spec(request: BuildRequest, target: Target, checkpoint: Checkpoint) -> GraphSpec:
-    """Say what to trace: what the graph reads in fp32 is stored as the checkpoint has it."""
-    storage = {
-        name: ENGINE_DTYPES[ref.dtype]
-        for name, ref in checkpoint.tensors.items()
-        if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != request.config.dtype
-    }
-    config = request.config
-    return GraphSpec(
-        config.architecture, config.size, config.dtype, target.ranks, storage, request.dynamic
-    )
-
-
-def _parameters(
-    target: Target, checkpoint: Checkpoint, spec: GraphSpec, adapters: AdapterSet | None
-) -> EngineParameters:
-    dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
-    if adapters is None:
-        return EngineParameters(checkpoint.tensors, dtypes)
-    if target.mode == "merged":
-        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
-    branch_dtype = SAFETENSORS[spec.dtype]
-    return EngineParameters(
-        checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype
-    )
-
-
-def _write_weights(
-    store: WeightStore,
-    target: Target,
-    parameters: EngineParameters,
-    origin: Literal["base", "finetuned"],
-) -> None:
-    """Reference what doesn't change, and write what does, one tensor at a time."""
-    changed = touched_parameters(parameters.merged)
-    store.reference(parameters.refs, parameters.dtypes, origin, changed)
-    if changed:
-        names = [name for name in parameters.refs if name in changed]
-        shapes = {name: parameters.refs[name].shape for name in names}
-        specs = [StoredTensor(name, parameters.dtypes[name], shapes[name]) for name in names]
-        store.write("merged", specs, _merged(parameters, names))
-    if target.mode == "separate":
-        branch_specs = list(chain.from_iterable(parameters.branch_specs(target.ranks)))
-        store.write("adapter", branch_specs, _branches(target, parameters))
-
-
-def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
-    try:
-        for name in names:
-            yield from parameters.stored(name)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:
-    for module in target.ranks:
-        branch = parameters.branch(module)
-        assert branch is not None
-        yield from branch
-
-
-def _ship_adapters(
-    draft: Path, target: Target, dtype: Dtype, on_bytes: Callable[[int], None]
-) -> tuple[AdapterFile, ...]:
-    """Write the adapters a swappable engine was asked with into its folder, canonically."""
-    if target.mode != "swappable":
-        return ()
-    files = []
-    (draft / "adapters").mkdir()
-    for adapter in target.adapters:
-        path = draft / adapter.file
-        rank = write_adapter(
-            adapter.carried,
-            path,
-            dtype,
-            max_rank=target.max_rank,
-            targets=list(target.ranks),
-            on_bytes=on_bytes,
-        )
-        files.append(
-            AdapterFile(
-                file=adapter.file,
-                rank=rank,
-                bytes=path.stat().st_size,
-                sha256=sha256_file(path),
-            )
-        )
-    return tuple(files)
 
 
 @contextmanager

@@ -87,8 +87,8 @@ class BuildRequest:
     @property
     def times_tactics(self) -> bool:
         """Whether building an engine again may change its speed, so that a bench needs to know."""
-        plans = self.tensorrt
-        return plans is not None and plans.backend == "tensorrt" and plans.control
+        settings = self.tensorrt
+        return settings is not None and settings.backend == "tensorrt" and settings.control
 
     def __post_init__(self) -> None:
         adapted = [mode for mode in self.modes if mode != "full"]
@@ -162,12 +162,12 @@ def check_usage(request: BuildRequest) -> None:
         if not request.loras:
             raise UsageError("--merge-rest has no effect without a --lora", "add --lora FILE")
         _need_mode(request, "--merge-rest", UNMERGED)
-    plans = request.tensorrt
-    if plans is not None and not plans.control:
-        if plans.backend != "tensorrt":
+    settings = request.tensorrt
+    if settings is not None and not settings.control:
+        if settings.backend != "tensorrt":
             raise UsageError(
-                f"--no-build-control has no effect with --backend {plans.backend}, which times no "
-                "kernels when it builds",
+                f"--no-build-control has no effect with --backend {settings.backend}, which times "
+                "no kernels when it builds",
                 "drop it",
             )
         _need_mode(request, "--no-build-control", FULL)

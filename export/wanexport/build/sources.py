@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from wanexport.build.request import RANDOM, SEED, BuildRequest
 from wanexport.checkpoint.open import Checkpoint, open_checkpoint
@@ -13,15 +14,20 @@ from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, split_rest, stacked_ranks
 from wanexport.lora.find import find_lora, name_lora, resolve_adapters
 from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.model.config import Architecture
 from wanexport.model.names import module_shapes
 from wanexport.storage.disk import check_disk
 from wanexport.storage.hashes import hash_files
 from wanexport.storage.locks import locked
+from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_and_more
 from wanrt.terminal.units import show_bytes
 
-__all__ = ["AdapterSet", "Sources", "gather"]
+__all__ = ["AdapterSet", "Sources", "Weights", "gather"]
+
+Origin = Literal["base", "finetuned"]
+Shapes = Mapping[str, tuple[int, ...]]
 
 NOT_MADE = "not made yet"
 
@@ -69,15 +75,47 @@ class AdapterSet:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Everything that is read to make the engines of one request."""
+class Weights:
+    """The checkpoint that an engine is made from.
 
-    base: Checkpoint | None  # None: to be made, in a dry run, or not needed
-    base_sources: tuple[tuple[str, str], ...]
-    finetuned: Checkpoint | None
-    finetuned_sources: tuple[tuple[str, str], ...]
+    Args:
+        origin: what it is called: the base, or a full fine-tune.
+        checkpoint: None if it isn't made yet, in a dry run.
+        files: (path, sha256) of each file that it lies in.
+    """
+
+    origin: Origin
+    checkpoint: Checkpoint | None
+    files: tuple[tuple[str, str], ...]
+
+    @property
+    def made(self) -> Checkpoint:
+        """The checkpoint, where nothing is built without."""
+        assert self.checkpoint is not None
+        return self.checkpoint
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that is read to make the engines of one request.
+
+    Args:
+        shapes: of the model's parameters.
+        base: the base; of no checkpoint if no engine needs it.
+        finetuned: the full fine-tune, if there is one.
+        adapter_sets: what engines carry, one set at a time.
+        to_make_bytes: what a build writes before its engines.
+    """
+
+    shapes: Shapes
+    base: Weights
+    finetuned: Weights | None
     adapter_sets: tuple[AdapterSet, ...]
     to_make_bytes: int
+
+    def weights_of(self, mode: Mode) -> Weights:
+        """Return what engines of a mode are made from."""
+        return self.finetuned if mode == "full" and self.finetuned else self.base
 
 
 def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sources:
@@ -87,6 +125,7 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
     makes nothing.
     """
     arch, config = request.config.architecture, request.config
+    shapes = module_shapes(arch)
     made = request.out / ".made"
     to_make = 0
     base: Checkpoint | None = None
@@ -112,25 +151,29 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
     for rank in request.ranks:
         path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
         if not path.exists():
-            to_make += _seeded_bytes(request, rank)
-        sets.append(_seeded_set(path, request, rank, reporter, dry_run=dry_run))
+            to_make += _seeded_bytes(arch, shapes, rank)
+        sets.append(_seeded_set(path, request, shapes, rank, reporter, dry_run=dry_run))
     if request.loras:
-        sets.append(_file_set(request, reporter))
+        sets.append(_file_set(request, shapes, reporter))
     return Sources(
-        base,
-        _hash_checkpoint(base, reporter),
-        finetuned,
-        _hash_checkpoint(finetuned, reporter),
+        shapes,
+        _weights("base", base, reporter),
+        _weights("finetuned", finetuned, reporter) if finetuned else None,
         tuple(sets),
         to_make,
     )
 
 
 def _seeded_set(
-    path: Path, request: BuildRequest, rank: int, reporter: Reporter, *, dry_run: bool
+    path: Path,
+    request: BuildRequest,
+    shapes: Shapes,
+    rank: int,
+    reporter: Reporter,
+    *,
+    dry_run: bool,
 ) -> AdapterSet:
     arch = request.config.architecture
-    shapes = module_shapes(arch)
     targets = cross_attention_targets(arch)
     if not path.exists() and dry_run:
         ranks = dict.fromkeys(targets, rank)
@@ -138,31 +181,32 @@ def _seeded_set(
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            reporter.bytes(f"random adapter r{rank}", _seeded_bytes(request, rank)) as piece,
+            reporter.bytes(f"random adapter r{rank}", _seeded_bytes(arch, shapes, rank)) as piece,
             locked(path.parent / ".making.lock"),
         ):
             if not path.exists():  # another build may have made it since, and be reading it
                 seeded_adapter(path, shapes, targets, rank, SEED, on_bytes=piece.advance)
-    return _resolve([(path, 1.0)], request, "", reporter)
+    return _resolve([(path, 1.0)], request, shapes, "", reporter)
 
 
-def _seeded_bytes(request: BuildRequest, rank: int) -> int:
+def _seeded_bytes(arch: Architecture, shapes: Shapes, rank: int) -> int:
     """Return the bytes of a seeded adapter's tensors, which are bf16."""
-    arch = request.config.architecture
-    shapes = module_shapes(arch)
     return sum(2 * rank * sum(shapes[f"{m}.weight"]) for m in cross_attention_targets(arch))
 
 
-def _file_set(request: BuildRequest, reporter: Reporter) -> AdapterSet:
+def _file_set(request: BuildRequest, shapes: Shapes, reporter: Reporter) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
     names = [name_lora(path) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
-    return _resolve(paths, request, "-".join(names), reporter)
+    return _resolve(paths, request, shapes, "-".join(names), reporter)
 
 
 def _resolve(
-    paths: list[tuple[Path, float]], request: BuildRequest, name: str, reporter: Reporter
+    paths: list[tuple[Path, float]],
+    request: BuildRequest,
+    shapes: Shapes,
+    name: str,
+    reporter: Reporter,
 ) -> AdapterSet:
-    shapes = module_shapes(request.config.architecture)
     adapters = resolve_adapters(paths, shapes, reporter)
     carried, rest = split_rest(adapters)
     unmerged = [mode for mode in request.modes if mode in ("separate", "swappable")]
@@ -189,11 +233,9 @@ def _resolve(
     )
 
 
-def _hash_checkpoint(
-    checkpoint: Checkpoint | None, reporter: Reporter
-) -> tuple[tuple[str, str], ...]:
+def _weights(origin: Origin, checkpoint: Checkpoint | None, reporter: Reporter) -> Weights:
     if checkpoint is None:
-        return ()
+        return Weights(origin, None, ())
     paths = sorted({ref.path for ref in checkpoint.tensors.values()})
     digests = hash_files("the checkpoint", paths, reporter)
-    return tuple((str(path), digest) for path, digest in digests.items())
+    return Weights(origin, checkpoint, tuple((str(p), digest) for p, digest in digests.items()))

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from wanexport.build.request import BuildRequest
 from wanexport.build.targets import Target
 from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import model_inputs
 from wanexport.lora.adapter import touched_parameters
-from wanexport.model.names import module_shapes
 from wanexport.storage.dtypes import ENGINE_DTYPES, engine_dtype
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.tensor_file import TensorRef
@@ -40,15 +38,13 @@ class PlanMaker:
     """Makes the plan of one engine whose graph and weights lie in its draft folder.
 
     Args:
-        request: what was asked.
-        target: which engine of it.
+        target: the engine.
         model: the engine's graph, bound and saved as `model.onnx`.
         store: its weights.
         reporter: who is told of it.
         made: keys of the plans that this build made; with `force` only they are taken as they are.
     """
 
-    request: BuildRequest
     target: Target
     model: ir.Model
     store: WeightStore
@@ -86,7 +82,7 @@ class PlanMaker:
             version_compatible=settings.version_compatible,
             refit=settings.refit,
             weight_streaming=settings.weight_streaming,
-            profiles=tuple(size.name for size in self.request.sizes),
+            profiles=tuple(size.name for size in self.target.sizes),
             weights=self._ranges(self.store.bound) if stripped else {},
             swap=self._make_swap(),
             layers=_describe_file(layers),
@@ -99,18 +95,18 @@ class PlanMaker:
 
     @property
     def _settings(self) -> PlanSettings:
-        assert self.request.tensorrt is not None
-        return self.request.tensorrt
+        assert self.target.tensorrt is not None
+        return self.target.tensorrt
 
     @property
     def _pool(self) -> PlanPool:
-        return PlanPool(self.request.out / ".plans")
+        return PlanPool(self.target.out / ".plans")
 
     def _job(self) -> BuilderJob:
-        config = self.request.config
+        config = self.target.config
         profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
-        if self.request.dynamic:
-            inputs = [model_inputs(config.architecture, s, "fp32") for s in self.request.sizes]
+        if self.target.dynamic:
+            inputs = [model_inputs(config.architecture, s, "fp32") for s in self.target.sizes]
             profiles = tuple({name: shape for name, (shape, _) in i.items()} for i in inputs)
         values = (*self.model.graph.inputs, *self.model.graph.outputs)
         cache = None if self.target.control else self._pool.timing_cache(self._settings)
@@ -137,7 +133,7 @@ class PlanMaker:
         return plan_key(job, self._settings, self.store.bound, digests)
 
     def _make(self, key: str, job: BuilderJob, name: str) -> Finished:
-        if self.request.force and key not in self.made:
+        if self.target.force and key not in self.made:
             self._pool.drop(key)
         with self.reporter.work(f"{name}: looking for its plan"):
             found = self._pool.find(key)
@@ -160,11 +156,11 @@ class PlanMaker:
         }
 
     def _make_swap(self) -> Swap | None:
-        if not self.request.swaps_in_place(self.target.mode):
+        rank = self.target.swap_rank
+        if rank is None:
             return None
-        shapes = module_shapes(self.request.config.architecture)
+        shapes = self.target.shapes
         (adapters,) = self.target.adapters
-        rank = self.request.swap_rank(adapters.rank)
         sides = {
             m: (shapes[f"{m}.weight"][0], math.prod(shapes[f"{m}.weight"][1:]))
             for m in adapters.ranks
@@ -185,7 +181,7 @@ class PlanMaker:
         return Swap(inputs=tuple(inputs), base=self._ranges(self.store.pristine), merges=merges)
 
     def _make_merge(self, shape: tuple[int, int], rank: int) -> MergePlan:
-        dtype = SAFETENSORS[self.request.config.dtype]
+        dtype = SAFETENSORS[self.target.config.dtype]
         name = f"merge-{shape[0]}x{shape[1]}"
         path = self.store.folder / f".{name}.onnx"
         try:

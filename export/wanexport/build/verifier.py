@@ -11,8 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from wanexport.build.request import BuildRequest
-from wanexport.build.sources import AdapterSet, Sources
+from wanexport.build.sources import AdapterSet
 from wanexport.build.targets import Target
 from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
@@ -39,13 +38,9 @@ class Comparer:
     """Compares one engine after the other; what the reference said is asked once.
 
     Args:
-        request: what was asked.
-        sources: what the engines are made from.
         reporter: who is told of it.
     """
 
-    request: BuildRequest
-    sources: Sources
     reporter: Reporter
     samples: dict[str, Tensor] = field(default_factory=dict)
     full: Verification | None = None
@@ -70,7 +65,7 @@ class Comparer:
             return self.full  # the same graph and weights; only the target is another
         size = twin_size(spec.arch, spec.size)
         with self.reporter.work(f"{target.name}: tracing at {size.tokens} tokens"):
-            twin = passes.lower_for(trace_graph(twin_spec(spec)), self.request.backend, spec.dtype)
+            twin = passes.lower_for(trace_graph(twin_spec(spec)), target.backend, spec.dtype)
         if target.mode == "swappable":
             passes.to_inputs(twin, target.branch_names)
         found = []
@@ -162,7 +157,7 @@ class Comparer:
     def _name_weights(self, target: Target, adapters: AdapterSet | None) -> str:
         """Name the weights an engine computes with; separate and swappable engines share them."""
         if adapters is None:
-            return "base" if self.sources.finetuned is None else "full fine-tune"
+            return "base" if target.weights.origin == "base" else "full fine-tune"
         kind = "merged" if target.mode == "merged" else "unmerged"
         return f"{kind} {adapters.label}"
 

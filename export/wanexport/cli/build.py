@@ -160,8 +160,9 @@ def _build(request: BuildRequest, reporter: Reporter) -> None:
 
 def _print_targets(request: BuildRequest, reporter: Reporter) -> None:
     from wanexport.build.request import resolve_request
+    from wanexport.build.resolve import resolve_targets
     from wanexport.build.sources import gather
-    from wanexport.build.targets import check_targets, resolve_targets
+    from wanexport.build.targets import check_targets
     from wanexport.cli.build_text import format_targets
     from wanexport.storage.disk import check_out
 

@@ -8,7 +8,9 @@ parameters is diffusers' norm2 and the original's norm3.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
 
 from wanexport.model.config import Architecture
 from wanexport.model.formulas import PATCH, PATCH_VOLUME
@@ -68,9 +70,10 @@ def to_original(name: str) -> str | None:
     return _rename(name, _MODEL_BACK, _BLOCK_BACK)
 
 
-def module_shapes(arch: Architecture) -> dict[str, Shape]:
+@cache
+def module_shapes(arch: Architecture) -> Mapping[str, Shape]:
     """Return the shape of every parameter of a `WanTransformer3DModel`, in its own order."""
-    return {
+    shapes = {
         "scale_shift_table": (1, 2, arch.width),
         **_matrix("patch_embedding", (arch.width, arch.in_channels, *PATCH)),
         **dict(_embedder(arch)),
@@ -81,6 +84,7 @@ def module_shapes(arch: Architecture) -> dict[str, Shape]:
         },
         **_matrix("proj_out", (arch.out_channels * PATCH_VOLUME, arch.width)),
     }
+    return MappingProxyType(shapes)
 
 
 def _rename(name: str, model: dict[str, str], block: dict[str, str]) -> str | None:

@@ -1,1 +1,1 @@
-"""What a bench measured and what may be claimed of it. Imports machine, storage and terminal."""
+"""What a bench measured and what may be claimed of it. Imports machine and storage."""

@@ -48,7 +48,7 @@ class TestVerification:
             return rank
 
         build(tmp_path / "sound", modes=("swappable",), ranks=(2, 4))
-        monkeypatch.setattr("wanexport.build.recipe.write_adapter", halve_the_narrow_one)
+        monkeypatch.setattr("wanexport.build.contents.write_adapter", halve_the_narrow_one)
         with pytest.raises(VerificationError, match="the engine's outputs are off by"):
             build(tmp_path / "e", modes=("swappable",), ranks=(2, 4))
         assert not engines(tmp_path / "e")
@@ -188,8 +188,8 @@ class TestConflict:
         def version(package: str) -> str:
             return "99" if package == "onnxscript" else "1"
 
-        monkeypatch.setattr("wanexport.build.targets.metadata.version", version)
-        monkeypatch.setattr("wanexport.build.targets.TOOLS", ("onnxscript",))
+        monkeypatch.setattr("wanexport.build.reuse.metadata.version", version)
+        monkeypatch.setattr("wanexport.build.reuse.TOOLS", ("onnxscript",))
         self.refused(out, "onnxscript was .*, is 99")
 
     def test_another_configuration_of_the_same_name(self, out: Path, sources: Path) -> None:

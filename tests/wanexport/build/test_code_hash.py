@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import wanexport
-from wanexport.build.targets import SHAPING, code_hash
+from wanexport.build.reuse import SHAPING, code_hash
 from wanexport.storage.source_hash import hash_packages
 
 ROOT = Path(wanexport.__file__).parent

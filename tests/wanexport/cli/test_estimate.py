@@ -11,8 +11,8 @@ import pytest
 from commands import wanexport
 
 from wanexport.build.request import MODES, BuildRequest
+from wanexport.build.resolve import resolve_targets
 from wanexport.build.sources import gather
-from wanexport.build.targets import resolve_targets
 from wanexport.cost import Outlook, predict_engines, price_engines
 from wanexport.model.config import load_config
 from wanexport.model.formulas import count_bytes, count_flops

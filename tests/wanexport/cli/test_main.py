@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from wanexport.build.recipe import Built
 from wanexport.build.request import MODES, BuildRequest
-from wanexport.build.sources import AdapterSet
+from wanexport.build.sources import AdapterSet, Weights
 from wanexport.build.targets import Target
 from wanexport.cli.main import app
 from wanexport.errors import BuildError, ConfigError
@@ -294,8 +294,9 @@ def test_a_missing_package_names_its_extra(
 
 def built(**figures: float | str) -> Built:
     adapters = AdapterSet("", {"m": 4}, (), (), (), (), True)
-    plan = Target("e", "separate", (adapters,), {"m": 4}, None, {}, "build", "new", 1, 1)
-    return Built(Path("engines/e"), plan, Verification(method="blocks", **figures))  # type: ignore[arg-type]
+    base = Weights("base", None, ())
+    target = Target("e", Path("engines"), DEMO, "separate", base, {}, (adapters,), {"m": 4})
+    return Built(target.folder, target, Verification(method="blocks", **figures))  # type: ignore[arg-type]
 
 
 def test_reports_each_engine_and_warns_of_an_adapter_without_effect(

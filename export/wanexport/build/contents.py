@@ -1,0 +1,117 @@
+"""What an engine folder holds besides its graph: weights, and the adapters that ship with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wanexport.build.sources import AdapterSet
+from wanexport.build.targets import Target
+from wanexport.graph.trace import GraphSpec
+from wanexport.lora.adapter import touched_parameters
+from wanexport.lora.canonical import write_adapter
+from wanexport.model.names import computes_in_fp32
+from wanexport.storage.dtypes import ENGINE_DTYPES
+from wanexport.storage.hashes import sha256_file
+from wanexport.storage.tensor_file import StoredTensor
+from wanexport.weights.parameters import EngineParameters
+from wanexport.weights.store import WeightStore
+from wanrt.manifest.schema import AdapterFile
+from wanrt.storage.dtypes import SAFETENSORS
+
+__all__ = ["list_parameters", "ship_adapters", "specify_graph", "write_weights"]
+
+
+def specify_graph(target: Target) -> GraphSpec:
+    """Say what to trace: what the graph reads in fp32 is stored as the checkpoint has it."""
+    config = target.config
+    storage = {
+        name: ENGINE_DTYPES[ref.dtype]
+        for name, ref in target.weights.made.tensors.items()
+        if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != config.dtype
+    }
+    return GraphSpec(
+        config.architecture, config.size, config.dtype, target.ranks, storage, target.dynamic
+    )
+
+
+def list_parameters(target: Target, spec: GraphSpec) -> list[EngineParameters]:
+    """Return what an engine computes with, for each adapter that it can run with."""
+    return [_parameters(target, spec, adapters) for adapters in target.carried]
+
+
+def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) -> EngineParameters:
+    checkpoint = target.weights.made
+    dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
+    if adapters is None:
+        return EngineParameters(checkpoint.tensors, dtypes)
+    if target.mode == "merged":
+        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
+    branch_dtype = SAFETENSORS[spec.dtype]
+    return EngineParameters(
+        checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype
+    )
+
+
+def write_weights(store: WeightStore, target: Target, parameters: EngineParameters) -> None:
+    """Reference what doesn't change, and write what does, one tensor at a time."""
+    changed = touched_parameters(parameters.merged)
+    store.reference(parameters.refs, parameters.dtypes, target.weights.origin, changed)
+    if changed:
+        names = [name for name in parameters.refs if name in changed]
+        shapes = {name: parameters.refs[name].shape for name in names}
+        specs = [StoredTensor(name, parameters.dtypes[name], shapes[name]) for name in names]
+        store.write("merged", specs, _merged(parameters, names))
+    if target.mode == "separate":
+        branch_specs = list(chain.from_iterable(parameters.branch_specs(target.ranks)))
+        store.write("adapter", branch_specs, _branches(target, parameters))
+
+
+def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
+    try:
+        for name in names:
+            yield from parameters.stored(name)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:
+    for module in target.ranks:
+        branch = parameters.branch(module)
+        assert branch is not None
+        yield from branch
+
+
+def ship_adapters(
+    draft: Path, target: Target, on_bytes: Callable[[int], None]
+) -> tuple[AdapterFile, ...]:
+    """Write the adapters a swappable engine was asked with into its folder, canonically."""
+    if target.mode != "swappable":
+        return ()
+    files = []
+    (draft / "adapters").mkdir()
+    for adapter in target.adapters:
+        path = draft / adapter.file
+        rank = write_adapter(
+            adapter.carried,
+            path,
+            target.config.dtype,
+            max_rank=target.max_rank,
+            targets=list(target.ranks),
+            on_bytes=on_bytes,
+        )
+        files.append(
+            AdapterFile(
+                file=adapter.file,
+                rank=rank,
+                bytes=path.stat().st_size,
+                sha256=sha256_file(path),
+            )
+        )
+    return tuple(files)

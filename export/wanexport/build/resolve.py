@@ -1,0 +1,119 @@
+"""From a request and its sources to the engines it comes to; nothing after it asks the request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from wanexport.build.estimate import count_memory, count_plan_bytes, count_written
+from wanexport.build.request import BuildRequest
+from wanexport.build.reuse import decide_action, describe_inputs
+from wanexport.build.sources import AdapterSet, Sources
+from wanexport.build.targets import Target
+from wanexport.errors import BuildError, ConfigError
+from wanrt.manifest.schema import Mode
+
+__all__ = ["resolve_targets"]
+
+
+def resolve_targets(request: BuildRequest, sources: Sources) -> list[Target]:
+    """Return the engines of a request in the order of its modes and ranks."""
+    wanted: list[tuple[Mode, tuple[AdapterSet, ...]]] = []
+    for mode in request.modes:
+        if mode == "full":
+            wanted.append((mode, ()))
+        elif mode == "swappable":
+            wanted.append((mode, sources.adapter_sets))
+        else:
+            wanted += [(mode, (adapters,)) for adapters in sources.adapter_sets]
+    targets = [_make_target(request, sources, mode, adapters) for mode, adapters in wanted]
+    if request.times_tactics and "full" in request.modes:
+        targets.append(_make_target(request, sources, "full", (), control=True))
+    pooled: set[Path] = set()
+    return [_decide(target, pooled) for target in targets]
+
+
+def _make_target(
+    request: BuildRequest,
+    sources: Sources,
+    mode: Mode,
+    adapters: tuple[AdapterSet, ...],
+    *,
+    control: bool = False,
+) -> Target:
+    config, settings = request.config, request.tensorrt
+    ranks, max_rank = _size_branches(mode, adapters, request.max_rank)
+    size = "dynamic" if request.dynamic else config.size.name
+    label = ""
+    if mode == "swappable":
+        label = "-".join(filter(None, (f"-r{max_rank}", adapters[0].name)))
+    elif mode != "full":
+        label = f"-{adapters[0].label}"
+    name = f"{config.name}-{size}-{config.dtype}-{mode}{label}"
+    if settings:
+        name += f"-{settings.label}{'-control' if control else ''}"
+    swaps = request.swaps_in_place(mode)
+    return Target(
+        name=name,
+        out=request.out,
+        config=config,
+        mode=mode,
+        weights=sources.weights_of(mode),
+        shapes=sources.shapes,
+        adapters=adapters,
+        ranks=ranks,
+        max_rank=max_rank,
+        swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
+        target_set="cross-attention" if adapters and request.ranks else None,
+        dynamic=request.dynamic,
+        copy=request.copy,
+        verify=request.verify,
+        force=request.force,
+        tensorrt=settings,
+        control=control,
+        command=request.command,
+    )
+
+
+def _size_branches(
+    mode: Mode, adapters: Sequence[AdapterSet], asked: int | None
+) -> tuple[dict[str, int], int | None]:
+    """Return the rank of every low-rank branch, and the largest that a swappable engine takes."""
+    if mode == "separate":
+        return dict(adapters[0].ranks), None
+    if mode != "swappable":
+        return {}, None
+    _refuse_rest(adapters)
+    largest = max(s.rank or 1 for s in adapters)
+    max_rank = asked or largest
+    if max_rank < largest:
+        raise ConfigError(
+            f"--max-rank {max_rank} is below the adapter's rank, {largest}", "raise --max-rank"
+        )
+    modules = sorted({module for s in adapters for module in s.ranks})
+    return dict.fromkeys(modules, max_rank), max_rank
+
+
+def _refuse_rest(adapters: Sequence[AdapterSet]) -> None:
+    if len(adapters) > 1 and any(s.rest for s in adapters):
+        raise BuildError(
+            "a swappable engine has one base, so adapters with parts to merge can't share it",
+            "build one adapter at a time",
+        )
+
+
+def _decide(target: Target, pooled: set[Path]) -> Target:
+    """Say what becomes of a target, and what that takes; what it pools is added to `pooled`."""
+    target = replace(target, inputs=describe_inputs(target))
+    action, reason = decide_action(target)
+    target = replace(target, action=action, reason=reason)
+    if action not in ("build", "replace"):
+        return target
+    plan_bytes = count_plan_bytes(target)
+    return replace(
+        target,
+        write_bytes=plan_bytes + count_written(target, pooled),
+        plan_bytes=plan_bytes,
+        memory_bytes=count_memory(target),
+    )
