@@ -8,11 +8,13 @@
 # make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
 # make clean     remove the environment, caches and build folders; engines stay
 #
-# PYTHON (3.11 or newer) makes the environment VENV; both, and PYTEST_ARGS, can be given.
+# PYTHON (3.11 or newer) makes the environment VENV; both, PYTEST_ARGS, and JOBS (how many processes
+# `make test` runs tests in) can be given.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+JOBS ?= 2
 GPU_CHECK_ARGS ?=
 BENCH_GPU_ARGS ?=
 WHEELS ?=
@@ -30,7 +32,6 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-
 .PHONY: bench-gpu demo test check lint stubs cpp cpp-left-out test-cpp clean
 
 demo: $(DEMO)
@@ -39,7 +40,7 @@ demo: $(DEMO)
 	$(BIN)/wanrt report engines/bench.json
 
 test: lint $(if $(LACKING),cpp-left-out,cpp)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 check: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not torch and not system and not cpp and not gpu"

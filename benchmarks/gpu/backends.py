@@ -217,6 +217,7 @@ def streaming(study: Study) -> str:
     """Streamed weights give the same outputs."""
     if study.backend == "onnxruntime" or study.refit != "none":
         raise SkippedError("checked for plans of --refit none")
+    _built(study)
     folder = study.folder.with_name(f"{study.folder.name}-streaming")
     flags = [
         "--backend",
