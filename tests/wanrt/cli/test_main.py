@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -51,13 +50,14 @@ def test_help_starts_fast_and_bare() -> None:
 
 
 @pytest.mark.system
-def test_help_takes_no_time() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "wanrt", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < 0.3
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from contextlib import suppress; from wanrt.cli.main import main\n"
+        "with suppress(SystemExit): main(['--help'])\n"
+        "print(sorted({'numpy', 'onnxruntime', 'pydantic', 'scipy', 'torch'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.system
