@@ -22,6 +22,8 @@ WHEELS ?=
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
+GPU_BIN := $(VENV)-gpu/bin
+GPU := $(VENV)-gpu/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 CPP_TOOLS := cmake pkg-config c++ clang++
@@ -32,7 +34,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: bench-gpu demo test check lint stubs cpp cpp-left-out test-cpp clean
+.PHONY: demo test check lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -66,16 +68,17 @@ stubs: $(STUBS)/made
 $(STUBS)/made: tools/tensorrt_stubs.py tools/stubrepair.py $(DEV)
 	$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 
-gpu-check: $(DEV)
-	$(BIN)/python -m benchmarks.gpu.backends $(GPU_CHECK_ARGS)
+gpu-check: $(GPU)
+	$(GPU_BIN)/python -m benchmarks.gpu.backends $(GPU_CHECK_ARGS)
 
-# with WHEELS, a machine that has no network but a torch of its own: nothing else is installed
-bench-gpu: $(if $(WHEELS),,$(DEV))
+# WHEELS is for a machine without a network but with torch: the wheels in that folder, wanexport's own
+# among them, are installed and nothing else
+bench-gpu: $(if $(WHEELS),,$(GPU))
 	$(if $(WHEELS),$(PYTHON) benchmarks/wheels.py install $(WHEELS))
-	$(if $(WHEELS),$(PYTHON),$(BIN)/python) -m benchmarks.gpu --work build/bench-gpu $(BENCH_GPU_ARGS)
+	$(if $(WHEELS),$(PYTHON),$(GPU_BIN)/python) -m benchmarks.gpu --work build/bench-gpu $(BENCH_GPU_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-gpu build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find benchmarks export runtime tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -86,6 +89,14 @@ $(BIN)/python:
 $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV)"
 	@$(INSTALL) -e '.[cpu,export,report]'
+	@touch $@
+
+# onnxruntime and onnxruntime-gpu install the same files, so the GPU has an environment of its own
+$(GPU): pyproject.toml constraints.txt
+	@echo "installing into $(VENV)-gpu"
+	$(PYTHON) -m venv $(VENV)-gpu
+	@$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[export,gpu,report]' cuda-bindings nvidia-ml-py
 	@touch $@
 
 # what the tests need holds what the demo needs

@@ -37,6 +37,8 @@ def context(settings: Settings) -> Step:
         "card": card,
         "device": settings.device,
         "small": settings.small,
+        "layers": settings.layers,
+        "deep_layers": settings.deep_layers,
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
     }
 

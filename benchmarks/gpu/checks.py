@@ -14,14 +14,9 @@ def check(settings: Settings, backend: str) -> Step:
     """Run the checks of one backend; a failed one is a row, not the end."""
     saved = settings.work / f"gpu-check-{backend}.json"
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "benchmarks.gpu.backends",
-            "--work",
-            str(settings.work / "gpu-check"),
-        ),
-        *("--backend", backend, "--device", settings.device, "--json", str(saved)),
+        *(sys.executable, "-m", "benchmarks.gpu.backends"),
+        *("--work", str(settings.work / "gpu-check"), "--backend", backend),
+        *("--device", settings.device, "--json", str(saved)),
         *("--seconds", str(min(settings.seconds, 15.0))),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -47,7 +47,8 @@ def measure(settings: Settings, name: str) -> Step:
     apart.work.mkdir(parents=True, exist_ok=True)
     size = settings.sizes[0]
     with _form(*FORMS[name]):
-        layers.build(apart, settings.layers, size, ((("full",), ()),))
+        base = layers.find_weights(settings, settings.layers)
+        layers.build(apart, settings.layers, size, ((("full",), ()),), base)
     (path,) = layers.engines(apart, settings.layers, size)
     engine = open_folder(path)
     (workload,) = engine.manifest.workloads

@@ -86,11 +86,11 @@ def _kernels(profiler: profile, on_gpu: bool) -> Step:
         if total:
             kind = next((k for k, p in KINDS if re.search(p, event.key, re.IGNORECASE)), "other")
             rows.append((total / 1e6 / FORWARDS, event.count / FORWARDS, kind, event.key))
-    by_kind: Counter[str] = Counter()
+    by_kind: dict[str, float] = {}
     for seconds, _, kind, _ in rows:
-        by_kind[kind] += seconds  # type: ignore[assignment]
+        by_kind[kind] = by_kind.get(kind, 0.0) + seconds
     largest = [
         {"s": seconds, "count": count, "kind": kind, "name": name[:200]}
         for seconds, count, kind, name in sorted(rows, reverse=True)[:40]
     ]
-    return {"seconds_by_kind": dict(by_kind), "kernels": largest}
+    return {"seconds_by_kind": by_kind, "kernels": largest}

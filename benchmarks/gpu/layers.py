@@ -25,7 +25,6 @@ from .settings import Settings, Size
 
 RANK = "32"  # of what is compared in every mode
 
-
 Wanted = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 """Modes, each in all the ranks beside them."""
 BESIDE: Wanted = (
@@ -35,25 +34,27 @@ BESIDE: Wanted = (
 DEEP: Wanted = ((("full", "separate", "swappable"), (RANK,)),)
 
 
-def build(settings: Settings, layers: int, size: Size, wanted: Wanted) -> Step:
-    """Build engines of random weights in the modes and ranks asked for."""
+FEW = ("--loads", "1", "--rounds", "1")
+"""A ratio without an interval: what true depth has time for, and all that a rehearsal needs."""
+
+
+def build(
+    settings: Settings, layers: int, size: Size, wanted: Wanted, base: str = "random"
+) -> Step:
+    """Build engines in the modes and ranks asked for; those of all sizes share their weights."""
     config = settings.write_config(layers)
     for modes, ranks in wanted:
         command = [
             *("build", "--quiet", "--verify", "none", "--dtype", settings.dtype),
-            *("--config", str(config), "--base", "random"),
+            *("--config", str(config), "--base", base),
             *("--width", str(size.width), "--height", str(size.height)),
             *("--frames", str(size.frames)),
             *(word for mode in modes for word in ("--mode", mode)),
             *(word for rank in ranks for word in ("--rank", rank)),
-            *("--out", str(folder(settings, layers, size))),
+            *("--out", str(folder(settings, layers))),
         ]
         run_command(wanexport_main, command)
     return {"engines": [path.name for path in engines(settings, layers, size)]}
-
-
-FEW = ("--loads", "1", "--rounds", "1")
-"""A ratio without an interval: what true depth has time for, and all that a rehearsal needs."""
 
 
 def bench(settings: Settings, layers: int, size: Size, flags: Sequence[str] = ()) -> Step:
@@ -61,7 +62,7 @@ def bench(settings: Settings, layers: int, size: Size, flags: Sequence[str] = ()
 
     Loading times aren't probed: to read 33 GB without the page cache takes minutes of a GPU.
     """
-    return _bench(settings, [folder(settings, layers, size)], "bench", flags)
+    return _bench(settings, list(engines(settings, layers, size)), "bench", flags)
 
 
 def race(settings: Settings, layers: int, size: Size, rival: str) -> Step:
@@ -72,7 +73,7 @@ def race(settings: Settings, layers: int, size: Size, rival: str) -> Step:
 
 def _bench(settings: Settings, paths: Sequence[Path], name: str, flags: Sequence[str]) -> Step:
     """Return the rows of `wanrt bench --json` without the raw times, which stay in its file."""
-    saved = settings.work / f"{paths[0].parent.name}-{name}.json"
+    saved = settings.work / f"{paths[0].name}-{name}.json"
     command = [
         *("bench", *map(str, paths), "--device", settings.device, "--no-probe"),
         *("--time-budget", str(settings.seconds), "--half-width", "0.3%"),
@@ -111,15 +112,20 @@ def parity(settings: Settings, layers: int, size: Size) -> Step:
     return found
 
 
-def folder(settings: Settings, layers: int, size: Size) -> Path:
-    """Return where engines of that depth and size are; all depths share no weights."""
-    return settings.work / f"engines-{layers}-layers" / size.name
+def folder(settings: Settings, layers: int) -> Path:
+    """Return where engines of that depth are, and the weights that they share."""
+    return settings.work / f"engines-{layers}-layers"
 
 
 def engines(settings: Settings, layers: int, size: Size) -> Iterator[Path]:
-    """Yield the engine folders that were built."""
-    for manifest in sorted(folder(settings, layers, size).glob("[!.]*/engine.json")):
+    """Yield the engine folders of that size that were built."""
+    for manifest in sorted(folder(settings, layers).glob(f"[!.]*-{size.name}-*/engine.json")):
         yield manifest.parent
+
+
+def find_weights(settings: Settings, layers: int) -> str:
+    """Return the random checkpoint that engines of that depth were built from, to use it again."""
+    return next((str(made) for made in folder(settings, layers).glob(".made/*-seed0")), "random")
 
 
 def _engine_sample(settings: Settings, path: Path) -> np.ndarray:

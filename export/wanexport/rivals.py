@@ -1,7 +1,8 @@
 """diffusers' own model in torch, with an engine's weights: what `wanrt bench --with` compares with.
 
 The parameters are the byte ranges that the engine's graph names, mapped from its files; what
-diffusers keeps in fp32 is cast, as it does. The CUDA paths have not been run: no GPU here.
+diffusers keeps in fp32 is cast, as it does. The eager model has run on a GPU, the compiled one
+never.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def scale_in_attention(model: ir.Model) -> None:
     """Scale scores in the attention's kernel, in fp32, instead of by the query norm's weight.
 
     The weight is then the checkpoint's own, exact in bf16. (TensorRT's importer needs it the other
-    way round: `wanexport.dit`.)
+    way round: `wanexport.graph.dit`.)
     """
     for attention in _nodes(model, "Attention"):
         norm = attention.inputs[0].producer() if attention.inputs[0] is not None else None

@@ -1,6 +1,6 @@
 """ONNX Runtime sessions and values: options, providers, DLPack, and its errors as ours.
 
-The CUDA paths follow ONNX Runtime's documentation and have not run on a GPU yet.
+The CUDA paths ran on an H200 with ONNX Runtime 1.31 in bf16: benchmarks/results/gpu.md.
 """
 
 from __future__ import annotations
@@ -101,9 +101,8 @@ def _preload_cuda() -> None:
     """
     import onnxruntime as ort
 
-    if hasattr(ort, "preload_dlls"):  # since 1.21
-        with redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
 
 
 def enqueue_options(device: str) -> ort.RunOptions | None:
