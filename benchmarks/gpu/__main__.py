@@ -3,7 +3,7 @@
     python -m benchmarks.gpu --work DIR [--part card --part layers ...]
     python -m benchmarks.gpu --work DIR --device cpu --small    # the same on a CPU, as a rehearsal
 
-Every part says how long it should take before it starts, and ends within 9 minutes on an H200.
+Every part says how long it should take before it starts: under 9 minutes on an H200, by estimate.
 Results are saved after every step in DIR/results.json; a second run does what is left. On a GPU and
 at true size they also go to `benchmarks/results/gpu.{json,md}`.
 """
@@ -22,14 +22,15 @@ from wanrt.storage.files import write_text
 
 from . import card, checks, forms, kernels, layers
 from .record import Record, Step
-from .settings import Settings
+from .settings import Settings, Size
 from .tables import render
 
 RESULTS = Path(__file__).parents[1] / "results"
 Work = Callable[[], Step]
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 EXPECTED_S = {"card": 10, "layers": 400, "kernels": 30, "forms": 120, "check": 240, "deep": 480}
-"""Seconds on an H200 with 16 cores, where engines are not built yet."""
+"""Estimates in seconds, for an H200 with 16 cores where no engine is built yet; of these `card` and
+`kernels` have been timed there."""
 
 
 def main() -> None:
@@ -127,6 +128,13 @@ def _arguments() -> tuple[Settings, list[str], bool]:
     parser.add_argument("--part", action="append", choices=PARTS, help="all by default")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="the demo's width and size")
+    parser.add_argument(
+        "--size",
+        action="append",
+        type=Size.parse,
+        metavar="WxHxF",
+        help="width, height, frames; the first is for comparisons, all are for true depth",
+    )
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--deep-layers", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=90.0, help="of each bench's measuring")
@@ -140,6 +148,7 @@ def _arguments() -> tuple[Settings, list[str], bool]:
         small=asked.small,
         layers=asked.layers,
         deep_layers=asked.deep_layers,
+        asked_sizes=tuple(asked.size or ()),
         seconds=asked.seconds,
     )
     return settings, asked.part or list(PARTS), asked.again

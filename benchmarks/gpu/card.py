@@ -39,6 +39,7 @@ def context(settings: Settings) -> Step:
         "small": settings.small,
         "layers": settings.layers,
         "deep_layers": settings.deep_layers,
+        "sizes": [size.name for size in settings.sizes],
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
     }
 

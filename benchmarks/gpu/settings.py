@@ -24,6 +24,16 @@ class Size:
         """As `wanexport build` calls it."""
         return f"{self.width}x{self.height}x{self.frames}"
 
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Read 832x480x81.
+
+        Raises:
+            ValueError: it isn't three numbers.
+        """
+        width, height, frames = map(int, text.split("x"))
+        return cls(width, height, frames)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,6 +46,7 @@ class Settings:
         layers: of the model that all candidates are compared on.
         deep_layers: of the model that is measured at true depth.
         seconds: at most, of one bench's measuring.
+        asked_sizes: instead of the usual ones.
     """
 
     work: Path
@@ -44,6 +55,7 @@ class Settings:
     layers: int = 2
     deep_layers: int = 40
     seconds: float = 90.0
+    asked_sizes: tuple[Size, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -53,6 +65,8 @@ class Settings:
     @property
     def sizes(self) -> tuple[Size, ...]:
         """The first for every comparison; the others at true depth."""
+        if self.asked_sizes:
+            return self.asked_sizes
         if self.small:
             return Size(160, 96, 5), Size(160, 96, 1), Size(96, 160, 5)
         return Size(832, 480, 81), Size(832, 480, 33), Size(1280, 720, 81)

@@ -57,6 +57,12 @@ def test_results_of_another_card_are_not_gone_on_with(rehearsed: Path, tmp_path:
     assert "was measured with another card" in done.stderr
 
 
+def test_a_size_is_three_numbers() -> None:
+    done = run("-m", "benchmarks.gpu", "--work", "x", *ARGUMENTS, "--size", "832x480")
+    assert done.returncode == 2
+    assert "argument --size: invalid parse value: '832x480'" in done.stderr
+
+
 def test_a_rehearsal_is_small() -> None:
     done = run("-m", "benchmarks.gpu", "--work", "x", "--device", "cpu")
     assert done.returncode == 2
