@@ -1,4 +1,7 @@
-"""The measuring method on a thousand simulated machines: how often it claims what isn't so."""
+"""The measuring method on simulated machines: how often it claims what isn't so.
+
+`benchmarks/method.py` does it on a thousand, and against other methods.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from wanrt.bench.run import bench_folders
 from wanrt.manifest.folder import EngineFolder, open_folder
 from wanrt.results.result import BenchResult
 
-EQUAL = 1000
+EQUAL = 300
 DIFFERENT = 200
 UNSTEADY = 400
 OPTIONS = BenchOptions(half_width=0.003, time_budget_s=math.inf)
@@ -44,7 +47,7 @@ def claims(result: BenchResult) -> list[str]:
 
 def test_equal_engines_are_rarely_told_apart(engines: list[EngineFolder]) -> None:
     false = sum(bool(claims(bench(engines, seed))) for seed in range(EQUAL))
-    assert false <= 65
+    assert false <= 0.065 * EQUAL
 
 
 def test_one_percent_is_found(engines: list[EngineFolder]) -> None:
