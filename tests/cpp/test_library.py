@@ -13,7 +13,16 @@ import pytest
 from cpphosts import BUILD, BUILDS, ROOT, SOURCE, check, host, needs_tools, run
 from safetensors.numpy import load_file, save_file
 from studies import build
-from tinyengines import LORA_A, LORA_B, Tiny, adapter_tensors, make_engine, write_adapter
+from tinyengines import (
+    LORA_A,
+    LORA_B,
+    Tiny,
+    adapter_tensors,
+    make_engine,
+    read_raw,
+    write_adapter,
+    write_manifest,
+)
 
 from wanrt.backends.load import load_engine
 from wanrt.cli.run import save_tensors
@@ -202,6 +211,21 @@ def test_bf16_is_refused_on_a_cpu(tmp_path: Path) -> None:
     assert "bf16 doesn't run on ONNX Runtime's CPU" in done.stderr
 
 
+def test_what_emulates_bf16_is_left_to_python(tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "engine", Tiny(dtype="bf16"))
+    model = folder / "model.onnx"
+    (folder / "emulated.onnx").write_bytes(model.read_bytes())
+    raw = read_raw(folder)
+    graph = raw["graphs"]["forward"]
+    graph["emulated"] = {key: graph[key] for key in ("bytes", "sha256")} | {"file": "emulated.onnx"}
+    write_manifest(folder, raw)
+    assert host("sanitized", "--info", folder).returncode == 0
+    done = host("sanitized", folder)
+    assert done.returncode == 1
+    assert "error: bf16 doesn't run on ONNX Runtime's CPU\n" in done.stderr
+    assert done.stderr.endswith("its emulated form is Python's: wanrt run --device cpu\n")
+
+
 def test_a_graph_that_onnx_runtime_refuses(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "engine", Tiny())
     size = (folder / "model.onnx").stat().st_size
@@ -215,7 +239,9 @@ def test_a_graph_that_onnx_runtime_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags",
     [(), ("a", "b"), ("a", "--forwards", "0"), ("a", "--threads", "x"), ("a", "--tolerance", "-1"),
-     ("a", "--device", "tpu"), ("a", "--frob"), ("a", "--golden", "g", "--golden", "h")],
+     ("a", "--device", "tpu"), ("a", "--frob"), ("a", "--golden", "g", "--golden", "h"),
+     ("a", "--threads", "5000"), ("a", "--tolerance", "inf"), ("",), ("a", "--inputs", ""),
+     ("a", "--adapter", ""), ("a", "--workload", ""), ("a", "--golden=",)],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage(flags: tuple[str, ...]) -> None:

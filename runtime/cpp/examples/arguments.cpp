@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 
 const char* const kUsage =
@@ -41,7 +42,7 @@ long read_count(const char* text, long least, long most) {
 double read_number(const char* text) {
   char* end = nullptr;
   const double number = std::strtod(text, &end);
-  if (end == text || *end != '\0' || !(number >= 0)) {
+  if (end == text || *end != '\0' || !std::isfinite(number) || number < 0) {
     throw UsageError("'" + std::string(text) + "' is no number from 0 on");
   }
   return number;
@@ -73,7 +74,11 @@ Arguments read_arguments(int argc, char* const* argv) {
                           {nullptr, 0, nullptr, 0}};
   opterr = 0;
   Arguments arguments;
-  for (int flag = 0; (flag = getopt_long(argc, argv, "", known, nullptr)) != -1;) {
+  int index = 0;
+  for (int flag = 0; (flag = getopt_long(argc, argv, "", known, &index)) != -1;) {
+    if (optarg != nullptr && *optarg == '\0') {
+      throw UsageError("--" + std::string(known[index].name) + " is empty");
+    }
     switch (flag) {
       case 'i':
         arguments.info = true;
@@ -100,7 +105,7 @@ Arguments read_arguments(int argc, char* const* argv) {
         arguments.workload = optarg;
         break;
       case 'c':
-        arguments.options.threads = static_cast<int>(read_count(optarg, 1, 4096));
+        arguments.options.threads = static_cast<int>(read_count(optarg, 1, 1024));
         break;
       case 'd':
         arguments.options.device = read_device(optarg);
@@ -126,5 +131,8 @@ Arguments read_arguments(int argc, char* const* argv) {
     throw UsageError("give one --golden per --adapter, or none");
   }
   arguments.engine = arguments.version ? "" : argv[optind];
+  if (!arguments.version && arguments.engine.empty()) {
+    throw UsageError("the engine folder's name is empty");
+  }
   return arguments;
 }

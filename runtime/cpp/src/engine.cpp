@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "adapter.h"
+#include "bindings.h"
 #include "error.h"
 #include "manifest/unsupported.h"
 
@@ -24,36 +25,6 @@ std::string names_of(const std::map<std::string, const TensorSpec*>& specs) {
   return names;
 }
 
-void check_memory(const char* kind, const TensorSpec& spec, const View& view) {
-  if (view.dtype != spec.dtype) {
-    refuse(std::string(kind) + " " + spec.name + " is " + dtype_name(view.dtype) +
-           ", the engine takes " + dtype_name(spec.dtype));
-  }
-  const auto bytes = tensor_bytes(view.shape, dtype_bytes(view.dtype));
-  if (!bytes || *bytes != view.bytes) {
-    refuse(std::string(kind) + " " + spec.name + " has " + std::to_string(view.bytes) +
-           " bytes, its shape " + show_shape(view.shape) + " takes " +
-           (bytes ? std::to_string(*bytes) : "more than there can be"));
-  }
-  if (view.data == nullptr && view.bytes > 0) {
-    refuse(std::string(kind) + " " + spec.name + " has no memory");
-  }
-}
-
-void check_output(const TensorSpec& spec, const View& view, const Symbols& symbols) {
-  const Shape shape = resolve_shape(spec.shape, symbols);
-  if (!is_known(shape)) {
-    refuse("output " + spec.name + " has shape " + show_shape(spec.shape, symbols) +
-               ", which the inputs don't tell",
-           "bind no memory to it, and ask for it after a forward");
-  }
-  check_memory("output", spec, view);
-  if (shape != view.shape) {
-    refuse("output " + spec.name + " has shape " + show_shape(view.shape) + ", the engine writes " +
-           show_shape(shape));
-  }
-}
-
 std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) {
   const auto bytes = tensor_bytes(shape, dtype_bytes(spec.dtype));
   if (!bytes) {
@@ -66,7 +37,8 @@ std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) 
 
 }  // namespace
 
-Engine::Engine(const Folder& folder, const Options& options) : folder_(folder) {
+Engine::Engine(const Folder& folder, const Options& options)
+    : folder_(folder), device_(options.device) {
   const Manifest& manifest = folder.manifest;
   const std::string unsupported = find_unsupported(manifest);
   if (!unsupported.empty()) {
@@ -113,9 +85,10 @@ void Engine::bind(const std::map<std::string, View>& inputs,
   for (const Output& output : outputs_) {
     const auto given = outputs.find(output.spec->name);
     if (given != outputs.end()) {
-      check_output(*output.spec, given->second, symbols);
+      check_output(*output.spec, given->second, symbols, device_);
     }
   }
+  check_apart(inputs, outputs, own_outputs());
   bound_ = false;
   run_ = false;
   for (const auto& [name, view] : inputs) {
@@ -157,7 +130,7 @@ void Engine::check_names(const std::map<std::string, View>& inputs,
 }
 
 void Engine::check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const {
-  check_memory("input", spec, view);
+  check_memory("input", spec, view, device_);
   if (!match_shape(spec.shape, view.shape, symbols)) {
     refuse("input " + spec.name + " has shape " + show_shape(view.shape) + ", the engine takes " +
            show_shape(spec.shape, symbols));
@@ -170,6 +143,17 @@ void Engine::check_input(const TensorSpec& spec, const View& view, Symbols& symb
     refuse("input " + spec.name + " has shape " + show_shape(view.shape) + ", the workload's is " +
            show_shape(want->second));
   }
+}
+
+// What the engine keeps may be freed by a bind, and is written by forwards after it.
+std::map<std::string, View> Engine::own_outputs() const {
+  std::map<std::string, View> own;
+  for (const Output& output : outputs_) {
+    if (output.own.size() > 0) {
+      own[output.spec->name] = output.view;
+    }
+  }
+  return own;
 }
 
 void Engine::bind_output(Output& output, const Symbols& symbols, const View* given) {

@@ -42,10 +42,12 @@ class Engine {
   void check_names(const std::map<std::string, View>& inputs,
                    const std::map<std::string, View>& outputs) const;
   void check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const;
+  [[nodiscard]] std::map<std::string, View> own_outputs() const;
   void bind_output(Output& output, const Symbols& symbols, const View* given);
   void require_bound() const;
 
   const Folder& folder_;
+  wanrt_device device_;
   const Workload* workload_ = nullptr;  // null: shapes are the caller's choice
   std::map<std::string, const TensorSpec*> data_;
   std::vector<AdapterInput> adapter_;

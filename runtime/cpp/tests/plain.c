@@ -12,6 +12,6 @@ int main(void) {
     return 1;
   }
   printf("%s: %s\n", wanrt_version(), error.message);
-  wanrt_close(engine);
+  wanrt_close(engine, NULL);
   return strstr(error.message, "is not an engine folder") == NULL;
 }

@@ -1,13 +1,41 @@
 #include "stub.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <map>
+#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "backend.h"
 #include "error.h"
+
+namespace {
+
+// A forward that was begun, and hasn't been let go.
+struct Gate {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool begun = false;
+
+  void set(bool value) {
+    const std::scoped_lock lock(mutex);
+    begun = value;
+    changed.notify_all();
+  }
+  void wait(bool value) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return begun == value; });
+  }
+};
+
+Gate gate;
+
+}  // namespace
+
+void stub::wait_for_forward() { gate.wait(true); }
+void stub::let_go() { gate.set(false); }
 
 namespace wanrt::impl {
 
@@ -44,6 +72,10 @@ class Stub final : public Backend {
     static_cast<void>(complete);
     if (name_ == stub::kFailsToRun) {
       throw Error(WANRT_ENGINE_ERROR, "the stub can't run");
+    }
+    if (name_ == stub::kWaits) {
+      gate.set(true);
+      gate.wait(false);
     }
     float sum = 0;
     for (const auto& [name, view] : inputs_) {

@@ -9,4 +9,9 @@ inline constexpr const char* kFailsToBind = "fails to bind";
 inline constexpr const char* kFailsToRun = "fails to run";
 inline constexpr const char* kThrows = "throws something";
 
+// Forwards of an engine of this name don't end before they are let go.
+inline constexpr const char* kWaits = "waits";
+void wait_for_forward();  // until one has begun
+void let_go();
+
 }  // namespace stub

@@ -1,6 +1,8 @@
 // The C ABI: the host's mistakes, failures of the backend, and what a manifest tells.
 #include <doctest/doctest.h>
 
+#include <climits>
+#include <cstdint>
 #include <cstring>
 #include <string>
 
@@ -43,9 +45,49 @@ TEST_CASE("null pointers are the host's mistakes") {
   CHECK(wanrt_tensors_get(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_manifest_json(nullptr) == nullptr);
   CHECK(wanrt_engine_manifest(nullptr) == nullptr);
-  wanrt_close(nullptr);
+  CHECK(wanrt_close(nullptr, &error) == WANRT_OK);
   wanrt_manifest_free(nullptr);
   wanrt_tensors_free(nullptr);
+}
+
+TEST_CASE("empty paths, as of an unset variable, aren't the root folder") {
+  const tiny::Folder folder;
+  wanrt_error error = make_error();
+  wanrt_engine* engine = nullptr;
+  wanrt_manifest* manifest = nullptr;
+  wanrt_tensors* tensors = nullptr;
+  CHECK(fail(wanrt_open("", nullptr, &engine, &error), WANRT_USAGE_ERROR, error) ==
+        "folder is an empty string");
+  CHECK(wanrt_manifest_read("", &manifest, &error) == WANRT_USAGE_ERROR);
+  CHECK(fail(wanrt_tensors_read("", &tensors, &error), WANRT_USAGE_ERROR, error) ==
+        "path is an empty string");
+  wanrt::Engine opened(folder.path());
+  CHECK_THROWS_WITH_AS(opened.swap(""), "adapter is an empty string", wanrt::Error);
+  CHECK(engine == nullptr);
+  CHECK(manifest == nullptr);
+  CHECK(tensors == nullptr);
+}
+
+TEST_CASE("values that no enumeration has, and indices past the last") {
+  const tiny::Folder folder;
+  wanrt_error error = make_error();
+  wanrt_manifest* manifest = nullptr;
+  REQUIRE(wanrt_manifest_read(folder.path().c_str(), &manifest, &error) == WANRT_OK);
+  wanrt_tensor tensor = {};
+  wanrt_workload workload = {};
+  CHECK(fail(wanrt_manifest_tensor(manifest, nullptr, static_cast<wanrt_kind>(999), 0, &tensor,
+                                   &error),
+             WANRT_USAGE_ERROR, error) == "there is no kind 999");
+  CHECK(wanrt_manifest_tensor(manifest, nullptr, WANRT_OUTPUT, SIZE_MAX, &tensor, &error) ==
+        WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_tensor(manifest, "", WANRT_OUTPUT, 0, &tensor, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_manifest_workload(manifest, SIZE_MAX, &workload, &error) == WANRT_USAGE_ERROR);
+  wanrt_manifest_free(manifest);
+  wanrt_tensors* tensors = nullptr;
+  REQUIRE(wanrt_tensors_read(folder.weights().c_str(), &tensors, &error) == WANRT_OK);
+  CHECK(wanrt_tensors_get(tensors, SIZE_MAX, &tensor, &error) == WANRT_OK);
+  CHECK(tensor.name == nullptr);
+  wanrt_tensors_free(tensors);
 }
 
 TEST_CASE("a failure says what and what to do, a success clears both") {
@@ -100,8 +142,23 @@ TEST_CASE("options that make no sense") {
     return wanrt_open(folder.path().c_str(), &options, &engine, &error);
   };
   wanrt_options options = {};
-  options.threads = -1;
+  for (const int threads : {-1, 1025, 5000, INT_MAX, INT_MIN}) {
+    options.threads = threads;
+    CHECK(fail(open(options), WANRT_USAGE_ERROR, error) ==
+          "threads is " + std::to_string(threads) + ", at most 1024 are taken");
+  }
+  options = {};
+  options.device_id = -1;
   CHECK(open(options) == WANRT_USAGE_ERROR);
+  options = {};
+  options.mapped = 2;
+  CHECK(fail(open(options), WANRT_USAGE_ERROR, error) == "mapped is 2, neither 0 nor 1");
+  options = {};
+  options.no_graph = -1;
+  CHECK(fail(open(options), WANRT_USAGE_ERROR, error) == "no_graph is -1, neither 0 nor 1");
+  options = {};
+  options.workload = "";
+  CHECK(fail(open(options), WANRT_USAGE_ERROR, error) == "workload is an empty string");
   options = {};
   options.device = static_cast<wanrt_device>(9);
   CHECK(open(options) == WANRT_USAGE_ERROR);

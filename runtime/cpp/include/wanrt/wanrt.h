@@ -21,7 +21,7 @@
  *     wanrt_output(engine, 0, &sample, &error);  // sample.data, sample.shape
  *     my_sampler_step(&sample);                  // writes the next latents into my_memory
  *   }
- *   wanrt_close(engine);
+ *   wanrt_close(engine, &error);
  *
  * Rules for every function
  * - A function that can fail returns a status and fills `error` (the caller's, may be NULL): what
@@ -31,8 +31,12 @@
  * - Strings are UTF-8 and end with NUL. Paths are the system's bytes.
  * - `const char *` members and pointers returned are borrowed: they live as long as the handle that
  *   gave them, and are never freed by the caller.
- * - There is no global state. Different handles may be used by different threads at once; one
- *   handle by one thread at a time, except that a manifest may be read by any number of threads.
+ * - There is no global state. Different handles may be used by different threads at once. One
+ * engine takes one call at a time: what another thread calls meanwhile, wanrt_close too, is refused
+ * with WANRT_BUSY and changes nothing. Manifests and tensors may be read by any number of threads,
+ * but not while one frees them; nor may any call begin after wanrt_close succeeded.
+ * - Arguments are looked at before anything is done. A null pointer, an empty path or name, a value
+ *   that no enumeration has, and a number out of its range are refused with WANRT_USAGE_ERROR.
  * - Structures change with WANRT_ABI_VERSION alone.
  */
 #ifndef WANRT_WANRT_H
@@ -43,7 +47,7 @@
 
 #define WANRT_API __attribute__((visibility("default")))
 
-#define WANRT_ABI_VERSION 2
+#define WANRT_ABI_VERSION 3
 #define WANRT_MAX_RANK 8
 
 /* In C++ an enumeration of int, so that any value that a C host writes is one to be refused. */
@@ -64,7 +68,8 @@ WANRT_ENUM(wanrt_status){
     WANRT_ADAPTER_ERROR = 4,  /* not a canonical adapter, or not one for this engine */
     WANRT_USAGE_ERROR = 5,    /* the host's mistake: a null pointer, an index out of range */
     WANRT_OUT_OF_MEMORY = 6,
-    WANRT_INTERNAL_ERROR = 7 /* a bug of the library; please report its message */
+    WANRT_INTERNAL_ERROR = 7, /* a bug of the library; please report its message */
+    WANRT_BUSY = 8            /* another thread is in a call of this engine */
 };
 
 /* Why a call failed, each at most one line; longer text is cut off. Empty after a success. */
@@ -78,7 +83,7 @@ WANRT_ENUM(wanrt_dtype){WANRT_OTHER = 0, /* of a file's tensor: none that an eng
 
 WANRT_ENUM(wanrt_memory){
     WANRT_HOST = 0,  /* plain memory; a GPU engine copies from and to it at each forward */
-    WANRT_DEVICE = 1 /* memory of the engine's own device */
+    WANRT_DEVICE = 1 /* memory of the engine's own device, if that is a GPU */
 };
 
 WANRT_ENUM(wanrt_device){WANRT_CPU = 0, WANRT_CUDA = 1};
@@ -96,7 +101,8 @@ typedef struct wanrt_tensor {
   wanrt_memory memory;
   size_t rank;
   int64_t shape[WANRT_MAX_RANK]; /* -1: a size that only the inputs' shapes decide */
-  void* data;                    /* row-major and contiguous; NULL in a description */
+  void* data;                    /* row-major, contiguous, at a multiple of a value's bytes; NULL
+                                    in a description */
   size_t bytes;                  /* of data; 0 where the shape isn't known */
   double low, high;              /* where values lie; low == high: unit normal (mean 0) */
 } wanrt_tensor;
@@ -120,7 +126,8 @@ typedef struct wanrt_workload {
 typedef struct wanrt_options {
   wanrt_device device;
   int device_id;
-  int threads;          /* of the engine's own pool; 0: one per core that the process may use */
+  int threads;          /* of the engine's own pool, at most 1024; 0: one per core that the process
+                           may use */
   int mapped;           /* 1: leave weights in the files' pages: opens at once, a CPU runs slower */
   const char* workload; /* take this workload's shapes only; NULL: any that the engine takes */
   void* stream;         /* a cudaStream_t that forwards are put on; NULL: the engine's own */
@@ -170,9 +177,9 @@ WANRT_API const char* wanrt_manifest_json(const wanrt_manifest* manifest);
 WANRT_API wanrt_status wanrt_open(const char* folder, const wanrt_options* options,
                                   wanrt_engine** engine, wanrt_error* error);
 
-/* Free an engine, and the outputs that it owns. NULL is allowed. With a stream of the caller's, it
- * must have done what forwards put on it. */
-WANRT_API void wanrt_close(wanrt_engine* engine);
+/* Free an engine, and the outputs that it owns. NULL is allowed. An engine in use (WANRT_BUSY)
+ * stays what it is. With a stream of the caller's, it must have done what forwards put on it. */
+WANRT_API wanrt_status wanrt_close(wanrt_engine* engine, wanrt_error* error);
 
 /* The engine's manifest; it lives as long as the engine. NULL for NULL. */
 WANRT_API const wanrt_manifest* wanrt_engine_manifest(const wanrt_engine* engine);
@@ -180,8 +187,10 @@ WANRT_API const wanrt_manifest* wanrt_engine_manifest(const wanrt_engine* engine
 /* Bind all data inputs at once, in any order, and any of the outputs. The memory stays the
  * caller's and must live until the next bind or close; forwards read inputs and write outputs in
  * place, so that the host may change an input's values between forwards without binding again.
- * An output that isn't given gets host memory of the engine's. If the backend itself fails,
- * nothing is bound afterwards; any other failure leaves what was bound before. */
+ * An output that isn't given gets host memory of the engine's. Inputs may share memory with each
+ * other; an output may not, with an input or another output, nor may the engine's own memory be
+ * given back to it: copy an output that is to be an input. If the backend itself fails, nothing is
+ * bound afterwards; any other failure leaves what was bound before. */
 WANRT_API wanrt_status wanrt_bind(wanrt_engine* engine, const wanrt_tensor* inputs,
                                   size_t input_count, const wanrt_tensor* outputs,
                                   size_t output_count, wanrt_error* error);

@@ -71,9 +71,18 @@ struct Tensor : wanrt_tensor {
 
   [[nodiscard]] Span<const std::int64_t> sizes() const { return {shape, rank}; }
 
-  // The values as T, which must have the dtype's size (std::uint16_t for fp16 and bf16).
+  // The values as T, which must have the dtype's size (std::uint16_t for fp16 and bf16). Throws
+  // std::logic_error if it hasn't, or if this is a description without values.
   template <typename T>
   [[nodiscard]] Span<T> values() const {
+    const std::size_t size = dtype == WANRT_FP32 ? 4 : 2;
+    if (dtype != WANRT_OTHER && sizeof(T) != size) {
+      throw std::logic_error(std::string(name) + "'s values have " + std::to_string(size) +
+                             " bytes, not " + std::to_string(sizeof(T)));
+    }
+    if (data == nullptr && bytes > 0) {
+      throw std::logic_error(std::string(name) + " has no values");
+    }
     return {static_cast<T*>(data), bytes / sizeof(T)};
   }
 };
@@ -188,7 +197,8 @@ class Tensors {
   std::unique_ptr<wanrt_tensors, Free> handle_;
 };
 
-// An engine in memory. One thread at a time; different engines may run in parallel.
+// An engine in memory. A call while another thread is in one throws an Error of WANRT_BUSY;
+// different engines may run in parallel.
 class Engine {
  public:
   explicit Engine(const std::string& folder, const wanrt_options& options = wanrt_options()) {
@@ -231,9 +241,16 @@ class Engine {
   void swap(const std::string& adapter) { call(wanrt_swap, handle_.get(), adapter.c_str()); }
   void swap() { call(wanrt_swap, handle_.get(), static_cast<const char*>(nullptr)); }
 
+  // Free the engine, which is then as if moved from. The destructor does the same, but can't tell
+  // that another thread is in a call: then the engine stays in memory for good.
+  void close() {
+    call(wanrt_close, handle_.get());
+    [[maybe_unused]] const wanrt_engine* freed = handle_.release();
+  }
+
  private:
   struct Free {
-    void operator()(wanrt_engine* handle) const noexcept { wanrt_close(handle); }
+    void operator()(wanrt_engine* handle) const noexcept { wanrt_close(handle, nullptr); }
   };
 
   std::unique_ptr<wanrt_engine, Free> handle_;

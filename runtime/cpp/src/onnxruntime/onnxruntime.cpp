@@ -61,8 +61,12 @@ void check_runtime(const Folder& folder, const Options& options) {
     throw Error(WANRT_USAGE_ERROR, "a CPU engine takes no stream");
   }
   if (options.device == WANRT_CPU && folder.manifest.dtype == "bf16") {
+    // the emulated form is a check of an engine, not a way to run one
     throw Error(WANRT_UNSUPPORTED, "bf16 doesn't run on ONNX Runtime's CPU",
-                "run it on a CUDA device, or build it with --dtype fp32");
+                std::string("run it on a CUDA device, or build it with --dtype fp32") +
+                    (folder.manifest.forward().emulated
+                         ? "; its emulated form is Python's: wanrt run --device cpu"
+                         : ""));
   }
   const auto providers = Ort::GetAvailableProviders();
   if (options.device == WANRT_CUDA &&

@@ -1,0 +1,40 @@
+// What the C ABI's handles are.
+#pragma once
+
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "engine.h"
+#include "manifest/folder.h"
+#include "safetensors.h"
+#include "wanrt/wanrt.h"
+
+struct wanrt_manifest {
+  wanrt::impl::Folder folder;
+};
+
+struct wanrt_engine {
+  wanrt_engine(wanrt::impl::Folder folder, const wanrt::impl::Options& options)
+      : manifest{std::move(folder)}, engine(manifest.folder, options) {}
+
+  wanrt_manifest manifest;
+  wanrt::impl::Engine engine;
+  std::atomic_flag busy = ATOMIC_FLAG_INIT;
+};
+
+struct wanrt_tensors {
+  std::vector<wanrt::impl::StoredTensor> entries;
+  std::vector<wanrt::impl::Buffer> memory;
+};
+
+namespace wanrt::impl {
+
+// The inputs that a caller binds, the outputs, or those that an adapter feeds, in the graph's
+// order.
+std::vector<const TensorSpec*> specs_of(const Manifest& manifest, wanrt_kind kind);
+
+// A tensor as the ABI describes it. Throws Error for more dimensions than it has room for.
+wanrt_tensor describe(const char* name, const View& view);
+
+}  // namespace wanrt::impl
