@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Callable
@@ -228,8 +229,13 @@ def test_what_emulates_bf16_is_left_to_python(tmp_path: Path) -> None:
 
 def test_a_graph_that_onnx_runtime_refuses(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "engine", Tiny())
-    size = (folder / "model.onnx").stat().st_size
-    (folder / "model.onnx").write_bytes(b"\xff" * size)
+    data = b"\xff" * (folder / "model.onnx").stat().st_size
+    (folder / "model.onnx").write_bytes(data)
+    done = host("sanitized", folder)
+    assert "model.onnx: its bytes are not the recorded ones (sha256)" in done.stderr
+    raw = read_raw(folder)
+    raw["graphs"]["forward"]["sha256"] = hashlib.sha256(data).hexdigest()
+    write_manifest(folder, raw)
     done = host("sanitized", folder)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {folder}: ONNX Runtime: ")

@@ -17,7 +17,8 @@ install(FILES
   DESTINATION ${config_dir})
 
 # A static library's users link what it was linked with.
-set(private_libraries "-lstdc++")
+get_filename_component(directory "${OPENSSL_CRYPTO_LIBRARY}" DIRECTORY)
+set(private_libraries "${OPENSSL_CRYPTO_LIBRARY} -Wl,-rpath,${directory} -lstdc++")
 if(WANRT_TENSORRT AND NOT WANRT_FAKE_TENSORRT)
   foreach(library "${TensorRT_CUDA_LIBRARY}" "${TensorRT_LIBRARY}")
     get_filename_component(directory "${library}" DIRECTORY)

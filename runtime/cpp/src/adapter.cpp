@@ -1,15 +1,19 @@
 #include "adapter.h"
 
 #include <cstring>
+#include <filesystem>
 #include <system_error>
 #include <utility>
 
 #include "error.h"
+#include "hashes.h"
 #include "safetensors.h"
 
 namespace wanrt::impl {
 
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "wanexport-adapter";
 constexpr const char* kVersion = "1";
@@ -86,32 +90,60 @@ void check_pairs(const std::vector<StoredTensor>& tensors, const Specs& specs) {
   }
 }
 
-Adapter read_matrices(const std::string& path, const Specs& specs) {
+// An adapter of the folder's must be the one that engine.json records.
+void check_recorded(const std::string& path, const File& file, const Folder& folder) {
+  for (const FileEntry& entry : folder.manifest.adapters) {
+    std::error_code absent;  // such a file is another one
+    if (fs::equivalent(path, folder.file(entry), absent) && sha256_file(file) != entry.sha256) {
+      throw Refusal("has other bytes than engine.json records (sha256)");
+    }
+  }
+}
+
+void check_values(const Adapter& matrices, const Specs& specs) {
+  for (const auto& [name, matrix] : matrices) {
+    if (!all_finite(specs.at(name)->dtype, matrix.data)) {
+      throw Refusal("holds values in " + name + " that aren't finite");
+    }
+  }
+}
+
+Adapter read_matrices(const std::string& path, const Specs& specs, const Folder& folder,
+                      std::set<FileIdentity>& checked) {
   const SafetensorsFile file(path);
   check_metadata(file.header().metadata);
   for (const StoredTensor& tensor : file.header().tensors) {
     check_tensor(tensor, specs);
   }
   check_pairs(file.header().tensors, specs);
+  const bool known = checked.count(file.file().identity()) > 0;
+  if (!known) {
+    check_recorded(path, file.file(), folder);
+  }
   Adapter matrices;
   for (const StoredTensor& tensor : file.header().tensors) {
     Matrix matrix{tensor.shape[0], tensor.shape[1], Buffer(tensor.end - tensor.begin)};
     file.read(tensor, matrix.data.data());
     matrices.emplace(tensor.name, std::move(matrix));
   }
+  if (!known) {
+    check_values(matrices, specs);
+    checked.insert(file.file().identity());
+  }
   return matrices;
 }
 
 }  // namespace
 
-Adapter read_adapter(const std::string& path, const Folder& folder) {
+Adapter read_adapter(const std::string& path, const Folder& folder,
+                     std::set<FileIdentity>& checked) {
   Specs specs;
   for (const TensorSpec* spec : folder.manifest.adapter_inputs()) {
     specs[spec->name] = spec;
   }
   std::string problem;
   try {
-    return read_matrices(path, specs);
+    return read_matrices(path, specs, folder, checked);
   } catch (const Refusal& error) {
     problem = error.what();
   } catch (const FormatError& error) {

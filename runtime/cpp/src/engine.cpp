@@ -7,6 +7,7 @@
 #include "adapter.h"
 #include "bindings.h"
 #include "error.h"
+#include "manifest/contents.h"
 #include "manifest/unsupported.h"
 
 namespace wanrt::impl {
@@ -69,6 +70,7 @@ Engine::Engine(const Folder& folder, const Options& options)
     outputs_.emplace_back();
     outputs_.back().spec = &spec;
   }
+  check_contents(folder);
   backend_ = open_backend(folder, options);
   for (const AdapterInput& input : adapter_) {
     backend_->load_adapter(input.spec->name, input.view);
@@ -221,7 +223,7 @@ void Engine::swap(const std::optional<std::string>& adapter) {
   }
   std::optional<Adapter> matrices;
   if (adapter) {
-    matrices = read_adapter(*adapter, folder_);
+    matrices = read_adapter(*adapter, folder_, checked_adapters_);
   }
   if (adapter_.empty()) {
     backend_->merge(std::move(matrices));

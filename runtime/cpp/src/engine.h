@@ -5,10 +5,12 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "backend.h"
+#include "file.h"
 #include "manifest/folder.h"
 #include "tensors.h"
 
@@ -52,6 +54,7 @@ class Engine {
   std::map<std::string, const TensorSpec*> data_;
   std::vector<AdapterInput> adapter_;
   std::vector<Output> outputs_;
+  std::set<FileIdentity> checked_adapters_;
   bool bound_ = false;
   bool run_ = false;
   std::unique_ptr<Backend> backend_;  // freed first: it refers to the memory above

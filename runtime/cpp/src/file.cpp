@@ -32,8 +32,8 @@ File::File(const std::string& path)
     errno = problem;
     fail();
   }
-  size_ = static_cast<std::uint64_t>(facts.st_size);
-  mtime_ns_ = (facts.st_mtim.tv_sec * kNanoseconds) + facts.st_mtim.tv_nsec;
+  identity_ = {facts.st_dev, facts.st_ino, static_cast<std::uint64_t>(facts.st_size),
+               (facts.st_mtim.tv_sec * kNanoseconds) + facts.st_mtim.tv_nsec};
   regular_ = S_ISREG(facts.st_mode);
 }
 

@@ -4,8 +4,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 namespace wanrt::impl {
+
+// What tells a file, and these bytes of it, from others.
+struct FileIdentity {
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t mtime_ns = 0;
+
+  bool operator<(const FileIdentity& other) const {
+    return std::tie(device, inode, size, mtime_ns) <
+           std::tie(other.device, other.inode, other.size, other.mtime_ns);
+  }
+};
 
 class File {
  public:
@@ -16,8 +28,9 @@ class File {
   File(File&&) = delete;
   File& operator=(File&&) = delete;
 
-  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
-  [[nodiscard]] std::int64_t mtime_ns() const noexcept { return mtime_ns_; }
+  [[nodiscard]] const FileIdentity& identity() const noexcept { return identity_; }
+  [[nodiscard]] std::uint64_t size() const noexcept { return identity_.size; }
+  [[nodiscard]] std::int64_t mtime_ns() const noexcept { return identity_.mtime_ns; }
   [[nodiscard]] bool is_regular() const noexcept { return regular_; }
 
   // Read exactly so many bytes. Throws std::system_error or FormatError.
@@ -25,8 +38,7 @@ class File {
 
  private:
   int descriptor_;
-  std::uint64_t size_ = 0;
-  std::int64_t mtime_ns_ = 0;
+  FileIdentity identity_;
   bool regular_ = false;
 };
 

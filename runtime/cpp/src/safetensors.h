@@ -32,6 +32,7 @@ class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
 
+  [[nodiscard]] const File& file() const noexcept { return file_; }
   [[nodiscard]] const SafetensorsHeader& header() const noexcept { return header_; }
   void read(const StoredTensor& tensor, void* to) const;
 

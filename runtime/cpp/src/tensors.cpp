@@ -19,6 +19,18 @@ std::string join(const std::vector<std::string>& sizes) {
   return text + "]";
 }
 
+// A value is infinite or no number where all bits of its exponent are set.
+template <typename Word>
+bool has_full_exponent(const Buffer& values, Word exponent) {
+  bool found = false;
+  for (std::size_t at = 0; at + sizeof(Word) <= values.size(); at += sizeof(Word)) {
+    Word word = 0;
+    std::memcpy(&word, values.data() + at, sizeof word);
+    found |= (word & exponent) == exponent;  // without a branch: vectors of words
+  }
+  return found;
+}
+
 }  // namespace
 
 Buffer::Buffer(std::size_t bytes) : size_(bytes) {
@@ -47,6 +59,13 @@ const char* dtype_name(wanrt_dtype dtype) {
       break;
   }
   return "of another dtype";
+}
+
+bool all_finite(wanrt_dtype dtype, const Buffer& values) {
+  if (dtype == WANRT_FP32) {
+    return !has_full_exponent<std::uint32_t>(values, 0x7F800000U);
+  }
+  return !has_full_exponent<std::uint16_t>(values, dtype == WANRT_FP16 ? 0x7C00U : 0x7F80U);
 }
 
 std::optional<std::size_t> tensor_bytes(const Shape& shape, std::size_t element_bytes) {

@@ -15,9 +15,12 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::string kHash(64, '0');
+constexpr const char* kOnnx = "onnx";
+constexpr const char* kOnnxHash =
+    "87e93f89f2be0db364e8be052f79f389e6c2da239831922e24513288af522a43";
 
 Json manifest(std::int64_t weight_bytes, std::int64_t mtime_ns) {
-  const Json file = {{"bytes", 4}, {"sha256", kHash}};
+  const Json file = {{"bytes", 4}, {"sha256", kOnnxHash}};
   Json graph = {{"file", "model.onnx"}, {"weight_bytes", 24}};
   graph.update(file);
   graph["inputs"] = {
@@ -89,7 +92,7 @@ Folder::Folder(const std::function<void(Json&)>& change) {
     throw std::runtime_error("no temporary folder");
   }
   root_ = name;
-  write("model.onnx", "onnx");
+  write("model.onnx", kOnnx);
   write("weights/w.safetensors", safetensors({{"w", {2, 3}, {1, 2, 3, 4, 5, 6}}}, nullptr));
   const auto bytes = static_cast<std::int64_t>(fs::file_size(weights()));
   Json content = manifest(bytes, mtime_ns(weights()));

@@ -172,8 +172,11 @@ WANRT_API wanrt_status wanrt_manifest_tensor(const wanrt_manifest* manifest, con
 /* The text of engine.json, for whatever the functions above don't tell. NULL for NULL. */
 WANRT_API const char* wanrt_manifest_json(const wanrt_manifest* manifest);
 
-/* Check and load an engine folder; options NULL is the default. The caller closes *engine; the
- * folder and options needn't outlive the call, a stream must outlive the engine. */
+/* Check and load an engine folder, and hash its graphs and constants; options NULL is the default.
+ * The caller closes *engine; folder and options needn't outlive the call, a stream must outlive the
+ * engine. The folder's files must stay as they are while the engine is open: weights that are
+ * truncated meanwhile kill the process (SIGBUS), written over they may give other outputs without a
+ * word. A plan from a stranger isn't safe to load. */
 WANRT_API wanrt_status wanrt_open(const char* folder, const wanrt_options* options,
                                   wanrt_engine** engine, wanrt_error* error);
 
@@ -212,8 +215,10 @@ WANRT_API wanrt_status wanrt_time_forward(wanrt_engine* engine, double* seconds,
 
 /* Load a canonical adapter (wanexport adapter) into an engine with adapter inputs, between two
  * forwards. NULL goes back: a swappable engine to the base, a merged one to the adapter that it was
- * built with, bit by bit. A refused file leaves the adapter that was loaded. With a stream of the
- * caller's, it must have done what forwards put on it. */
+ * built with, bit by bit. A refused file leaves the adapter that was loaded. A file that this engine
+ * hasn't read before (by device, inode, size and time) is refused if it has values that aren't
+ * finite, or is the folder's and not the recorded one. With a stream of the caller's, it must have
+ * done what forwards put on it. */
 WANRT_API wanrt_status wanrt_swap(wanrt_engine* engine, const char* adapter, wanrt_error* error);
 
 /* Read a safetensors file into memory: inputs, or expected outputs. The caller frees *tensors. */

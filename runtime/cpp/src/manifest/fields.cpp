@@ -62,12 +62,13 @@ std::string read_path(Object& object, const char* key) {
   return path;
 }
 
-void check_sha256(Object& object, const char* key) {
-  const std::string hash = object.text(key);
+std::string read_sha256(Object& object, const char* key) {
+  std::string hash = object.text(key);
   const bool hex = hash.find_first_not_of("0123456789abcdef") == std::string::npos;
   if (hash.size() != 64 || !hex) {
     refuse_at(object.place(key), "String should be 64 lower-case hexadecimal digits");
   }
+  return hash;
 }
 
 std::string read_optional_text(Object& object, const char* key) {
@@ -81,9 +82,7 @@ std::string read_optional_choice(Object& object, const char* key,
 }
 
 FileEntry read_file_entry(Object& object) {
-  FileEntry entry{read_path(object, "file"), object.count("bytes")};
-  check_sha256(object);
-  return entry;
+  return {read_path(object, "file"), object.count("bytes"), read_sha256(object)};
 }
 
 FileEntry read_lone_file(const Json& value, const std::string& place) {

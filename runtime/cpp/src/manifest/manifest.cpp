@@ -88,7 +88,8 @@ WeightFile read_weight_file(const Json& value, const std::string& place) {
   WeightFile file;
   file.file = read_file_entry(object);
   file.mtime_ns = object.count("mtime_ns");
-  object.choice("origin", {"base", "finetuned", "adapter", "merged", "constants"});
+  file.constants = object.choice("origin", {"base", "finetuned", "adapter", "merged",
+                                            "constants"}) == "constants";
   const std::string storage =
       object.choice("storage", {"reflink", "hardlink", "pool", "copy", "own"});
   file.linked = storage == "hardlink" || storage == "pool" || storage == "own";

@@ -32,7 +32,8 @@ struct Workload {
 struct WeightFile {
   FileEntry file;
   std::int64_t mtime_ns = 0;
-  bool linked = false;  // shares its bytes with a checkpoint or the pool
+  bool linked = false;     // shares its bytes with a checkpoint or the pool
+  bool constants = false;  // of the graph; nobody's weights
 };
 
 struct Manifest {

@@ -28,7 +28,7 @@ void check_fidelity(const Json& value, const std::string& place) {
 bool check_source(const Json& value, const std::string& place) {
   Object object(value, place);
   object.text("path");
-  check_sha256(object);
+  read_sha256(object);
   check_number(object, "strength");
   read_optional_text(object, "scheme");
   read_optional_choice(object, "scale_from", {"alpha", "metadata", "sidecar", "none"});
@@ -39,7 +39,7 @@ bool check_source(const Json& value, const std::string& place) {
 bool check_prefused(const Json& value, const std::string& place) {
   Object object(value, place);
   object.text("name");
-  check_sha256(object);
+  read_sha256(object);
   read_number(object.need("strength"), object.place("strength"));
   object.done();
   return true;

@@ -11,10 +11,11 @@
 
 namespace wanrt::impl {
 
-// A file of the folder, with the size that it must have.
+// A file of the folder, with the size and hash that it must have.
 struct FileEntry {
   std::string file;
   std::int64_t bytes = 0;
+  std::string sha256;
 };
 
 // Who feeds an input: the caller, the adapter, the context graph or the runtime.

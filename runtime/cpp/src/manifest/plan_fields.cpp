@@ -84,7 +84,7 @@ Plan read_plan(const Json& value, const std::string& place) {
   Object object(value, place);
   Plan plan;
   plan.file = read_file_entry(object);
-  check_sha256(object, "key");
+  read_sha256(object, "key");
   plan.library = object.text("library");
   object.need("gpu");
   if (const Json* gpu = object.find("gpu")) {
