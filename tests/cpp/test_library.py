@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
 import re
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +154,19 @@ def test_random_inputs(dtype: str, tmp_path: Path) -> None:
     done = host("sanitized", folder, "--seed", 3)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^forward: \d\S* ms, \d\S* tokens per second$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_loading_is_shown_on_a_terminal(build: str, tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "engine", Tiny())
+    ours, theirs = pty.openpty()
+    command = [BUILD / build / "wanrt-host", folder]
+    done = subprocess.run(command, stderr=theirs, stdout=subprocess.PIPE, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0, shown
+    assert shown.endswith("\rloading: 0.0 of 0.0 GB\r\n")
 
 
 Alter = Callable[[dict[str, Any]], object]
