@@ -169,6 +169,17 @@ def test_loading_is_shown_on_a_terminal(build: str, tmp_path: Path) -> None:
     assert shown.endswith("\rloading: 0.0 of 0.0 GB\r\n")
 
 
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "engine", Tiny())
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [BUILD / "sanitized" / "wanrt-host", folder],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: what was found can't be printed: No space left on device\n"
+
+
 Alter = Callable[[dict[str, Any]], object]
 ADAPTERS: dict[str, tuple[Alter, dict[str, str]]] = {
     "unmarked": (lambda _: None, {"format": "x"}),

@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -168,9 +170,7 @@ bool run(const Arguments& arguments) {
   return right;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run_command(int argc, char** argv) {
   try {
     const Arguments arguments = read_arguments(argc, argv);
     if (arguments.version) {
@@ -196,4 +196,15 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "error: %s\n", error.what());
   }
   return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int status = run_command(argc, argv);
+  if (std::fflush(stdout) != 0) {
+    std::fprintf(stderr, "error: what was found can't be printed: %s\n", std::strerror(errno));
+    return 1;
+  }
+  return status;
 }
