@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
 import re
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +154,30 @@ def test_random_inputs(dtype: str, tmp_path: Path) -> None:
     done = host("sanitized", folder, "--seed", 3)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^forward: \d\S* ms, \d\S* tokens per second$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_loading_is_shown_on_a_terminal(build: str, tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "engine", Tiny())
+    ours, theirs = pty.openpty()
+    command = [BUILD / build / "wanrt-host", folder]
+    done = subprocess.run(command, stderr=theirs, stdout=subprocess.PIPE, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0, shown
+    assert shown.endswith("\rloading: 0.0 of 0.0 GB\r\n")
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "engine", Tiny())
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [BUILD / "sanitized" / "wanrt-host", folder],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: what was found can't be printed: No space left on device\n"
 
 
 Alter = Callable[[dict[str, Any]], object]

@@ -44,9 +44,10 @@ def build(out: Path, arch: Architecture = I2V, **options: Any) -> list[Built]:
     """Build engines; `dtype` and `size` go to the configuration, the rest to the request."""
     from wanexport.build.recipe import build_engines  # torch, which sizes alone don't need
 
+    reporter = options.pop("reporter", None) or Reporter(quiet=True)
     chosen = {key: options.pop(key) for key in ("dtype", "size") if key in options}
     made = config(arch, **chosen)
     if options.get("dynamic"):
         made = made.model_copy(update={"dynamic_sizes": OTHER_SIZES})
     request = BuildRequest(config=made, out=out, **options)
-    return build_engines(request, Reporter(quiet=True))
+    return build_engines(request, reporter)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
 from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
 from wanexport.build.manifest import make_manifest
+from wanexport.build.oracles import Oracles
 from wanexport.build.request import BuildRequest, resolve_request
 from wanexport.build.resolve import resolve_targets
 from wanexport.build.reuse import appeared_meanwhile
@@ -54,6 +55,7 @@ class _Builder:
 
     pool: Pool
     comparer: Comparer
+    oracles: Oracles
     reporter: Reporter
     plans_made: set[str] = field(default_factory=set)
 
@@ -75,7 +77,7 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
             targets = resolve_targets(request, gather(request, reporter, dry_run=False))
             check_targets(request.out, targets)
             pool = Pool((request.out / ".weights").resolve())
-            builder = _Builder(pool, Comparer(reporter), reporter)
+            builder = _Builder(pool, Comparer(reporter), Oracles(reporter), reporter)
             return [_build(builder, target) for target in targets]
     except OSError as error:
         where = error.filename or request.out  # a write that fails doesn't say to what
@@ -101,6 +103,7 @@ def _build(builder: _Builder, target: Target) -> Built:
 def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     """Build, verify and describe one engine in its draft folder."""
     reporter, settings = builder.reporter, target.tensorrt
+    oracle = builder.oracles.ask(target) if target.verify else None
     spec = specify_graph(target)
     with reporter.work(f"{target.name}: tracing"):
         model = passes.lower_for(trace_graph(spec), target.backend, spec.dtype)
@@ -129,6 +132,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     verification = Verification(method="none")
     if target.verify:
         verification = builder.comparer.compare_graph(target, spec, model, store, parameters)
+        verification = verification.model_copy(update={"adapter_oracle": oracle})
     manifest = make_manifest(
         target,
         store,

@@ -18,7 +18,7 @@ install(FILES
 
 # A static library's users link what it was linked with.
 get_filename_component(directory "${OPENSSL_CRYPTO_LIBRARY}" DIRECTORY)
-set(private_libraries "${OPENSSL_CRYPTO_LIBRARY} -Wl,-rpath,${directory} -lstdc++")
+set(private_libraries "${OPENSSL_CRYPTO_LIBRARY} -Wl,-rpath,${directory} -lstdc++ -pthread")
 if(WANRT_TENSORRT AND NOT WANRT_FAKE_TENSORRT)
   foreach(library "${TensorRT_CUDA_LIBRARY}" "${TensorRT_LIBRARY}")
     get_filename_component(directory "${library}" DIRECTORY)

@@ -1,8 +1,12 @@
 // wanrt-host: a C++ host. It opens an engine, feeds it, runs forwards, switches adapters between
 // them, tells tokens per second, and compares outputs with expected ones.
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -129,6 +133,14 @@ bool visit(wanrt::Engine& engine, const Arguments& arguments, std::size_t index,
          compare(engine, arguments.goldens[index], arguments.tolerance);
 }
 
+// On a terminal alone; 33 GB take a while.
+bool print_progress(std::uint64_t done, std::uint64_t total) {
+  constexpr double kGiga = 1e9;
+  std::fprintf(stderr, "\rloading: %.1f of %.1f GB%s", static_cast<double>(done) / kGiga,
+               static_cast<double>(total) / kGiga, done == total ? "\n" : "");
+  return true;
+}
+
 void tell(const Arguments& arguments) {
   const wanrt::Manifest manifest(arguments.engine);
   const wanrt_workload workload = choose_workload(manifest, arguments.workload);
@@ -143,7 +155,9 @@ bool run(const Arguments& arguments) {
   wanrt_options options = arguments.options;
   // inputs of other shapes would be other tokens than are counted
   options.workload = arguments.workload.empty() ? workload.name : arguments.workload.c_str();
-  wanrt::Engine engine(arguments.engine, options);
+  const bool seen = ::isatty(STDERR_FILENO) == 1;
+  wanrt::Engine engine(arguments.engine, options,
+                       seen ? wanrt::Progress(print_progress) : wanrt::Progress());
   print_info(manifest, workload);
   const Inputs inputs = arguments.inputs.empty()
                             ? Inputs(manifest.inputs(workload.name), arguments.seed)
@@ -156,9 +170,7 @@ bool run(const Arguments& arguments) {
   return right;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run_command(int argc, char** argv) {
   try {
     const Arguments arguments = read_arguments(argc, argv);
     if (arguments.version) {
@@ -184,4 +196,15 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "error: %s\n", error.what());
   }
   return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int status = run_command(argc, argv);
+  if (std::fflush(stdout) != 0) {
+    std::fprintf(stderr, "error: what was found can't be printed: %s\n", std::strerror(errno));
+    return 1;
+  }
+  return status;
 }

@@ -17,9 +17,11 @@ struct Options {
   int device_id = 0;
   int threads = 0;  // 0: the backend asks `usable_cores`
   bool mapped = false;
-  std::string workload;    // empty: any
-  void* stream = nullptr;  // the caller's; null: the backend's own
-  bool no_graph = false;   // TensorRT: put every forward on the stream by itself
+  std::string workload;               // empty: any
+  void* stream = nullptr;             // the caller's; null: the backend's own
+  bool no_graph = false;              // TensorRT: put every forward on the stream by itself
+  wanrt_progress progress = nullptr;  // null: nobody wants to be told
+  void* progress_context = nullptr;
 };
 
 // One loaded graph. Everything throws Error; memory that is bound outlives the next bind of its

@@ -7,6 +7,7 @@
 #include "adapter.h"
 #include "bindings.h"
 #include "error.h"
+#include "loading.h"
 #include "manifest/contents.h"
 #include "manifest/unsupported.h"
 
@@ -71,7 +72,7 @@ Engine::Engine(const Folder& folder, const Options& options)
     outputs_.back().spec = &spec;
   }
   check_contents(folder);
-  backend_ = open_backend(folder, options);
+  backend_ = load_backend(folder, options);
   for (const AdapterInput& input : adapter_) {
     backend_->load_adapter(input.spec->name, input.view);
   }

@@ -69,7 +69,8 @@ WANRT_ENUM(wanrt_status){
     WANRT_USAGE_ERROR = 5,    /* the host's mistake: a null pointer, an index out of range */
     WANRT_OUT_OF_MEMORY = 6,
     WANRT_INTERNAL_ERROR = 7, /* a bug of the library; please report its message */
-    WANRT_BUSY = 8            /* another thread is in a call of this engine */
+    WANRT_BUSY = 8,           /* another thread is in a call of this engine */
+    WANRT_CANCELLED = 9       /* the caller's wanrt_progress gave up */
 };
 
 /* Why a call failed, each at most one line; longer text is cut off. Empty after a success. */
@@ -122,6 +123,13 @@ typedef struct wanrt_workload {
   int64_t width, height, frames, batch, tokens;
 } wanrt_workload;
 
+/* Told by wanrt_open, in the thread that called it, some ten times a second while weights are
+ * loaded: about how many of their bytes are in memory (by how the process grows), out of how many.
+ * The last call has done == total. 0 goes on; anything else gives up: wanrt_open then ends with
+ * WANRT_CANCELLED as soon as the backend has ended what it is at, calls nothing any more, and
+ * leaves nothing behind. May not throw. */
+typedef int (*wanrt_progress)(void* context, uint64_t done, uint64_t total);
+
 /* How to open an engine. All zeros is the default of everything. */
 typedef struct wanrt_options {
   wanrt_device device;
@@ -132,6 +140,8 @@ typedef struct wanrt_options {
   const char* workload; /* take this workload's shapes only; NULL: any that the engine takes */
   void* stream;         /* a cudaStream_t that forwards are put on; NULL: the engine's own */
   int no_graph;         /* 1: TensorRT puts forwards on the stream without a CUDA graph */
+  wanrt_progress progress; /* told of loading; NULL: nobody is */
+  void* progress_context;  /* passed to it */
 } wanrt_options;
 
 typedef struct wanrt_manifest wanrt_manifest;
@@ -215,10 +225,10 @@ WANRT_API wanrt_status wanrt_time_forward(wanrt_engine* engine, double* seconds,
 
 /* Load a canonical adapter (wanexport adapter) into an engine with adapter inputs, between two
  * forwards. NULL goes back: a swappable engine to the base, a merged one to the adapter that it was
- * built with, bit by bit. A refused file leaves the adapter that was loaded. A file that this engine
- * hasn't read before (by device, inode, size and time) is refused if it has values that aren't
- * finite, or is the folder's and not the recorded one. With a stream of the caller's, it must have
- * done what forwards put on it. */
+ * built with, bit by bit. A refused file leaves the adapter that was loaded. A file that this
+ * engine hasn't read before (by device, inode, size and time) is refused if it has values that
+ * aren't finite, or is the folder's and not the recorded one. With a stream of the caller's, it
+ * must have done what forwards put on it. */
 WANRT_API wanrt_status wanrt_swap(wanrt_engine* engine, const char* adapter, wanrt_error* error);
 
 /* Read a safetensors file into memory: inputs, or expected outputs. The caller frees *tensors. */

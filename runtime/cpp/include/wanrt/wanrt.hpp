@@ -16,6 +16,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -197,17 +199,55 @@ class Tensors {
   std::unique_ptr<wanrt_tensors, Free> handle_;
 };
 
+// Told while an engine is loaded, as wanrt_progress is; false gives up. What it throws, the
+// engine's constructor throws.
+using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
+
+namespace detail {
+
+// A Progress as the C ABI calls it.
+struct Watcher {
+  const Progress& progress;
+  std::exception_ptr thrown;
+
+  static int tell(void* context, std::uint64_t done, std::uint64_t total) noexcept {
+    auto& watcher = *static_cast<Watcher*>(context);
+    try {
+      return watcher.progress(done, total) ? 0 : 1;
+    } catch (...) {
+      watcher.thrown = std::current_exception();
+      return 1;
+    }
+  }
+};
+
+}  // namespace detail
+
 // An engine in memory. A call while another thread is in one throws an Error of WANRT_BUSY;
 // different engines may run in parallel.
 class Engine {
  public:
-  explicit Engine(const std::string& folder, const wanrt_options& options = wanrt_options()) {
+  explicit Engine(const std::string& folder, const wanrt_options& options = wanrt_options(),
+                  const Progress& progress = nullptr) {
     if (wanrt_abi_version() != WANRT_ABI_VERSION) {
       throw std::runtime_error("libwanrt has ABI version " + std::to_string(wanrt_abi_version()) +
                                ", this program was built for " + std::to_string(WANRT_ABI_VERSION));
     }
+    detail::Watcher watcher{progress, nullptr};
+    wanrt_options chosen = options;
+    if (progress) {
+      chosen.progress = detail::Watcher::tell;
+      chosen.progress_context = &watcher;
+    }
     wanrt_engine* handle = nullptr;
-    call(wanrt_open, folder.c_str(), &options, &handle);
+    wanrt_error error;
+    const wanrt_status status = wanrt_open(folder.c_str(), &chosen, &handle, &error);
+    if (watcher.thrown) {
+      std::rethrow_exception(watcher.thrown);
+    }
+    if (status != WANRT_OK) {
+      throw Error(status, error);
+    }
     handle_.reset(handle);
   }
 

@@ -79,6 +79,8 @@ Options read_options(const wanrt_options* given) {
   }
   options.stream = given->stream;
   options.no_graph = read_flag(given->no_graph, "no_graph");
+  options.progress = given->progress;
+  options.progress_context = given->progress_context;
   return options;
 }
 
