@@ -65,7 +65,9 @@ class Comparer:
             return self.full  # the same graph and weights; only the target is another
         size = twin_size(spec.arch, spec.size)
         with self.reporter.work(f"{target.name}: tracing at {size.tokens} tokens"):
-            twin = passes.lower_for(trace_graph(twin_spec(spec)), target.backend, spec.dtype)
+            twin = passes.lower_for(
+                trace_graph(twin_spec(spec)), target.backend, spec.dtype, target.joined
+            )
         if target.mode == "swappable":
             passes.to_inputs(twin, target.branch_names)
         found = []

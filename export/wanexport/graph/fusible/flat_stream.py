@@ -22,10 +22,15 @@ def flatten_stream(model: ir.Model) -> None:
     rotary embedding keep their three dimensions, with a Reshape before and behind. It holds where
     batch is 1: with more, one video's gate is no row that broadcasts over all tokens.
     """
+    video = dims(model.graph.inputs[0])
+    if video is None or video[0] != 1:
+        return
     flat: dict[ir.Value, ir.Value] = {}
     for node in list(model.graph):
         if node.op_type == "Reshape":
             _reshape(node, flat)
+        elif node.op_type == "Cast" and node.inputs[0] not in flat:
+            continue  # of what has three dimensions and keeps them; a twin has no casts
         elif node.op_type in ROWWISE and not node.domain and _is_single(node.outputs[0]):
             _flatten(model, node, flat)
     drop_unused(model)

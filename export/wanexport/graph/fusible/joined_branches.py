@@ -45,8 +45,8 @@ def join_branches(model: ir.Model, modules: Collection[str]) -> None:
 
     The builder elides the first concatenation: both of its producers write into one buffer. It
     folds the second where B is a constant. What follows the layer stays in the GEMM's epilogue.
-    Layers that read one x share one Gemm over all their A, and one buffer [x, t1, t2, ...]; each
-    has zeros beside its B.
+    Layers of a block that read one x share one Gemm over all their A, and one buffer
+    [x, t1, t2, ...]; each has zeros beside its B.
 
     Args:
         model: the graph.
@@ -55,10 +55,11 @@ def join_branches(model: ir.Model, modules: Collection[str]) -> None:
     Raises:
         BuildError: the graph has no branch of that name.
     """
-    groups: dict[ir.Value, list[_Branch]] = defaultdict(list)
+    groups: dict[tuple[ir.Value, str], list[_Branch]] = defaultdict(list)
     for branch in _branches(model):
         if branch.module in modules:
-            groups[branch.x].append(branch)
+            block = ".".join(branch.module.split(".")[:2])  # all of them read the text
+            groups[branch.x, block].append(branch)
     found = {branch.module for branches in groups.values() for branch in branches}
     for module in modules:
         if module not in found:
@@ -81,7 +82,8 @@ def _branches(model: ir.Model) -> list[_Branch]:
         assert a is not None
         assert b is not None
         half = producer(a, "Cast")
-        name = (half.inputs[0] if half is not None else a).name or ""
+        stored = half.inputs[0] if half is not None else a
+        name = (stored.name if stored is not None else None) or ""
         bias = base.inputs[2] if len(base.inputs) == 3 else None
         found.append(_Branch(node, name.removesuffix(HALF), x, weight, bias, a, b))
     return found
@@ -90,6 +92,7 @@ def _branches(model: ir.Model) -> list[_Branch]:
 def _join(model: ir.Model, branches: list[_Branch]) -> None:
     first = branches[0]
     ranks = [dims(branch.a)[0] for branch in branches]  # type: ignore[index]
+    assert first.x.shape is not None
     rows, width = first.x.shape[0], first.x.shape[1]
     shared: list[ir.Node] = []
     a = first.a
