@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from wanexport.errors import AdapterError
+from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import TensorRef
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ class Delta:
         if not torch.isfinite(tensor).all():
             raise AdapterError(
                 f"{ref.path}: {ref.name} holds values that aren't finite", "the file is damaged"
+            )
+        if tensor.numel() and tensor.abs().max() > LARGEST:
+            raise AdapterError(
+                f"{ref.path}: {ref.name} holds values beyond {LARGEST:.2g}, which overflow when "
+                "they are multiplied",
+                "the file is damaged",
             )
         return tensor
 
