@@ -14,7 +14,9 @@ from wanexport.storage.tensor_file import TensorRef
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Delta"]
+__all__ = ["DORA_STRENGTH", "Delta"]
+
+DORA_STRENGTH = "DoRA at strength t is W + t (DoRA(W) - W), as in ComfyUI; diffusers differs"
 
 Kind = Literal["lora", "loha", "lokr", "diff"]
 Shape = tuple[int, ...]
@@ -87,6 +89,11 @@ class Delta:
     def merge(self, weight: torch.Tensor) -> torch.Tensor:
         """Return in fp32 the parameter with this change alone applied to its pristine values."""
         return weight.float() + self.change(weight)
+
+    def check_values(self) -> None:
+        """Read its tensors; AdapterError if one of them isn't finite or would overflow."""
+        for role in self.tensors:
+            self._read(role)
 
     def find_misfit(self) -> str:
         """Return which tensor doesn't fit the parameter and how, or nothing."""
