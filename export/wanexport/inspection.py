@@ -12,8 +12,9 @@ from typing import Literal
 
 from wanexport.checkpoint.locate import locate_checkpoint
 from wanexport.checkpoint.open import open_checkpoint
-from wanexport.errors import CheckpointError
+from wanexport.errors import AdapterError, CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
+from wanexport.lora.delta import DORA_STRENGTH, Delta
 from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
 from wanexport.lora.resolve import LoraProblem, Resolution, resolve_file
 from wanexport.model.config import Architecture, Config, list_configs, load_config
@@ -115,6 +116,7 @@ def format_description(description: Description) -> str:
         "scale": _span(held.scales),
         "low-rank": counted(len(held.low_rank), "change") if held.low_rank else "",
         "merge only": first_and_more(held.rest, LISTED),
+        "strength": DORA_STRENGTH if any("DoRA" in part for part in held.rest) else "",
     }
     cached = hub_file(held.path)
     title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
@@ -160,8 +162,20 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
         scales=_range(delta.scale for delta in products),
         low_rank=tuple(delta.title for delta in low_rank),
         rest=tuple(delta.title for delta in result.deltas if not delta.is_low_rank),
-        problems=result.problems,
+        problems=(*result.problems, *_find_bad_values(result.deltas)),
     )
+
+
+def _find_bad_values(deltas: Iterable[Delta]) -> list[LoraProblem]:
+    """Return the changes whose values aren't finite or would overflow; one is read at a time."""
+    problems = []
+    for delta in deltas:
+        try:
+            delta.check_values()
+        except AdapterError as error:
+            names = tuple(ref.name for ref in delta.tensors.values())
+            problems.append(LoraProblem(names, str(error), error.hint))
+    return problems
 
 
 def _describe_checkpoint(

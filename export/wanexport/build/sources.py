@@ -12,6 +12,7 @@ from wanexport.checkpoint.open import Checkpoint, open_checkpoint
 from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_checkpoint
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, split_rest, stacked_ranks
+from wanexport.lora.delta import DORA_STRENGTH
 from wanexport.lora.find import find_lora, name_lora, resolve_adapters
 from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
 from wanexport.model.config import Architecture
@@ -208,6 +209,9 @@ def _resolve(
     reporter: Reporter,
 ) -> AdapterSet:
     adapters = resolve_adapters(paths, shapes, reporter)
+    for adapter in adapters:
+        if adapter.strength != 1 and any("magnitude" in d.tensors for d in adapter.deltas):
+            reporter.log(f"{adapter.path}, strength {adapter.strength:g}: {DORA_STRENGTH}")
     carried, rest = split_rest(adapters)
     unmerged = [mode for mode in request.modes if mode in ("separate", "swappable")]
     if rest and unmerged and not request.merge_rest:

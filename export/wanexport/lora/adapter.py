@@ -6,7 +6,6 @@ changes are added, so the result doesn't depend on the adapters' order; it is ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from wanexport.errors import AdapterError
 from wanexport.lora.delta import Delta
 from wanexport.lora.resolve import resolve_file
+from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import open_safetensors
 from wanrt.manifest.origin import ScaleFrom
 
@@ -98,8 +98,8 @@ def resolve_adapter(
         AdapterError: the file can't be read, isn't a LoRA, or has a key that matches no module,
             doesn't fit it, lacks its other half, or belongs to a kind that isn't supported.
     """
-    if not math.isfinite(strength):
-        raise AdapterError(f"{path}: strength {strength} is no number")
+    if not abs(strength) <= LARGEST:
+        raise AdapterError(f"{path}: strength {strength:g} is no number that fp32 can multiply")
     file = open_safetensors(path, AdapterError)
     resolution = resolve_file(file, shapes, strength)
     if resolution.problems:
@@ -160,8 +160,15 @@ def merge_blocks(
     merge = _merge_products if len(products) == len(deltas) else _merge_whole
     for total in merge(weight, deltas):
         merged = total.to(dtype, copy=True)
-        if dtype == torch.float16 and not torch.isfinite(merged).all():
-            raise AdapterError(f"{name}, merged, overflows fp16", "build with --dtype bf16 or fp32")
+        if not torch.isfinite(merged).all():
+            if dtype == torch.float16 and torch.isfinite(total).all():
+                raise AdapterError(
+                    f"{name}, merged, overflows fp16", "build with --dtype bf16 or fp32"
+                )
+            raise AdapterError(
+                f"{name}, merged, isn't finite",
+                "its base holds NaN or infinite values, or the LoRA is far too strong",
+            )
         yield merged
 
 

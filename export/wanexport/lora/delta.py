@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from wanexport.errors import AdapterError
+from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import TensorRef
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Delta"]
+__all__ = ["DORA_STRENGTH", "Delta"]
+
+DORA_STRENGTH = "DoRA at strength t is W + t (DoRA(W) - W), as in ComfyUI; diffusers differs"
 
 Kind = Literal["lora", "loha", "lokr", "diff"]
 Shape = tuple[int, ...]
@@ -87,6 +90,11 @@ class Delta:
         """Return in fp32 the parameter with this change alone applied to its pristine values."""
         return weight.float() + self.change(weight)
 
+    def check_values(self) -> None:
+        """Read its tensors; AdapterError if one of them isn't finite or would overflow."""
+        for role in self.tensors:
+            self._read(role)
+
     def find_misfit(self) -> str:
         """Return which tensor doesn't fit the parameter and how, or nothing."""
         return _MISFITS[self.kind](self) or self._find_magnitude_misfit()
@@ -108,6 +116,12 @@ class Delta:
         if not torch.isfinite(tensor).all():
             raise AdapterError(
                 f"{ref.path}: {ref.name} holds values that aren't finite", "the file is damaged"
+            )
+        if tensor.numel() and tensor.abs().max() > LARGEST:
+            raise AdapterError(
+                f"{ref.path}: {ref.name} holds values beyond {LARGEST:.2g}, which overflow when "
+                "they are multiplied",
+                "the file is damaged",
             )
         return tensor
 

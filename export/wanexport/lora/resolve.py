@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from wanexport.errors import AdapterError
 from wanexport.lora.delta import Delta, Kind
 from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect, split_key
 from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, has_metadata, read_settings
@@ -26,6 +27,7 @@ _FAMILIES: dict[Kind, tuple[str, ...]] = {
     "loha": ("w1_a", "w1_b", "w2_a", "w2_b"),
     "lokr": ("kron_w1", "kron_w1_a", "kron_w1_b", "kron_w2", "kron_w2_a", "kron_w2_b"),
 }
+MOST_KEYS = 65_536
 _DIFFS = ("diff", "diff_b", "diff_m")
 _IMAGE_KEY = re.compile(r"[kv]_img|img_emb|add_[kv]_proj|image_embedder|norm_added_k")
 _OTHER_MODELS = {
@@ -71,6 +73,9 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
     Raises:
         AdapterError: its metadata can't be read or asks for what isn't supported.
     """
+    if len(file.tensors) > MOST_KEYS:
+        count = f"{len(file.tensors):,} tensors"
+        raise AdapterError(f"{file.path} holds {count}, at most {MOST_KEYS:,}")
     settings = read_settings(file)
     index = ModuleIndex(shapes)
     keys = {name: split_key(name) for name in file.tensors}
@@ -94,6 +99,8 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
             builder.build(target, roles)
         except ValueError as error:
             problems.append(LoraProblem(tuple(key.text for key, _ in roles.values()), str(error)))
+        except TimeoutError as error:
+            raise AdapterError(f"{file.path}: {error}") from None
     dialect = name_dialect([key for key in keys.values() if key], _extras(builder, settings))
     scale_from: ScaleFrom = "alpha" if builder.has_alpha_tensors else "none"
     if builder.has_stated_alphas:

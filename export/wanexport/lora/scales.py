@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import regex
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from wanexport.errors import AdapterError
 from wanexport.storage.tensor_file import SafetensorsFile
 
-__all__ = ["PeftSettings", "find_alpha", "find_scale", "has_metadata", "read_settings"]
+__all__ = [
+    "LARGEST",
+    "PeftSettings",
+    "find_alpha",
+    "find_scale",
+    "has_metadata",
+    "read_settings",
+]
+
+# The square root of what fp32 and bf16 hold: the product of two such values overflows.
+LARGEST = 2.0**64
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 DIFFUSERS_PREFIX = "transformer."
+JSON_BYTES, PATTERNS = 1 << 20, 2_048  # of settings; I2V-14B has 413 modules
+PATTERN_CHARACTERS = 1_000
+MATCH_S, MATCHES_S = 0.2, 5.0  # of one match, and of all of a file
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Other ways to initialize take something off the base weights, which the file doesn't record.
 HARMLESS_INITS = (True, False, "gaussian", "eva", "orthogonal")
@@ -45,18 +60,48 @@ class PeftSettings(BaseModel):
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: bool | str | None = True
+    _spent: list[float] = PrivateAttr(default_factory=list)  # seconds, on patterns
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether nothing in it could scale anything."""
+        values = (self.r, self.lora_alpha, self.alpha, self.rank_pattern, self.alpha_pattern)
+        return all(value is None or value == {} for value in values)
 
     def find_rank(self, names: Sequence[str]) -> int | None:
         """Return the rank that a module of any of these names was trained with."""
-        found = _match(self.rank_pattern, names)
+        found = self._match(self.rank_pattern, names)
         return self.r if found is None else int(found)
 
     def find_alpha(self, names: Sequence[str]) -> float | None:
         """Return the alpha that a module of any of these names was trained with."""
-        found = _match(self.alpha_pattern, names)
+        found = self._match(self.alpha_pattern, names)
         if found is not None:
             return found
         return self.lora_alpha if self.lora_alpha is not None else self.alpha
+
+    def _match(self, patterns: Mapping[str, float], names: Sequence[str]) -> float | None:
+        """Look a module up as PEFT's `get_pattern_key` does: a pattern fits a name's end.
+
+        Raises:
+            ValueError: a pattern isn't one.
+            TimeoutError: a pattern takes for ever.
+        """
+        started, pattern = time.monotonic(), ""
+        try:
+            for pattern, value in patterns.items():
+                compiled = _compile(pattern)
+                if any(compiled.match(name, timeout=MATCH_S) for name in names):
+                    return value
+        except TimeoutError:
+            raise TimeoutError(
+                f"the metadata's pattern {pattern[:100]!r} takes longer than {MATCH_S} s to match"
+            ) from None
+        finally:
+            self._spent.append(time.monotonic() - started)
+        if sum(self._spent[-PATTERNS:]) > MATCHES_S:
+            raise TimeoutError(f"the metadata's patterns take longer than {MATCHES_S:g} s to match")
+        return None
 
 
 def find_alpha(
@@ -79,20 +124,29 @@ def find_scale(
         alpha: what the file's alpha tensor says.
 
     Raises:
-        ValueError: metadata and tensors contradict each other.
+        ValueError: metadata and tensors contradict each other, or the scale is no number to
+            multiply by.
+        TimeoutError: the metadata's patterns take for ever.
     """
     trained = settings.find_rank(names) if settings else None
     if rank is not None and trained is not None and trained != rank:
         raise ValueError(f"the metadata says rank {trained}, the tensors have {rank}")
     stated = settings.find_alpha(names) if settings else None
+    if stated is None and alpha is None and settings is not None:
+        raise ValueError("the metadata says no lora_alpha, and there is no alpha tensor")
     if stated is None:
         if alpha is None or rank is None:  # LyCORIS gives whole factors the scale 1
             return 1.0
         stated = alpha
+    if stated == 0 or not math.isfinite(stated):
+        raise ValueError(f"alpha is {stated:g}")
     rank = rank or trained
     if rank is None:
         return 1.0
-    return stated / (math.sqrt(rank) if settings and settings.use_rslora else rank)
+    scale = stated / (math.sqrt(rank) if settings and settings.use_rslora else rank)
+    if not 1 / LARGEST < abs(scale) < LARGEST:
+        raise ValueError(f"alpha {stated:g} makes a scale of {scale:g}, which fp32 can't multiply")
+    return scale
 
 
 def read_settings(file: SafetensorsFile) -> PeftSettings | None:
@@ -106,14 +160,19 @@ def read_settings(file: SafetensorsFile) -> PeftSettings | None:
     if text is None and file.path.name == PEFT_FILE and beside.is_file():
         where = str(beside)
         try:
-            text = beside.read_text(encoding="utf-8")
+            with beside.open(encoding="utf-8") as held:
+                text = held.read(JSON_BYTES + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterError(f"{where} can't be read: {error}") from None
     if text is None:
         return None
     settings = _parse(text, where)
-    if settings is not None:
-        _refuse_variants(settings, where)
+    if settings.says_nothing:
+        raise AdapterError(
+            f"{where} says neither r nor alpha of this model, so the LoRA's scale isn't known",
+            "save it again with its configuration, or remove that entry if its scale is 1",
+        )
+    _refuse_variants(settings, where)
     return settings
 
 
@@ -122,7 +181,9 @@ def has_metadata(file: SafetensorsFile) -> bool:
     return DIFFUSERS_KEY in file.metadata
 
 
-def _parse(text: str, where: str) -> PeftSettings | None:
+def _parse(text: str, where: str) -> PeftSettings:
+    if len(text) > JSON_BYTES:
+        raise AdapterError(f"{where} is larger than {JSON_BYTES:,} bytes")
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -134,14 +195,15 @@ def _parse(text: str, where: str) -> PeftSettings | None:
         for key, value in raw.items()
         if key.startswith(DIFFUSERS_PREFIX) or "." not in key
     }
-    if not ours:
-        return None
     try:
-        return PeftSettings.model_validate({k: v for k, v in ours.items() if v is not None})
+        settings = PeftSettings.model_validate({k: v for k, v in ours.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise AdapterError(f"{where}: {place}: {first['msg']}") from None
+    if max(len(settings.rank_pattern), len(settings.alpha_pattern)) > PATTERNS:
+        raise AdapterError(f"{where} holds more than {PATTERNS:,} patterns")
+    return settings
 
 
 def _refuse_variants(settings: PeftSettings, where: str) -> None:
@@ -156,13 +218,11 @@ def _refuse_variants(settings: PeftSettings, where: str) -> None:
             raise AdapterError(f"{where} says {option}, which isn't supported")
 
 
-def _match(pattern: Mapping[str, float], names: Sequence[str]) -> float | None:
-    """Look a module up as PEFT's `get_pattern_key` does: a pattern fits the end of its name."""
-    for key, value in pattern.items():
-        for name in names:
-            try:
-                if re.match(rf"(.*\.)?({key})$", name):
-                    return value
-            except re.error as error:
-                raise ValueError(f"{key!r} in the metadata is no pattern: {error}") from None
-    return None
+@lru_cache(maxsize=2 * PATTERNS)
+def _compile(pattern: str) -> regex.Pattern[str]:
+    if len(pattern) > PATTERN_CHARACTERS:
+        raise ValueError(f"{pattern[:40]!r}... in the metadata is too long for a pattern")
+    try:
+        return regex.compile(rf"(.*\.)?({pattern})$")
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{pattern!r} in the metadata is no pattern: {error}") from None

@@ -48,6 +48,8 @@ def run(
 ) -> None:
     """Run one forward and save its outputs."""
     from wanrt.engine.tensors import show_shape
+    from wanrt.engine.values import is_finite
+    from wanrt.errors import EngineError
     from wanrt.storage.files import check_writable
     from wanrt.terminal.progress import Reporter
 
@@ -67,6 +69,11 @@ def run(
         adapter=adapter,
         reporter=Reporter(quiet=quiet),
     )
+    if bad := next((name for name, array in outputs.items() if not is_finite(array)), None):
+        raise EngineError(
+            f"{folder}: output {bad} isn't finite, so nothing is saved",
+            "look for overflow (fp16) or large values in the inputs and the adapter",
+        )
     source = str(inputs) if inputs else f"seed {seed}"
     save_tensors(save, outputs, {"engine": str(folder), "inputs": source})
     for name, array in outputs.items():
@@ -135,17 +142,27 @@ def read_tensors(path: Path) -> dict[str, Array]:
     """Return a safetensors file's tensors; bf16 comes as ml_dtypes'.
 
     Raises:
-        EngineError: it can't be read.
+        EngineError: it can't be read, or holds NaN or infinite values.
     """
     from safetensors import SafetensorError, safe_open
 
+    from wanrt.engine.values import is_finite
     from wanrt.errors import EngineError
 
+    tensors: dict[str, Array] = {}
+    name = ""
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118 (the handle isn't a mapping)
+                tensors[name] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise EngineError(f"{path} can't be read: {error}") from None
+    except (TypeError, KeyError, AttributeError, ValueError):  # F8 and F4 have no numpy dtype
+        raise EngineError(f"{path}: {name} is of a dtype that no engine takes") from None
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise EngineError(f"{path}: input {name} holds values that aren't finite")
+    return tensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -> None:

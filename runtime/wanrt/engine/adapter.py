@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from wanrt.engine.tensors import show_shape
+from wanrt.engine.values import is_usable
 from wanrt.errors import AdapterError
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Manifest
@@ -66,7 +67,11 @@ def _read(path: Path, manifest: Manifest) -> dict[str, Array]:
             shapes[name] = tuple(part.get_shape())
             _check_tensor(name, part.get_dtype(), shapes[name], specs)
         _check_pairs(shapes, specs)
-        return {name: file.get_tensor(name) for name in shapes}
+        tensors = {name: file.get_tensor(name) for name in shapes}
+    for name, tensor in tensors.items():
+        if not is_usable(tensor):
+            raise ValueError(f"holds values in {name} that aren't finite, or whose products aren't")
+    return tensors
 
 
 def _check_tensor(

@@ -49,10 +49,10 @@ class Engine(Runner, Protocol):
     def manifest(self) -> Manifest:
         """What the engine is."""
 
-    def bind(self, **inputs: object) -> None:
+    def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`."""
 
-    def forward(self, **inputs: object) -> dict[str, Array]:
+    def forward(self, /, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
 
     def __enter__(self) -> Self:

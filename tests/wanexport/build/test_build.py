@@ -114,7 +114,6 @@ class TestReuse:
         build(tmp_path, modes=("full",), force=True)
         manifest = read_manifest(engines(tmp_path)["full"])
         assert manifest.verification.method == "blocks"
-        assert manifest.verification.adapter_oracle == (None if manifest.mode == "full" else "peft")
 
 
 class TestConflict:

@@ -215,3 +215,19 @@ def test_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(WanExportError, match="not a whole safetensors file"):
         describe_file(tmp_path / "x.safetensors")
+
+
+def test_values_that_overflow_are_named(tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("A-diffusers", CROSS)
+    made.tensors[f"transformer.{CROSS[1]}.lora_B.weight"][0, 0] = float("nan")
+    code, out, _ = wanexport("inspect", made.save(tmp_path / "a.safetensors"), "--config", tiny)
+    assert code == 0
+    assert f"transformer.{CROSS[1]}.lora_B.weight holds values that aren't finite" in out
+
+
+def test_dora_says_what_a_strength_means(tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("B-comfy-peft", CROSS[:1])
+    key = next(iter(made.tensors)).removesuffix("lora_A.weight")
+    made.tensors[f"{key}dora_scale"] = torch.ones(SHAPES[f"{CROSS[0]}.weight"][0])
+    found = inspect(made.save(tmp_path / "a.safetensors"), "--config", tiny)
+    assert found["strength"].startswith("DoRA at strength t is W + t (DoRA(W) - W)")

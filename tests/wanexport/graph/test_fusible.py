@@ -85,7 +85,7 @@ def run(model: ir.Model, feeds: dict[str, np.ndarray], path: Path) -> np.ndarray
     held = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(words, BF16)
     binding.bind_ortvalue_output(sample.name, held)
     session.run_with_iobinding(binding)
-    return words.view(ml_dtypes.bfloat16).astype(np.float64)
+    return np.asarray(words.view(ml_dtypes.bfloat16), np.float64)
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -203,6 +203,33 @@ REFUSALS: dict[str, tuple[LoraFile, str]] = {
     "metadata-oft": (with_metadata(r=4, peft_type="OFT"), r"peft_type"),
     "metadata-variant": (with_metadata(r=4, use_qalora=True), r"use_qalora"),
     "metadata-type": (with_metadata(r="many"), r"lora_adapter_metadata: r: "),
+    "metadata-no-alpha": (with_metadata(r=4), r"says no lora_alpha, and there is no alpha tensor"),
+    "metadata-nothing": (with_metadata(), r"says neither r nor alpha"),
+    "metadata-alpha-zero": (with_metadata(r=4, lora_alpha=0), r"alpha is 0"),
+    "metadata-alpha-huge": (with_metadata(r=4, lora_alpha=1e308), r"alpha 1e\+308 makes a scale"),
+    "metadata-alpha-nan": (with_metadata(r=4, lora_alpha=float("nan")), r"lora_alpha: "),
+    "metadata-alpha-pattern-infinite": (
+        with_metadata(r=4, lora_alpha=4, alpha_pattern={"to_q": float("inf")}),
+        r"alpha is inf",
+    ),
+    "metadata-alpha-pattern-zero": (
+        with_metadata(r=4, lora_alpha=4, alpha_pattern={"to_q": 0}),
+        r"alpha is 0",
+    ),
+    "metadata-pattern-for-ever": (
+        with_metadata(r=4, lora_alpha=4, alpha_pattern={r"(\w|\w\w|\.|\w\.|\.\w|\w\w\w)+[Z-]": 1}),
+        r"takes longer than 0\.2 s",
+    ),
+    "metadata-patterns-many": (
+        with_metadata(r=4, lora_alpha=4, rank_pattern={f"a{i}": 4 for i in range(2_049)}),
+        r"more than 2,048 patterns",
+    ),
+    "metadata-size": (with_metadata(r=4, lora_alpha=4, revision="x" * (1 << 20)), r"larger than"),
+    "alpha-huge": (broken(**{key("alpha"): torch.tensor(1e38)}), r"alpha 1e\+38 makes a scale"),
+    "keys": (
+        LoraFile({f"transformer.{i}.lora_A.weight": torch.ones(1) for i in range(65_537)}),
+        r"holds 65,537 tensors, at most 65,536",
+    ),
     "metadata-pattern": (with_metadata(alpha_pattern={"(": 1}), r"is no pattern"),
 }
 
@@ -251,7 +278,15 @@ def test_refuses_values_that_are_not_finite(suffix: str, value: float, tmp_path:
         [delta.low_rank() for delta in adapter.deltas]
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_refuses_values_whose_products_overflow(tmp_path: Path) -> None:
+    made = make_lora("B-comfy-peft", CROSS)
+    made.tensors[key("lora_A.weight")][1, 1] = 3e38
+    adapter = resolve(made, tmp_path)
+    with pytest.raises(AdapterError, match=r"lora_A\.weight holds values beyond 1\.8e\+19"):
+        [delta.low_rank() for delta in adapter.deltas]
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 1e308, -1e38])
 def test_refuses_a_strength_that_is_no_number(strength: float, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="strength"):
         resolve(make_lora("A-diffusers", CROSS), tmp_path, strength=strength)

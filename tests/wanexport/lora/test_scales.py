@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lorafiles import CROSS, SHAPES, check_gains, make_lora, resolve, settings
 
+from wanexport.errors import AdapterError
 from wanexport.lora.adapter import resolve_adapter
 
 
@@ -22,7 +23,6 @@ METADATA: dict[str, tuple[dict[str, object], float]] = {
     "alpha-pattern": ({"r": 4, "lora_alpha": 4, "alpha_pattern": {"attn2.to_q": 1}}, 0.25),
     "alpha-pattern-regex": ({"r": 4, "lora_alpha": 4, "alpha_pattern": {r".*\.to_q": 2}}, 0.5),
     "rank-pattern": ({"r": 32, "lora_alpha": 8, "rank_pattern": {"attn2.to_q": 4}}, 2.0),
-    "rank-alone": ({"r": 4}, 1.0),
     "text-encoder-too": ({"r": 4, "lora_alpha": 2, "lora_bias": False, "task_type": None}, 0.5),
 }
 
@@ -43,10 +43,12 @@ def test_metadata_precedes_alpha_tensors(tmp_path: Path) -> None:
     check_gains(resolve(made, tmp_path), {k: 4 * gain for k, gain in made.gains.items()})
 
 
-def test_metadata_of_another_model_is_not_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["text_encoder.", "transformer.transformer.", "unet."])
+def test_metadata_of_another_model_gives_no_scale(prefix: str, tmp_path: Path) -> None:
     made = make_lora("A-diffusers", CROSS)
-    made.metadata = settings("text_encoder.", r=99, lora_alpha=1)
-    check_gains(resolve(made, tmp_path), made.gains)
+    made.metadata = settings(prefix, r=99, lora_alpha=1)
+    with pytest.raises(AdapterError, match="neither r nor alpha"):
+        resolve(made, tmp_path)
 
 
 def test_adapter_config_counts_only_beside_peft_files(tmp_path: Path) -> None:

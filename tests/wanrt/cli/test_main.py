@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import wanrt
 from safetensors.numpy import load_file, save_file
-from tinyengines import Tiny, adapter_tensors, expect, make_engine
+from tinyengines import LORA_B, Tiny, adapter_tensors, expect, make_engine, write_adapter
 
 import wanrt as package
 from wanrt.cli.main import app
@@ -197,6 +197,38 @@ def test_run_saves_the_outputs(family: Path, tmp_path: Path) -> None:
     assert (code, out) == (0, "y float32 [6, 16]\n")
     want = expect(Tiny(mode="swappable"), x, adapter_tensors(2))
     np.testing.assert_allclose(load_file(saved)["y"], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "name", "message"),
+    [
+        (np.nan, "x", "input x holds values that aren't finite"),
+        (np.inf, "x", "input x holds values that aren't finite"),
+        (3e38, "x", "output y isn't finite, so nothing is saved"),
+        (1.0, "self", "there is no input self"),
+    ],
+)
+def test_run_refuses_what_comes_to_no_number(
+    family: Path, tmp_path: Path, x: float, name: str, message: str
+) -> None:
+    given, saved = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    values = {name: np.full((6, 16), x, np.float32), "timestep": np.zeros(1, np.float32)}
+    save_file(values, given)
+    found = wanrt("run", family / "tiny-full", "--inputs", given, "--save", saved)
+    assert found.code == 1
+    assert message in found.err
+    assert not saved.exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 3e38])
+def test_run_refuses_an_adapter_that_overflows(family: Path, tmp_path: Path, value: float) -> None:
+    tensors = adapter_tensors(2)
+    tensors[LORA_B][0, 0] = value
+    adapter = write_adapter(tmp_path / "a.safetensors", tensors)
+    saved = tmp_path / "out.safetensors"
+    found = wanrt("run", family / "tiny-swappable", "--adapter", adapter, "--save", saved)
+    assert found.code == 1
+    assert f"holds values in {LORA_B} that aren't finite" in found.err
 
 
 class TestSave:

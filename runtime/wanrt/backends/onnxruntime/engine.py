@@ -100,7 +100,7 @@ class OrtEngine(Engine):
         """The host's seconds of the last timed forward until a device had all of it."""
         return self._enqueue_s
 
-    def bind(self, **inputs: object) -> None:
+    def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`.
 
         Raises:
@@ -120,7 +120,7 @@ class OrtEngine(Engine):
             self._bind_outputs(io, symbols)
         self._bound = True
 
-    def forward(self, **inputs: object) -> dict[str, Array]:
+    def forward(self, /, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
         self.bind(**inputs)
         io = self._open()

@@ -109,7 +109,7 @@ class TrtEngine(Engine):
         """The host's seconds of the last timed forward until all of it was enqueued."""
         return self._enqueue_s
 
-    def bind(self, **inputs: object) -> None:
+    def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`.
 
         A contiguous tensor on the GPU is read where it lies and stays referenced; another is
@@ -125,7 +125,7 @@ class TrtEngine(Engine):
         self._io.place(execution, feed)
         self._bound = True
 
-    def forward(self, **inputs: object) -> dict[str, Array]:
+    def forward(self, /, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
         self.bind(**inputs)
         self._check_whole()
