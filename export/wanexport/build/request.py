@@ -91,6 +91,12 @@ class BuildRequest:
         return settings is not None and settings.backend == "tensorrt" and settings.control
 
     def __post_init__(self) -> None:
+        for flag, path in (("base", self.base), ("finetuned", self.finetuned)):
+            if path is not None and not path.strip():
+                raise UsageError(f"{flag} is empty", f"name a checkpoint, or leave {flag} out")
+        for lora in self.loras:
+            if not lora.path.strip():
+                raise UsageError("lora is empty", "name a LoRA's file, or leave it out")
         adapted = [mode for mode in self.modes if mode != "full"]
         if adapted and not self.ranks and not self.loras:
             raise UsageError(f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE")

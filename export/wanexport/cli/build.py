@@ -124,7 +124,7 @@ def build(
         config=resolved,
         modes=choose_modes(mode) or MODES,
         ranks=tuple(dict.fromkeys(rank or ())),
-        base=base or RANDOM,
+        base=RANDOM if base is None else base,
         finetuned=finetuned,
         loras=tuple(parse_lora(argument) for argument in lora or ()),
         max_rank=max_rank,

@@ -16,6 +16,7 @@ from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
 from wanrt.errors import UserError
+from wanrt.terminal.command import Command
 
 __all__ = ["app", "main"]
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (build, estimate, inspect, adapter):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 INTERRUPTED = 130
 EXTRAS = dict.fromkeys(("torch", "diffusers", "onnx", "onnx_ir", "onnxscript"), "export") | {

@@ -15,6 +15,7 @@ from wanrt.cli.report import report
 from wanrt.cli.run import run
 from wanrt.cli.verify import verify
 from wanrt.errors import WanrtError
+from wanrt.terminal.command import Command
 
 app = typer.Typer(
     name="wanrt",
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (bench, report, run, info, verify):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
