@@ -46,7 +46,10 @@ def run(
     weight_streaming: WeightStreaming = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run one forward and save its outputs."""
+    """Run one forward and save its outputs.
+
+    A bf16 engine is emulated on a CPU: fp32 arithmetic, every result rounded to bf16.
+    """
     from wanrt.engine.tensors import show_shape
     from wanrt.engine.values import is_finite
     from wanrt.errors import EngineError
@@ -109,14 +112,15 @@ def run_engine(
     Raises:
         WanrtError: any of them can't be used.
     """
-    from wanrt.backends.load import check_engine, load_engine
+    from wanrt.backends.load import check_engine, is_emulated, load_engine
     from wanrt.engine.inputs import make_inputs
     from wanrt.manifest.folder import open_folder
     from wanrt.terminal.progress import Reporter
 
     opened = open_folder(folder)
-    check_engine(opened, device)
     manifest = opened.manifest
+    emulated = is_emulated(manifest, device)
+    check_engine(opened, device, emulated=emulated)
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
     reporter = reporter or Reporter(quiet=True)
@@ -125,9 +129,12 @@ def run_engine(
             opened,
             device=device,
             threads=threads,
+            emulated=emulated,
             workload=pinned,
             weight_streaming=weight_streaming,
         )
+    if emulated:
+        reporter.log("emulated: bf16 rounding, fp32 arithmetic")
     with engine:
         if adapter is not None:
             with reporter.work("loading the adapter"):
