@@ -158,6 +158,9 @@ def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
         weight_bytes=(weights + (count_adapter(lora) if mode == "separate" else 0)) * width,
         write_bytes=written * width,
         flops={g: count_flops(dims, size.tokens, size.batch, lora, g) for g in GRAPHS},
-        moved={g: count_bytes(dims, size.tokens, width, size.batch, lora, g) for g in GRAPHS},
+        moved={
+            g: count_bytes(dims, size.tokens, width, size.batch, lora, g, mode == "swappable")
+            for g in GRAPHS
+        },
         memory={g: count_memory(dims, size.tokens, width, size.batch, lora, g) for g in GRAPHS},
     )

@@ -455,6 +455,7 @@ SOUND: dict[str, Break] = {
                    _fidelity(m))),
     "targets of a pattern": _edit(lambda m: m.update(target_set="blocks.[0-9].attn2.*")),
     "an adapter as a branch": _edit(lambda m: m.update(lora_form="branch")),
+    "an adapter inside its layers' products": _edit(lambda m: m.update(lora_form="fused")),
     "verified by nobody": _edit(lambda m: m.update(verification={"method": "none"})),
 }  # fmt: skip
 
@@ -490,10 +491,6 @@ NOT_RUN: dict[str, tuple[Break, str]] = {
         _edit(_strengths),
         "this engine takes a strengths input; this version runs adapters at the strength they "
         "were made with"),
-    "fused": (
-        _edit(lambda m: m.update(mode="separate", rank=4, lora_form="fused")),
-        "this engine has its adapter fused into its base's products; this version runs it as a "
-        "branch"),
     "quantised": (
         _edit(_quantize),
         "this engine is quantised to fp8; this version runs unquantised engines"),

@@ -50,7 +50,7 @@ def make_manifest(
         max_rank=target.max_rank,
         targets=tuple(target.ranks) or _merged_targets(target),
         target_set=target.target_set,
-        lora_form="branch" if target.ranks else None,
+        lora_form=("fused" if target.joined else "branch") if target.ranks else None,
         dtype=config.dtype,
         backend=target.backend,
         random_weights=random,
@@ -141,7 +141,14 @@ def _workload(target: Target, size: Size) -> Workload:
         tokens=size.tokens,
         shapes={name: shape for name, (shape, _) in inputs.items()},
         flops=count_flops(arch.dims, size.tokens, size.batch, lora),
-        bytes=count_bytes(arch.dims, size.tokens, itemsize(dtype), size.batch, lora),
+        bytes=count_bytes(
+            arch.dims,
+            size.tokens,
+            itemsize(dtype),
+            size.batch,
+            lora,
+            swappable=target.mode == "swappable",
+        ),
         activation_bytes=count_activations(
             arch.dims.width, arch.dims.ffn, size.tokens, itemsize(dtype), size.batch
         ),

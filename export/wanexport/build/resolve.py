@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wanexport.build.estimate import count_memory, count_plan_bytes, count_written
+from wanexport.build.lora_form import choose_joined
 from wanexport.build.request import BuildRequest
 from wanexport.build.reuse import decide_action, describe_inputs
 from wanexport.build.sources import AdapterSet, Sources
@@ -52,6 +53,8 @@ def _make_target(
         label = f"-{adapters[0].label}"
     name = f"{config.name}-{size}-{config.dtype}-{mode}{label}"
     if settings:
+        if settings.lora_form and ranks:
+            name += f"-{settings.lora_form}"
         name += f"-{settings.label}{'-control' if control else ''}"
     swaps = request.swaps_in_place(mode)
     return Target(
@@ -63,6 +66,9 @@ def _make_target(
         shapes=sources.shapes,
         adapters=adapters,
         ranks=ranks,
+        joined=choose_joined(
+            config.architecture, request.sizes, ranks, mode, settings, sources.shapes
+        ),
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         target_set="cross-attention" if adapters and request.ranks else None,

@@ -49,6 +49,8 @@ def describe_inputs(target: Target) -> dict[str, str]:
         inputs["swap rank"] = str(target.swap_rank)
     if target.tensorrt:
         shaping = target.tensorrt.shaping | {"control": target.control}
+        if target.ranks:
+            inputs["joined"] = sha256_text("\n".join(target.joined))
         inputs["backend"] = json.dumps(shaping, sort_keys=True)
     return inputs
 

@@ -32,6 +32,7 @@ class Target:
         shapes: of the model's parameters.
         adapters: none (full), the one it carries, or those that ship with a swappable engine.
         ranks: module -> rank of the low-rank branch in its graph.
+        joined: modules of these whose branch is part of their own product.
         max_rank: of a swappable engine.
         swap_rank: the rank that a merged engine can exchange in its weights; None if it can't.
         target_set: what people call the modules that are adapted, where that has a name.
@@ -57,6 +58,7 @@ class Target:
     shapes: Mapping[str, tuple[int, ...]]
     adapters: tuple[AdapterSet, ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
+    joined: tuple[str, ...] = ()
     max_rank: int | None = None
     swap_rank: int | None = None
     target_set: str | None = None

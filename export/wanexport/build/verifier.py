@@ -151,7 +151,8 @@ class Comparer:
 
 def _trace(target: Target, spec: GraphSpec) -> ir.Model:
     """Trace a twin and lower it like the engine's graph."""
-    graph = passes.lower_for(trace_graph(spec), target.backend, target.config.dtype)
+    dtype = target.config.dtype
+    graph = passes.lower_for(trace_graph(spec), target.backend, dtype, target.joined)
     if target.mode == "swappable":
         passes.to_inputs(graph, target.branch_names)
     return graph

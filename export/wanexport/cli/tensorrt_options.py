@@ -17,6 +17,7 @@ __all__ = ["PlanFlags", "make_settings", "respell"]
 
 
 RefitName = Literal["none", "targets", "all"]
+LoraFormName = Literal["branch", "fused"]
 
 Refit = Annotated[
     RefitName | None,
@@ -54,6 +55,13 @@ WeightStreaming = Annotated[
 AllowUnfused = Annotated[
     bool, typer.Option("--allow-unfused", help="Accept attention without a fused kernel.")
 ]
+LoraForm = Annotated[
+    LoraFormName | None,
+    typer.Option(
+        "--lora-form",
+        help="Unmerged adapters: beside their layer, or inside its product [default: by bytes].",
+    ),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option("--memory-limit", metavar="48GiB", help="Of the builder; 90 % of what is free."),
@@ -77,6 +85,7 @@ class PlanFlags(TypedDict):
     version_compatible: bool
     allow_weight_streaming: bool
     allow_unfused: bool
+    lora_form: LoraFormName | None
     memory_limit: str | None
     no_build_control: bool
 
@@ -120,6 +129,7 @@ def make_settings(backend: Backend, flags: PlanFlags) -> PlanSettings | None:
         version_compatible=flags["version_compatible"],
         weight_streaming=flags["allow_weight_streaming"],
         allow_unfused=flags["allow_unfused"],
+        lora_form=flags["lora_form"],
         memory_limit=_bytes("memory-limit", flags["memory_limit"]),
         control=not flags["no_build_control"],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import onnx_ir as ir
@@ -17,6 +17,8 @@ from onnx_ir.passes import common
 
 from wanexport.errors import BuildError
 from wanexport.graph.cuda_forms import lower_for_cuda
+from wanexport.graph.fusible.forms import lower_for_tensorrt
+from wanexport.storage.dtypes import onnx_dtype
 from wanrt.manifest.schema import Backend
 
 __all__ = [
@@ -105,18 +107,28 @@ def share_constants(model: ir.Model) -> None:
             del graph.initializers[name]
 
 
-def lower_for(model: ir.Model, backend: Backend, dtype: str) -> ir.Model:
+def lower_for(
+    model: ir.Model, backend: Backend, dtype: str, joined: Collection[str] = ()
+) -> ir.Model:
     """Lower a traced graph for what runs it, and return it.
 
     ONNX Runtime has its best attention kernels under its own operator: one that stores no scores on
     a CPU, and on a Hopper GPU cuDNN's, twice as fast as what it runs the standard one with. bf16
     never runs on its CPU provider, so such a graph is shaped for CUDA. TensorRT fuses the standard
-    operators.
+    operators, if they stand where it looks for them.
+
+    Args:
+        model: the graph, or that of its fp32 twin.
+        backend: what runs the engine.
+        dtype: the engine's.
+        joined: for TensorRT, layers whose low-rank branch becomes part of their own product.
     """
     if backend == "onnxruntime":
         if dtype == "bf16":
             lower_for_cuda(model)
         lower_attention(model)
+    elif dtype != "fp32":
+        lower_for_tensorrt(model, onnx_dtype(dtype), joined)
     return model
 
 

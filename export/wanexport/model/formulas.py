@@ -20,6 +20,7 @@ __all__ = [
     "Lora",
     "count_activations",
     "count_adapter",
+    "count_branch",
     "count_bytes",
     "count_context_values",
     "count_flops",
@@ -165,14 +166,15 @@ def count_bytes(
     batch: int = 1,
     lora: Lora | None = None,
     graph: GraphName = "forward",
+    swappable: bool = False,
 ) -> dict[str, int]:
     """Return the memory traffic of one ideally fused run of a graph by part.
 
     Weights are read once. Activations count reads and writes of [tokens, width] per fused step:
     norm and modulation 2, qkv 4, q/k norm and rotary 4, attention 4, output and residual 3, norm 2,
     cross q 2, its norm 2, cross-attention 2, output and residual 3, norm 2, ffn 3 + 2 ffn/width. An
-    unmerged adapter's branch reads x and reads and writes y once more, whatever its rank. Left out:
-    rows of text and image, which are few, and what stem and head read and write.
+    unmerged adapter is counted in the form that moves less in each module (`count_branch`). Left
+    out: rows of text and image, which are few, and what stem and head read and write.
     """
     parts = {
         READ_BY.get(part, part): values * itemsize
@@ -186,9 +188,34 @@ def count_bytes(
     if lora:
         branches = _branches(lora, graph, tokens, dims)
         parts["lora"] = itemsize * sum(
-            rank * (i + o) + batch * rows * (i + 2 * o) for rows, rank, i, o in branches
+            min(
+                count_branch(batch * rows, *sizes, form="branch"),
+                count_branch(batch * rows, *sizes, form="fused", swappable=swappable),
+            )
+            for rows, *sizes in branches
         )
     return parts
+
+
+def count_branch(
+    rows: int,
+    rank: int,
+    fan_in: int,
+    fan_out: int,
+    *,
+    form: Literal["branch", "fused"],
+    swappable: bool = False,
+) -> int:
+    """Return how many values an unmerged adapter of one linear layer moves beside the layer.
+
+    Both forms read A and B, and x once more for t = x A^T. As a `branch` the layer's output is
+    written, read and written again. `fused`, [x, t] [W, B]^T, writes and reads t instead, and in a
+    `swappable` engine, where B is an input, reads W and writes [W, B] in every forward.
+    """
+    moved = rank * (fan_in + fan_out) + rows * fan_in
+    if form == "branch":
+        return moved + 2 * rows * fan_out
+    return moved + 2 * rows * rank + (2 * fan_out * (fan_in + rank) if swappable else 0)
 
 
 def count_adapter(lora: Lora) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -36,6 +37,8 @@ class PlanSettings:
         version_compatible: run with later versions of the library.
         weight_streaming: let the runtime keep weights in host memory (--weight-streaming).
         allow_unfused: accept an attention that TensorRT has no fused kernel for.
+        lora_form: how unmerged adapters are computed; None: whichever moves fewer bytes, layer by
+            layer. No part of a plan's settings: the graph differs.
         memory_limit: of the builder's private memory, in bytes.
         control: build `full` once more without the timing cache, as a bench's build control.
         toolchain: what builds here, once resolved.
@@ -51,6 +54,7 @@ class PlanSettings:
     version_compatible: bool = False
     weight_streaming: bool = False
     allow_unfused: bool = False
+    lora_form: Literal["branch", "fused"] | None = None
     memory_limit: int | None = None
     control: bool = True
     toolchain: Toolchain | None = None
@@ -65,7 +69,7 @@ class PlanSettings:
     def shaping(self) -> dict[str, object]:
         """What of them shapes an engine; an engine made with other values is another one."""
         kept = asdict(self)
-        for apart in ("memory_limit", "control", "toolchain"):
+        for apart in ("lora_form", "memory_limit", "control", "toolchain"):
             del kept[apart]
         assert self.toolchain is not None
         return kept | {

@@ -12,6 +12,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def _fingerprint(graph: ir.Graph, *, casts: bool) -> list[str]:
         known[name] = name
         if constant is not None:
             shape = value.dtype == ir.DataType.INT64
-            known[name] = "shape" if shape else hashlib.sha256(constant.tobytes()).hexdigest()
+            known[name] = "shape" if shape else _hash_values(constant)
     for node in graph:
         inputs = [known[v.name or ""] if v is not None else "" for v in node.inputs]
         broadcast = node.op_type == "Expand" and inputs[1] == "shape"
@@ -107,6 +108,11 @@ def _fingerprint(graph: ir.Graph, *, casts: bool) -> list[str]:
             described = (node.domain, node.op_type, attributes, inputs, index)
             known[output.name or ""] = inputs[0] if transparent else sha256_text(repr(described))
     return [known[value.name or ""] for value in graph.outputs]
+
+
+def _hash_values(constant: ir.TensorProtocol) -> str:
+    """Return a hash of a constant's values, whatever dtype they are stored in."""
+    return hashlib.sha256(constant.numpy().astype(np.float64).tobytes()).hexdigest()
 
 
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:

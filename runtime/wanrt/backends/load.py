@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wanrt.engine.engine import DeviceKind, Engine
 from wanrt.errors import EngineError, UnsupportedError
+from wanrt.manifest.contents import check_contents
 from wanrt.manifest.folder import EngineFolder, check_files, open_folder
 from wanrt.manifest.schema import Manifest
 from wanrt.manifest.unsupported import find_unsupported
@@ -34,9 +35,9 @@ def load_engine(
 ) -> Engine:
     """Load an engine folder; use the engine as a context manager.
 
-    One thread at a time may use an engine; different engines may run in parallel threads. Inputs
-    that were bound or passed to `forward` are read in place where they can be and stay referenced
-    until the next call or `close`.
+    One thread at a time may use an engine: a second one gets an `EngineError`. Different engines
+    may run in parallel threads. Inputs that were bound or passed to `forward` are read in place
+    where they can be and stay referenced until the next call or `close`.
 
     Args:
         engine: the engine folder, by its path or as it was opened.
@@ -119,11 +120,13 @@ def check_engine(
         emulated: accept an engine that can only be emulated there.
 
     Raises:
-        ManifestError: a file isn't right, or linked weights have another mtime.
+        ManifestError: a file isn't right, a graph or constants have other bytes, or linked weights
+            another mtime.
         UnsupportedError: this machine lacks what the engine needs.
     """
     manifest = folder.manifest
     check_files(folder)
+    check_contents(folder)
     reason = find_unsupported(manifest)
     if reason:
         raise UnsupportedError(f"this engine {reason}", UPGRADE)

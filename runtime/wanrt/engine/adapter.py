@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from wanrt.engine.tensors import show_shape
 from wanrt.engine.values import is_usable
 from wanrt.errors import AdapterError
+from wanrt.manifest.contents import has_recorded_bytes
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import SAFETENSORS, Array, numpy_dtype
@@ -35,7 +36,7 @@ def read_adapter(path: Path, folder: Path, manifest: Manifest) -> dict[str, Arra
         AdapterError: not a canonical adapter, or not one that this engine can take.
     """
     try:
-        return _read(path, manifest)
+        return _read(path, folder, manifest)
     except (SafetensorError, OSError) as error:
         problem = f"can't be read: {error}"
     except ValueError as error:
@@ -53,7 +54,13 @@ def pad_matrix(matrix: Array | None, shape: tuple[int, int], dtype: str) -> Arra
     return padded
 
 
-def _read(path: Path, manifest: Manifest) -> dict[str, Array]:
+_Identity = tuple[int, int, int, int]
+_checked: set[_Identity] = set()
+"""The files whose bytes and values this process has checked; a changed file is another one."""
+
+
+def _read(path: Path, folder: Path, manifest: Manifest) -> dict[str, Array]:
+    identity = _identify(path)  # before it is read: a file that changes meanwhile is another one
     specs = {spec.name: spec for spec in manifest.adapter_inputs}
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
@@ -68,10 +75,28 @@ def _read(path: Path, manifest: Manifest) -> dict[str, Array]:
             _check_tensor(name, part.get_dtype(), shapes[name], specs)
         _check_pairs(shapes, specs)
         tensors = {name: file.get_tensor(name) for name in shapes}
-    for name, tensor in tensors.items():
-        if not is_usable(tensor):
-            raise ValueError(f"holds values in {name} that aren't finite, or whose products aren't")
+    if identity not in _checked:
+        _check_bytes(path, folder, manifest)
+        for name, tensor in tensors.items():
+            if not is_usable(tensor):
+                raise ValueError(
+                    f"holds values in {name} that aren't finite, or whose products aren't"
+                )
+        _checked.add(identity)
     return tensors
+
+
+def _identify(path: Path) -> _Identity:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_bytes(path: Path, folder: Path, manifest: Manifest) -> None:
+    """Check that an adapter which ships with the engine is the one that was shipped."""
+    for shipped in manifest.adapters:
+        own = folder / shipped.file
+        if own.exists() and own.samefile(path) and not has_recorded_bytes(own, shipped):
+            raise ValueError("has other bytes than engine.json records (sha256)")
 
 
 def _check_tensor(

@@ -41,8 +41,8 @@ class Runner(Protocol):
 class Engine(Runner, Protocol):
     """A loaded engine. One thread at a time may use it; different engines may run in parallel.
 
-    `swap` and a forward of the same engine must not overlap. On a CPU a forward runs on the
-    engine's own thread pool (`threads`), and releases Python's global lock.
+    While a thread is in any of its methods, those of another raise `EngineError`. On a CPU a
+    forward runs on the engine's own thread pool (`threads`), and releases Python's global lock.
     """
 
     @property

@@ -19,9 +19,6 @@ def find_unsupported(manifest: Manifest) -> str | None:
         "takes a strengths input; this version runs adapters at the strength they were made with": (
             "strengths" in roles
         ),
-        "has its adapter fused into its base's products; this version runs it as a branch": (
-            manifest.lora_form == "fused"
-        ),
         f"is quantised to {quantized}; this version runs unquantised engines": bool(quantized),
         f"is the {manifest.expert}-noise expert; this version runs models of one expert": (
             manifest.expert is not None

@@ -88,8 +88,8 @@ def test_the_roofline_of_i2v_14b_on_an_h200() -> None:
     assert forward["merged r32"].parts_s == full.parts_s
     for label in ("separate r8", "separate r32", "separate r128"):
         added = forward[label].seconds - full.seconds
-        # 81 GB of q and out at 4.8 TB/s take 17 ms; k, v and the image's are on few rows
-        assert added == pytest.approx(0.0172, rel=0.01)
+        # 27 GB of q's and out's x at 4.8 TB/s take 5.6 ms, t of rank 128 another 1.4
+        assert 0.0056 < added < 0.0072
 
 
 def test_predictions_of_a_manifest_are_those_of_the_plan() -> None:
@@ -116,13 +116,13 @@ def test_says_what_i2v_14b_costs(cpu: list[str]) -> None:
         "16 394 878 784 parameters: self-attention 4.196 G, cross-attention 6.294 G,",
     ]
     for line in (
-        "  separate r32       16.47 G  32.95 GB   0.16 GB  630.62 GB  34.62 GB  26.65 GB",
+        "  separate r32       16.47 G  32.95 GB   0.16 GB  576.03 GB  34.62 GB  26.65 GB",
         "  self-attention               879.180 TFLOP   52.134 %   53.67 GB  16 380",
         "  without LoRA               1 686.376 TFLOP  100.000 %  548.06 GB   3 077",
-        "  LoRA r32                       1.758 TFLOP    0.104 %   82.56 GB      21",
+        "  LoRA r32                       1.758 TFLOP    0.104 %   27.97 GB      63",
         "at best on H100: 989.5 TFLOP/s in bf16, 3.350 TB/s, 80.00 GB",
         "  full, merged    1.752 s  18.69 k            1.749 s  18.73 k",
-        "  separate r32    1.777 s  18.44 k  1.41 %    1.773 s  18.48 k  1.37 %",
+        "  separate r32    1.761 s  18.61 k  0.48 %    1.757 s  18.64 k  0.46 %",
         "  M: needs more than its memory, 24.00 GB",
         "at best on cpu: 200.0 GFLOP/s in fp32 (no bf16), 20.00 GB/s, 25.00 GB",
         "  Toy CPU, 2 threads; measured here: a test",

@@ -17,7 +17,9 @@ from wanrt.errors import UnsupportedError
 from wanrt.manifest.folder import open_folder
 
 BF16, FP32 = ir.DataType.BFLOAT16, ir.DataType.FLOAT
-MOVED = {"Cast", "Concat", "Expand", "Gather", "Reshape", "Slice", "Split", "Transpose", "Unsqueeze"}
+MOVED = (
+    "Cast", "Concat", "Expand", "Gather", "Reshape", "Slice", "Split", "Transpose", "Unsqueeze",
+)  # fmt: skip
 NOTE = "emulated: bf16 rounding, fp32 arithmetic"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import folders
 import pytest
@@ -14,7 +15,9 @@ from commands import wanexport
 from folders import engines, manifests, plan_of, snapshot
 from studies import I2V, OTHER_SIZES, SIZE, build
 
-from wanexport.errors import BuildError
+from wanexport.build.lora_form import choose_joined
+from wanexport.errors import BuildError, ConfigError
+from wanexport.model.config import Size
 from wanexport.tensorrt import builder
 from wanexport.tensorrt.protocol import BuilderJob, Phase
 from wanexport.tensorrt.settings import PlanSettings
@@ -86,6 +89,41 @@ class TestRealPlans:
         again = build(tmp_path, base=str(sources / "base"), verify=False, **options)
         assert [b.target.action for b in again] == ["build", "reuse"]
         assert (again[0].path / "engine.plan").stat().st_ino == inode
+
+    def test_branches_join_their_layers_where_that_moves_fewer_bytes(self, demo: Path) -> None:
+        forms = {(m.mode, m.lora_form) for m in manifests(demo)}
+        assert forms == {
+            ("full", None), ("merged", None), ("separate", "fused"), ("swappable", "fused"),
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("form", [None, "branch", "fused"])
+    def test_a_form_can_be_forced_and_is_verified(
+        self, tmp_path: Path, form: Literal["branch", "fused"] | None
+    ) -> None:
+        settings = replace(RTX, lora_form=form)
+        built = build(
+            tmp_path, modes=("separate", "swappable"), ranks=(4,), dtype="bf16", tensorrt=settings
+        )
+        for engine in built:
+            assert engine.verification is not None
+            assert engine.verification.error is not None
+            # [W, B] in every forward pays where rows are more than width 256: text and image here
+            joined = set(engine.target.joined)
+            on_tokens = {m for m in joined if m.endswith(("to_q", "to_out.0"))}
+            if form is None:
+                assert bool(on_tokens) == (engine.target.mode == "separate")
+            assert bool(joined) == (form != "branch")
+            assert read_manifest(engine.path).lora_form == (form or "fused")
+            assert (f"-{form}-tensorrt" in engine.path.name) == (form is not None)
+
+    def test_weights_that_may_be_refitted_stay_apart(self) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        ranks, size = {"blocks.0.attn2.to_q": 4}, Size(width=832, height=480, frames=81)
+        shapes = {"blocks.0.attn2.to_q.weight": (256, 256)}
+        assert choose_joined(I2V, (size,), ranks, "separate", settings, shapes) == ()
+        fused = replace(settings, lora_form="fused")
+        with pytest.raises(ConfigError, match="--lora-form fused"):
+            choose_joined(I2V, (size,), ranks, "separate", fused, shapes)
 
     def test_a_dynamic_engine_has_a_profile_per_workload(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",), dtype="bf16", dynamic=True, tensorrt=RTX, verify=False)

@@ -202,6 +202,7 @@ def test_a_build_shows_all_that_can_take_long(built: tuple[Path, str]) -> None:
     assert pieces(built[1]) == [
         "loading torch and diffusers", "random weights", "random adapter r4", "reading the LoRA",
         "hashing the LoRA", "hashing the checkpoint",
+        "asking who else can read tiny-lora-r4-seed0.safetensors",
         *engine, "reference, merged r4 fp32", "reference, base fp32", "verifying",
         *engine, "reference, unmerged r4 fp32", "verifying",
     ]  # fmt: skip

@@ -28,9 +28,6 @@ std::string find_unsupported(const Manifest& manifest) {
     return "takes a strengths input; this version runs adapters at the strength they were made "
            "with";
   }
-  if (manifest.lora_form == "fused") {
-    return "has its adapter fused into its base's products; this version runs it as a branch";
-  }
   if (!manifest.quantization.empty()) {
     return "is quantised to " + manifest.quantization + "; this version runs unquantised engines";
   }

@@ -19,6 +19,7 @@ from wanrt.backends.onnxruntime.session import (
 )
 from wanrt.engine.adapter import read_adapter
 from wanrt.engine.engine import Engine
+from wanrt.engine.exclusive import InUse, exclusive
 from wanrt.engine.feeds import check_input, check_names
 from wanrt.engine.tensors import resolve_shape, show_shape
 from wanrt.errors import EngineError
@@ -66,6 +67,7 @@ class OrtEngine(Engine):
     ) -> None:
         self._manifest = manifest
         self._folder = folder
+        self._in_use = InUse()
         self._device = device
         self._shapes = manifest.workloads[workload].shapes if workload else {}
         inputs = manifest.forward.inputs
@@ -104,6 +106,7 @@ class OrtEngine(Engine):
         """The host's seconds of the last timed forward until a device had all of it."""
         return self._enqueue_s
 
+    @exclusive
     def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`.
 
@@ -124,6 +127,7 @@ class OrtEngine(Engine):
             self._bind_outputs(io, symbols)
         self._bound = True
 
+    @exclusive
     def forward(self, /, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
         self.bind(**inputs)
@@ -139,6 +143,7 @@ class OrtEngine(Engine):
                 for name, array, value in zip(self._outputs, held, values, strict=True)
             }
 
+    @exclusive
     def swap(self, adapter: Path | str | None) -> None:
         """Load a canonical adapter in place, padded with zeros; None goes back to the base.
 
@@ -160,6 +165,7 @@ class OrtEngine(Engine):
         if self._device != "cpu":
             self._bind_adapter(io)  # binding is what copies to the device
 
+    @exclusive
     def time_forward(self) -> float:
         """Run one forward on the bound inputs and return its seconds; `timed` says what counts."""
         io = self._open()
@@ -176,6 +182,7 @@ class OrtEngine(Engine):
         self._enqueue_s = None if io.enqueueing is None else enqueued - start
         return seconds
 
+    @exclusive
     def close(self) -> None:
         """Free the engine's memory; a second call does nothing."""
         self._io = None

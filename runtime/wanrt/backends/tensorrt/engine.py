@@ -19,6 +19,7 @@ from wanrt.backends.tensorrt.swap import MergedAdapter, PaddedAdapter, Swapper
 from wanrt.backends.tensorrt.weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
 from wanrt.engine.adapter import read_adapter
 from wanrt.engine.engine import Engine
+from wanrt.engine.exclusive import InUse, exclusive
 from wanrt.errors import EngineError
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import Manifest
@@ -65,6 +66,7 @@ class TrtEngine(Engine):
         assert plan is not None
         _check_options(folder, plan, stream, weight_streaming, cuda_graph)
         self._folder = folder
+        self._in_use = InUse()
         self._manifest = manifest
         self._plan = plan
         self._cuda = cuda
@@ -109,6 +111,7 @@ class TrtEngine(Engine):
         """The host's seconds of the last timed forward until all of it was enqueued."""
         return self._enqueue_s
 
+    @exclusive
     def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`.
 
@@ -125,6 +128,7 @@ class TrtEngine(Engine):
         self._io.place(execution, feed)
         self._bound = True
 
+    @exclusive
     def forward(self, /, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
         self.bind(**inputs)
@@ -132,6 +136,7 @@ class TrtEngine(Engine):
         self._open().run()
         return self._io.read_outputs()
 
+    @exclusive
     def swap(self, adapter: Path | str | None) -> None:
         """Load a canonical adapter in place; None goes back to what the engine was built with.
 
@@ -155,6 +160,7 @@ class TrtEngine(Engine):
             execution.forget()  # a graph may hold copies of small weights
         self._swapper.load(tensors)
 
+    @exclusive
     def time_forward(self) -> float:
         """Run one forward on the bound inputs and return its seconds; `timed` says what counts."""
         execution = self._open()
@@ -169,6 +175,7 @@ class TrtEngine(Engine):
         self._cuda.record(self._end, self._stream)
         return self._cuda.elapsed_s(self._start, self._end)
 
+    @exclusive
     def close(self) -> None:
         """Free the engine's memory; a second call does nothing."""
         stack, self._stack = self._stack, None

@@ -6,6 +6,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,7 @@ def test_a_graph_that_onnxruntime_refuses_is_an_engine_error(tmp_path: Path) -> 
     folder = make_engine(tmp_path / "e", Tiny())
     raw = read_raw(folder)
     (folder / "model.onnx").write_bytes(b"no graph")
-    raw["graphs"]["forward"]["bytes"] = 8
+    raw["graphs"]["forward"] |= {"bytes": 8, "sha256": sha256(b"no graph").hexdigest()}
     write_manifest(folder, raw)
     with pytest.raises(WanrtError, match="ONNX Runtime") as caught:
         load_engine(folder)
