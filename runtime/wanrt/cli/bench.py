@@ -173,6 +173,8 @@ def _choose_exports(
     json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None
 ) -> dict[str, Path]:
     """Return the files to write by kind, none of which takes another's place."""
+    from wanrt.storage.files import check_writable
+
     exports = {"json": json, "csv": csv, "markdown": markdown}
     chosen = {kind: path for kind, path in exports.items() if path is not None}
     if sum(str(path) == "-" for path in chosen.values()) > 1:
@@ -181,6 +183,9 @@ def _choose_exports(
         raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
     if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
         raise typer.BadParameter("the results would replace what they are compared with")
+    for path in chosen.values():
+        if str(path) != "-":
+            check_writable(path, () if compare is None else (compare,))
     return chosen
 
 

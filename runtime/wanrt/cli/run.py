@@ -57,7 +57,7 @@ def run(
         raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
     if any(given and given.resolve() == save.resolve() for given in (inputs, adapter)):
         raise typer.BadParameter("the outputs would replace what they are made from")
-    check_writable(save)
+    check_writable(save, filter(None, (inputs, adapter)))
     outputs = run_engine(
         folder,
         device=device_kind(device),
