@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
+STARTS = {"json": rb'\{\s*"schema"', "csv": b"model,workload,"}
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
 
 
@@ -183,9 +184,9 @@ def _choose_exports(
         raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
     if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
         raise typer.BadParameter("the results would replace what they are compared with")
-    for path in chosen.values():
+    for kind, path in chosen.items():
         if str(path) != "-":
-            check_writable(path, () if compare is None else (compare,))
+            check_writable(path, () if compare is None else (compare,), STARTS.get(kind, b""))
     return chosen
 
 

@@ -39,7 +39,7 @@ def report(
     output = output or results.with_suffix(".html")
     if output.resolve() == results.resolve():
         raise typer.BadParameter("-o would replace the results themselves")
-    check_writable(output, (results,))
+    check_writable(output, (results,), b"<!doctype html>")
     with Reporter(quiet=quiet).work("plotting"):
         if plots is not None:
             save_plots(result, plots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,12 +60,13 @@ def write_file(path: Path, data: bytes) -> None:
         raise ResultsError(f"{path} can't be written: {error.strerror}") from None
 
 
-def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
+def check_writable(path: Path, inputs: Iterable[Path] = (), kind: bytes = b"") -> None:
     """Find out before the work whether its result may be written to a file.
 
     Raises:
         ResultsError: its folder is missing, can't be written to or is an engine's; or what is
-            there is no regular file, or one of the inputs, by whatever name.
+            there is no regular file, is one of the inputs, by whatever name, or doesn't begin with
+            `kind`, a regular expression.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -84,6 +86,14 @@ def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
         )
     if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
         raise ResultsError(f"{path} can't be replaced: it is an input", "name another file")
+    if path.exists() and os.access(path, os.R_OK):
+        with path.open("rb") as file:
+            start = file.read(256)
+        if start and not re.match(kind, start, re.DOTALL):
+            raise ResultsError(
+                f"{path} can't be replaced: this command doesn't write such files",
+                "move it away, or name another file",
+            )
     if not os.access(folder, os.W_OK):
         raise ResultsError(
             f"{path} can't be written: no permission to write in {folder}", "name another folder"

@@ -65,3 +65,11 @@ def test_an_input_is_not_replaced_under_another_name(tmp_path: Path) -> None:
     other.hardlink_to(given)
     with pytest.raises(ResultsError, match="it is an input"):
         check_writable(other, [given])
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("<!doctype html>mine")
+    check_writable(path, kind=b"<!doctype html>")
+    with pytest.raises(ResultsError, match="doesn't write such files"):
+        check_writable(path, kind=b"{")
