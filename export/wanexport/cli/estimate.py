@@ -68,7 +68,7 @@ def estimate(
     )
     check_usage(request)
     if json is not None and str(json) != "-":
-        check_writable(json)
+        check_writable(json, kind=rb'\{\s*"schema"')
     with Reporter(quiet=quiet).work("measuring the device"):
         devices = choose_devices(device or (), resolved.dtype)
     costs = price_engines(request)
