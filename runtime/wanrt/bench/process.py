@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from wanrt.bench.jobs import LoadJob
+from wanrt.bench.wire import Answer, Call, receive_answer, send_request
 from wanrt.errors import EngineError, WanrtError
 
 __all__ = ["Hosted", "open_hosted"]
@@ -63,7 +64,8 @@ class Hosted:
         Raises:
             WanrtError: as the job's loader, or the process ended.
         """
-        seconds, self._timed = cast(tuple[float, str], self._ask(self._job))
+        seconds, timed = cast(tuple[float, str], self._ask(self._job))
+        self._timed = timed
         return seconds
 
     @property
@@ -73,7 +75,7 @@ class Hosted:
 
     def swap(self, adapter: Path | str | None) -> None:
         """Load a canonical adapter; None goes back to the base."""
-        self._ask(("swap", (adapter,)))
+        self._ask(("swap", (None if adapter is None else str(adapter),)))
 
     def time_forward(self) -> float:
         """Run one forward on the bound inputs and return its seconds, measured over there."""
@@ -85,20 +87,19 @@ class Hosted:
         self._wait()
         self._printed.close()
 
-    def _ask(self, request: object) -> object:
+    def _ask(self, request: LoadJob | Call) -> Answer:
         if self._connection.closed:
             raise EngineError(f"{self._job.name}: its process has ended")
         try:
-            self._connection.send(request)
-            answer = self._connection.recv()
+            send_request(self._connection, request)
+            return receive_answer(self._connection)
+        except WanrtError:
+            raise
         except (EOFError, OSError):
             raise self._explain() from None
         except BaseException:  # Ctrl-C: the answer to come would be taken for the next one's
             self.close()
             raise
-        if isinstance(answer, WanrtError):
-            raise answer
-        return answer
 
     def _explain(self) -> EngineError:
         """Close, and return why there was nothing to close any more."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "run_engine"]
 
+OUTPUTS = rb'.{8}\{"__metadata__":\{"(engine|inputs)":'  # what `save_tensors` begins with
+
 
 def run(
     folder: EngineFolder,
@@ -60,7 +62,7 @@ def run(
         raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
     if any(given and given.resolve() == save.resolve() for given in (inputs, adapter)):
         raise typer.BadParameter("the outputs would replace what they are made from")
-    check_writable(save)
+    check_writable(save, filter(None, (inputs, adapter)), OUTPUTS)
     outputs = run_engine(
         folder,
         device=device_kind(device),
