@@ -1,7 +1,8 @@
 """Engine folders that appear whole or not at all.
 
 A draft is a dot folder beside its engine, held by a lock that ends with its process. Publishing is
-a rename. What a killed build leaves is a draft that nobody holds; the next build removes it.
+a rename, or an exchange with the engine that was there. What a killed build leaves is a draft that
+nobody holds; the next build removes it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wanexport.build.replaceable import why_not_replace
+from wanexport.errors import BuildError
+from wanexport.storage.exchange import exchange
+
 __all__ = ["draft_folder", "publish", "sweep_drafts", "sweep_temporaries"]
 
 SUFFIX = ".draft"
+OLD = ".old"
 
 
 @contextmanager
@@ -53,15 +59,15 @@ def publish(draft: Path, target: Path, *, replace: bool) -> bool:
 
     Returns:
         Whether the draft took the name; if not, something else has it.
+
+    Raises:
+        BuildError: what is there isn't an engine, or holds more than one.
     """
     if replace and os.path.lexists(target):
-        with draft_folder(target.parent, f"{target.name}.old") as aside:
-            target.rename(aside / target.name)
-            try:
-                draft.rename(target)
-            except OSError:
-                (aside / target.name).rename(target)
-                raise
+        if reason := why_not_replace(target):  # it may have changed since the build began
+            raise BuildError(f"{target} can't be replaced: {reason}", "move it away first")
+        if not exchange(draft, target):  # the draft's name now has the old engine, to be removed
+            _replace_in_two_steps(draft, target)
         return True
     try:
         draft.rename(target)
@@ -72,14 +78,38 @@ def publish(draft: Path, target: Path, *, replace: bool) -> bool:
     return True
 
 
+def _replace_in_two_steps(draft: Path, target: Path) -> None:
+    """Move the old engine aside first; if this process dies then, the next sweep restores it."""
+    with draft_folder(target.parent, f"{target.name}{OLD}") as aside:
+        old = aside / target.name
+        target.rename(old)
+        try:
+            draft.rename(target)
+        except BaseException:
+            if not os.path.lexists(target):
+                old.rename(target)
+            raise
+
+
+def _restore(aside: Path) -> None:
+    """Give an engine that was moved aside its name again, if nothing else has it."""
+    name, found, _ = aside.name[1:].rpartition(f"{OLD}.")
+    if found and (aside / name).is_dir() and not os.path.lexists(aside.with_name(name)):
+        (aside / name).rename(aside.with_name(name))
+
+
 def sweep_drafts(out: Path) -> int:
-    """Remove the drafts of builds that are no more and return how many there were."""
+    """Remove the drafts of builds that are no more and return how many there were.
+
+    An engine that such a build had moved aside, and not replaced yet, gets its name again.
+    """
     removed = 0
     for draft in out.glob(f".*{SUFFIX}"):
         with suppress(OSError):
             handle = os.open(draft, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _restore(draft)
                 shutil.rmtree(draft, ignore_errors=True)
                 removed += 1
             finally:

@@ -17,12 +17,15 @@ from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
-from wanrt.manifest.fields import TensorSpec
+from wanrt.manifest.fields import File, TensorSpec
 from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
 
-__all__ = ["make_manifest"]
+__all__ = ["EMULATED_NAME", "GRAPH_NAME", "make_manifest"]
+
+GRAPH_NAME = "model.onnx"
+EMULATED_NAME = "emulated.onnx"
 
 RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else is unit normal
 
@@ -92,11 +95,9 @@ def _merged_targets(target: Target) -> tuple[str, ...]:
 
 
 def _graph(folder: Path, model: ir.Model, plan_file: PlanFile | None) -> Graph:
-    path = folder / "model.onnx"
+    emulated = folder / EMULATED_NAME
     return Graph(
-        file=path.name,
-        bytes=path.stat().st_size,
-        sha256=sha256_file(path),
+        **dict(_file(folder / GRAPH_NAME)),
         weight_bytes=sum(
             value.const_value.nbytes
             for value in model.graph.initializers.values()
@@ -105,7 +106,12 @@ def _graph(folder: Path, model: ir.Model, plan_file: PlanFile | None) -> Graph:
         inputs=tuple(_spec(value) for value in model.graph.inputs),
         outputs=tuple(_spec(value) for value in model.graph.outputs),
         plan=plan_file,
+        emulated=_file(emulated) if emulated.is_file() else None,
     )
+
+
+def _file(path: Path) -> File:
+    return File(file=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def _spec(value: ir.Value) -> TensorSpec:

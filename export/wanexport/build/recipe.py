@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
 from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
-from wanexport.build.manifest import make_manifest
+from wanexport.build.manifest import EMULATED_NAME, GRAPH_NAME, make_manifest
 from wanexport.build.oracles import Oracles
 from wanexport.build.request import BuildRequest, resolve_request
 from wanexport.build.resolve import resolve_targets
@@ -24,6 +24,7 @@ from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
+from wanexport.graph.emulate import emulate
 from wanexport.graph.passes import to_inputs
 from wanexport.graph.trace import trace_graph
 from wanexport.storage.disk import check_out
@@ -125,7 +126,9 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         store.bind(model)
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
-    ir.save(model, draft / "model.onnx")
+    ir.save(model, draft / GRAPH_NAME)
+    if spec.dtype == "bf16" and target.backend == "onnxruntime":
+        ir.save(emulate(model), draft / EMULATED_NAME)
     maker = None
     if settings:
         maker = PlanMaker(target, model, store, reporter, builder.plans_made)

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from wanexport import __version__
+from wanexport.build.replaceable import why_not_replace
 from wanexport.build.targets import Action, Target
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.source_hash import hash_packages
@@ -65,11 +66,11 @@ def decide_action(target: Target) -> tuple[Action, str]:
         reason = _difference(manifest, target.inputs)
     except WanrtError as error:
         reason = str(error)
-    if not reason:
-        if target.force:
-            return "replace", "--force"
+    if not reason and not target.force:
         return "reuse", SAME
-    return ("replace" if target.force else "conflict"), reason
+    if foreign := why_not_replace(target.folder):
+        return "foreign", foreign
+    return ("replace" if target.force else "conflict"), reason or "--force"
 
 
 def appeared_meanwhile(target: Target) -> bool:

@@ -16,7 +16,7 @@ from wanrt.manifest.schema import Backend, Mode
 
 __all__ = ["Action", "Target", "check_targets"]
 
-Action = Literal["build", "reuse", "replace", "conflict"]
+Action = Literal["build", "reuse", "replace", "conflict", "foreign"]
 
 
 @dataclass(frozen=True)
@@ -123,5 +123,10 @@ def check_targets(out: Path, targets: Sequence[Target], also_bytes: int = 0) -> 
             raise BuildError(
                 f"engine {target.name} is there already, and {target.reason}",
                 "replace it with --force, or build into another folder with --out",
+            )
+        if target.action == "foreign":
+            raise BuildError(
+                f"{target.folder} can't be replaced, even with --force: {target.reason}",
+                "move it away, or build into another folder with --out",
             )
     check_disk(out, also_bytes + sum(target.write_bytes for target in targets))

@@ -17,11 +17,11 @@ from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, open_safetensors
-from wanexport.verify.compare import Expected, verify_engine
+from wanexport.verify.compare import Expected, Subject, verify_engine
 from wanexport.verify.plan import verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_reference
 from wanexport.verify.segments import count_bytes
-from wanexport.verify.twin import twin_inputs, twin_size, twin_spec
+from wanexport.verify.twin import small_spec, twin_inputs, twin_size, twin_spec
 from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.origin import Verification
@@ -63,40 +63,25 @@ class Comparer:
         """
         if target.control and self.full is not None:
             return self.full  # the same graph and weights; only the target is another
-        size = twin_size(spec.arch, spec.size)
-        with self.reporter.work(f"{target.name}: tracing at {size.tokens} tokens"):
-            twin = passes.lower_for(
-                trace_graph(twin_spec(spec)), target.backend, spec.dtype, target.joined
-            )
-        if target.mode == "swappable":
-            passes.to_inputs(twin, target.branch_names)
+        tokens = twin_size(spec.arch, spec.size).tokens
+        with self.reporter.work(f"{target.name}: tracing at {tokens} tokens"):
+            twin = _trace(target, twin_spec(spec))
+            small = _trace(target, small_spec(spec)) if spec.dtype == "bf16" else None
+        subject = Subject(store.folder, spec, model, twin, small, store.bound)
+        total = sum(count_bytes(graph, store.bound) for graph in (twin, small) if graph is not None)
         found = []
         for adapters, of_engine in zip(target.carried, parameters, strict=True):
-            expected = self._expect(target, spec, adapters, of_engine, ("fp16",))
+            expected = self._expect(target, spec, adapters, of_engine, ROUNDED)
             values = {}
             if target.mode == "swappable":
                 assert adapters is not None
                 values = _padded(store.folder / adapters.file, of_engine.branch_specs(target.ranks))
-            total = count_bytes(twin, store.bound)
             with self.reporter.bytes(f"{target.name}: verifying", total) as piece:
-                found.append(
-                    verify_engine(
-                        store.folder,
-                        model,
-                        twin,
-                        spec,
-                        store.bound,
-                        values,
-                        expected,
-                        piece.advance,
-                    )
-                )
-        worst = max(found, key=lambda one: one.error or 0.0)
-        effects = [one.adapter_effect for one in found if one.adapter_effect is not None]
-        found_all = worst.model_copy(update={"adapter_effect": min(effects, default=None)})
+                found.append(verify_engine(subject, values, expected, piece.advance))
+        worst = _summarize(found)
         if target.mode == "full":
-            self.full = found_all
-        return found_all
+            self.full = worst
+        return worst
 
     def compare_plan(
         self,
@@ -162,6 +147,27 @@ class Comparer:
             return "base" if target.weights.origin == "base" else "full fine-tune"
         kind = "merged" if target.mode == "merged" else "unmerged"
         return f"{kind} {adapters.label}"
+
+
+def _trace(target: Target, spec: GraphSpec) -> ir.Model:
+    """Trace a twin and lower it like the engine's graph."""
+    dtype = target.config.dtype
+    graph = passes.lower_for(trace_graph(spec), target.backend, dtype, target.joined)
+    if target.mode == "swappable":
+        passes.to_inputs(graph, target.branch_names)
+    return graph
+
+
+def _summarize(found: Sequence[Verification]) -> Verification:
+    """Return the worst errors, and the smallest effect, of an engine's adapters."""
+    worst = max(found, key=lambda one: one.error or 0.0)
+    rounded = max(found, key=lambda one: one.emulated_error or 0.0)
+    effects = [one.adapter_effect for one in found if one.adapter_effect is not None]
+    changes: dict[str, object] = {"adapter_effect": min(effects, default=None)}
+    if rounded.emulated_error is not None:
+        changes["emulated_error"] = rounded.emulated_error
+        changes["reference_error"] = rounded.reference_error
+    return worst.model_copy(update=changes)
 
 
 def _padded(adapter: Path, pairs: Iterable[tuple[StoredTensor, StoredTensor]]) -> dict[str, Tensor]:

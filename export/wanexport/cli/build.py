@@ -77,7 +77,7 @@ def build(
     ] = "diffusers",
     out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
     force: Annotated[
-        bool, typer.Option("--force", help="Rebuild and replace what is there.")
+        bool, typer.Option("--force", help="Rebuild and replace the engines there.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built, and why.")

@@ -49,6 +49,9 @@ def format_built(built: Sequence[Built]) -> str:
             note = "unverified: outputs not compared, linked weights not read"
         else:
             note = f"error {found.error:.1e} (at most {found.tolerance:.1e})"
+            if found.emulated_error is not None and found.reference_error is not None:
+                note += f", bf16 emulated {found.emulated_error:.1e}"
+                note += f" (torch's {found.reference_error:.1e})"
             if found.adapter_effect is not None:
                 note += f", adapter's effect {found.adapter_effect:.1e}"
         lines.append(f"  {name:<{width}}  {note}")

@@ -55,6 +55,7 @@ def estimate(
     """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
     from wanexport.cli.estimate_text import costs_to_json, render_costs
     from wanexport.cost import choose_devices, predict_engines, price_engines
+    from wanrt.storage.files import check_writable, write_text
 
     modes = choose_modes(mode)
     resolved = resolve_config(config, dtype, width=width, height=height, frames=frames, batch=batch)
@@ -66,6 +67,8 @@ def estimate(
         ranks=tuple(dict.fromkeys(rank or ())),
     )
     check_usage(request)
+    if json is not None and str(json) != "-":
+        check_writable(json, kind=rb'\{\s*"schema"')
     with Reporter(quiet=quiet).work("measuring the device"):
         devices = choose_devices(device or (), resolved.dtype)
     costs = price_engines(request)
@@ -75,7 +78,5 @@ def estimate(
     if to_stdout:
         print(costs_to_json(resolved, costs, outlooks), end="")
     elif json is not None:
-        from wanrt.storage.files import write_text
-
         write_text(json, costs_to_json(resolved, costs, outlooks))
         print(f"saved {json}", file=sys.stderr)

@@ -16,6 +16,7 @@ from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
 from wanrt.errors import UserError
+from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command
 
 __all__ = ["app", "main"]
@@ -40,6 +41,7 @@ EXTRAS = dict.fromkeys(("torch", "diffusers", "onnx", "onnx_ir", "onnxscript"), 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
+    end_like_ctrl_c()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
         given = sys.argv[1:] if argv is None else list(argv)

@@ -2,6 +2,8 @@
 
 The provider has a kernel per operator and fuses none of what the traced graph says in several: a
 modulated LayerNorm, for one, is five kernels that move 36 bytes per element where one moves 4.
+Modulation, gates and the rotary table are rounded to bf16 for it, which diffusers keeps in fp32;
+the emulated graph's error, beside torch's own, says what that costs.
 `benchmarks/results/gpu.md` has what each form is worth. All of them hold for the fp32 twin too,
 whose graph must stay equal but for casts.
 """

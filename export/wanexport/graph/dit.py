@@ -13,7 +13,9 @@ The modules and parameters are diffusers' own (`models/transformers/transformer_
 - The patch embedding (stride = kernel) is a reshape and a Gemm; there is no bf16 Conv on CPUs.
 - Text and image contexts stay apart; diffusers concatenates them and splits again at a constant.
 - Norms, modulation, gates and the time embedder compute in fp32 whatever the dtype, as diffusers
-  does under `_keep_in_fp32_modules`.
+  does under `_keep_in_fp32_modules`. Between query and key norms and the rotary embedding there is
+  no rounding to 16 bits, which diffusers has.
+- A low-rank branch is (x A^T) B^T with its scale inside B; PEFT multiplies by the scale afterwards.
 
 All 40 blocks share one structure, so a block is traced once for each set of adapted modules and
 instantiated per layer: tracing takes as long for 40 layers as for one.

@@ -14,6 +14,7 @@ from wanexport.model.names import module_shapes
 from wanexport.storage.hashes import hash_files
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import read_manifest
+from wanrt.storage.files import check_writable
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_and_more
 
@@ -42,10 +43,11 @@ def make_canonical(
         )
     if output.exists() and not force:
         raise BuildError(f"{output} exists", "replace it with --force")
+    files = [(find_lora(lora.path), lora.strength) for lora in loras]
+    check_writable(output, [path for path, _ in files])
     downs = [spec for spec in inputs if spec.role == "lora_A"]  # [rank, in] each
     config = parse_config(manifest.config, str(engine / "engine.json"))
     shapes = module_shapes(config.architecture)
-    files = [(find_lora(lora.path), lora.strength) for lora in loras]
     adapters = resolve_adapters(files, shapes, reporter)
     carried, rest = split_rest(adapters)
     if rest:

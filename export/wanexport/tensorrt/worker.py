@@ -44,6 +44,7 @@ from wanrt.backends.tensorrt.cuda import find_gpu, open_cuda
 from wanrt.backends.tensorrt.library import open_plan
 from wanrt.errors import UnsupportedError, UserError, WanrtError
 from wanrt.storage.files import atomic_file
+from wanrt.storage.interrupt import leave_to_parent
 from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def main() -> None:
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    leave_to_parent()
 
     def send(message: BaseModel) -> None:
         messages.write(message.model_dump_json() + "\n")

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from wanexport.graph.emulate import emulate
 from wanexport.graph.trace import OUTPUT_NAME
 from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import (
@@ -33,9 +34,14 @@ def run_segments(
     bound: Mapping[str, TensorRef],
     values: dict[str, Tensor],
     on_bytes: Callable[[int], None],
+    *,
+    emulated: bool = False,
 ) -> Tensor:
-    """Run stem, blocks and head one after the other and return the sample in fp32."""
-    run = partial(_run_segment, folder, twin, bound, values, on_bytes)
+    """Run stem, blocks and head one after the other and return the sample in fp32.
+
+    A bf16 graph is `emulated`; its inputs, and what passes between its pieces, are fp32 tensors.
+    """
+    run = partial(_run_segment, folder, twin, bound, values, on_bytes, emulated)
     x = "stem"
     values.update(run([x, "time", *_block_inputs(twin)]))
     for layer in range(layers):
@@ -72,21 +78,26 @@ def _run_segment(
     bound: Mapping[str, TensorRef],
     values: Mapping[str, Tensor],
     on_bytes: Callable[[int], None],
+    emulated: bool,
     outputs: list[str],
 ) -> dict[str, Tensor]:
     import onnxruntime as ort
 
     graph = ir.convenience.extract(twin.graph, list(values), outputs)
-    needed = [value.name or "" for value in graph.inputs]
-    weights = _open_values(graph)
+    model = ir.Model(graph, ir_version=twin.ir_version)
+    model.opset_imports.update(twin.opset_imports)
+    if emulated:
+        model = emulate(model, fp32_edges=True)
+    needed = [value.name or "" for value in model.graph.inputs]
+    weights = _open_values(model.graph)
     path = folder / ".verify.onnx"
     cast = folder / ".verify.safetensors"
     try:
-        _bind_segment(graph, folder, cast, bound)
-        model = ir.Model(graph, ir_version=twin.ir_version)
-        model.opset_imports.update(twin.opset_imports)
+        _bind_segment(model.graph, folder, cast, bound)
         ir.save(model, path)
         options = ort.SessionOptions()
+        if emulated:  # the pairs of casts are the rounding, and would be folded
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_prepacking", "1")
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,8 @@
 """The twin of an engine's graph: the same code traced at a size that a CPU can run.
 
-At most 1,024 tokens, and fp32 where the engine's dtype can't run on a CPU. Its graph must equal the
-engine's but for shape constants and casts.
+At most 1,024 tokens. Where the engine's dtype doesn't run on a CPU there are two: one in fp32,
+whose graph must equal the engine's but for shape constants and casts, and one in the engine's
+dtype, to be emulated, which must have its casts too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from wanexport.model.config import Architecture, Size
 from wanexport.storage.hashes import sha256_text
 from wanexport.weights.store import CONSTANTS_NAME
 
-__all__ = ["same_structure", "twin_inputs", "twin_size", "twin_spec"]
+__all__ = ["same_structure", "small_spec", "twin_inputs", "twin_size", "twin_spec"]
 
 MAX_TOKENS = 1024
 MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so
@@ -45,10 +46,13 @@ def twin_size(arch: Architecture, size: Size) -> Size:
 
 def twin_spec(spec: GraphSpec) -> GraphSpec:
     """Return what the twin is traced from: fp32 for bf16, which no CPU backend computes."""
-    size = twin_size(spec.arch, spec.size)
-    if spec.dtype == "bf16":
-        return replace(spec, size=size, dtype="fp32", storage={})
-    return replace(spec, size=size)
+    small = small_spec(spec)
+    return replace(small, dtype="fp32", storage={}) if spec.dtype == "bf16" else small
+
+
+def small_spec(spec: GraphSpec) -> GraphSpec:
+    """Return what the twin in the engine's own dtype is traced from."""
+    return replace(spec, size=twin_size(spec.arch, spec.size))
 
 
 def twin_inputs(spec: GraphSpec) -> dict[str, Tensor]:
@@ -68,21 +72,21 @@ def twin_inputs(spec: GraphSpec) -> dict[str, Tensor]:
     return inputs
 
 
-def same_structure(engine: ir.Model, twin: ir.Model) -> None:
-    """Check that two graphs are equal but for shape constants and casts.
+def same_structure(engine: ir.Model, twin: ir.Model, *, casts: bool = False) -> None:
+    """Check that two graphs are equal but for shape constants and, unless they count, `casts`.
 
     Raises:
         BuildError: they differ, so that the twin would prove nothing about the engine.
     """
-    if _fingerprint(engine.graph) != _fingerprint(twin.graph):
+    if _fingerprint(engine.graph, casts=casts) != _fingerprint(twin.graph, casts=casts):
         raise BuildError("the verification twin has another graph than the engine", "report this")
 
 
-def _fingerprint(graph: ir.Graph) -> list[str]:
+def _fingerprint(graph: ir.Graph, *, casts: bool) -> list[str]:
     """Return a hash per output of all that it is computed from: operators, attributes, edges.
 
     Inputs and parameters count by name, other constants by value; integer constants are shapes and
-    all count as one. Casts and broadcasts to a constant shape are looked through.
+    all count as one. Broadcasts to a constant shape are looked through, casts unless they count.
     """
     known = {value.name or "": value.name or "" for value in graph.inputs}
     for name, value in graph.initializers.items():
@@ -93,7 +97,8 @@ def _fingerprint(graph: ir.Graph) -> list[str]:
             known[name] = "shape" if shape else _hash_values(constant)
     for node in graph:
         inputs = [known[v.name or ""] if v is not None else "" for v in node.inputs]
-        transparent = node.op_type == "Cast" or (node.op_type == "Expand" and inputs[1] == "shape")
+        broadcast = node.op_type == "Expand" and inputs[1] == "shape"
+        transparent = broadcast or (node.op_type == "Cast" and not casts)
         attributes = sorted(
             (name, repr(a.value))
             for name, a in node.attributes.items()

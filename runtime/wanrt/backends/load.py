@@ -15,7 +15,7 @@ from wanrt.manifest.unsupported import find_unsupported
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
 
-__all__ = ["check_engine", "load_engine"]
+__all__ = ["check_engine", "is_emulated", "load_engine"]
 
 UPGRADE = "upgrade: pip install -U wanexport"
 
@@ -26,6 +26,7 @@ def load_engine(
     device: DeviceKind | None = None,
     threads: int | None = None,
     mapped: bool = False,
+    emulated: bool = False,
     workload: str | None = None,
     stream: int | None = None,
     weight_streaming: int | None = None,
@@ -44,6 +45,8 @@ def load_engine(
         threads: ONNX Runtime: of the engine's own pool; by default one per usable core.
         mapped: ONNX Runtime: leave the weights in the file's pages, shared with other processes,
             rather than repack them in private memory; loads at once, runs slower on a CPU.
+        emulated: ONNX Runtime: run a bf16 engine on a CPU, which has no bf16, by the form of its
+            graph that computes in fp32 and rounds to bf16. It is slow, and no measure of bf16.
         workload: accept this workload's shapes only, by its name in the manifest.
         stream: TensorRT: the CUDA stream to enqueue everything on, as an integer; by default the
             engine has its own.
@@ -59,13 +62,13 @@ def load_engine(
         EngineError: the backend refuses the engine, or there is no such workload.
     """
     opened = engine if isinstance(engine, EngineFolder) else open_folder(Path(engine))
-    check_engine(opened, device)
+    check_engine(opened, device, emulated=emulated)
     folder, manifest = opened.path, opened.manifest
     if workload is not None and workload not in manifest.workloads:
         raise EngineError(
             f"{folder} has no workload {workload!r}", f"it has: {', '.join(manifest.workloads)}"
         )
-    ort_only = {"threads": threads is not None, "mapped": mapped}
+    ort_only = {"threads": threads is not None, "mapped": mapped, "emulated": emulated}
     trt_only = {
         "stream": stream is not None,
         "weight_streaming": weight_streaming is not None,
@@ -81,6 +84,7 @@ def load_engine(
             device=device or "cpu",
             threads=threads,
             mapped=mapped,
+            emulated=emulated and is_emulated(manifest, device),
             workload=workload,
         )
     from wanrt.backends.tensorrt.cuda import open_cuda
@@ -99,8 +103,21 @@ def load_engine(
     )
 
 
-def check_engine(folder: EngineFolder, device: DeviceKind | None = None) -> None:
+def is_emulated(manifest: Manifest, device: DeviceKind | None = None) -> bool:
+    """Tell whether an engine's dtype can only be emulated there: bf16 on ONNX Runtime's CPU."""
+    on_cpu = manifest.backend == "onnxruntime" and device != "cuda"
+    return on_cpu and manifest.dtype == "bf16"
+
+
+def check_engine(
+    folder: EngineFolder, device: DeviceKind | None = None, *, emulated: bool = False
+) -> None:
     """Make every check of an engine that needs no loading.
+
+    Args:
+        folder: the engine folder.
+        device: where the engine is to run; by default where its backend does.
+        emulated: accept an engine that can only be emulated there.
 
     Raises:
         ManifestError: a file isn't right, a graph or constants have other bytes, or linked weights
@@ -116,7 +133,9 @@ def check_engine(folder: EngineFolder, device: DeviceKind | None = None) -> None
     if manifest.backend == "onnxruntime":
         from wanrt.backends.onnxruntime.session import check_runtime
 
-        check_runtime(manifest, device or "cpu")
+        check_runtime(device or "cpu")
+        if is_emulated(manifest, device):
+            _check_emulated(manifest, allowed=emulated)
         return
     from wanrt.backends.tensorrt.check import check_plan
 
@@ -125,6 +144,15 @@ def check_engine(folder: EngineFolder, device: DeviceKind | None = None) -> None
         raise UnsupportedError(
             f"a {manifest.backend} engine runs on a GPU alone", "run it with --device cuda"
         )
+
+
+def _check_emulated(manifest: Manifest, *, allowed: bool) -> None:
+    if allowed and manifest.forward.emulated is not None:
+        return
+    hint = "run it with --device cuda, or build it with --dtype fp32"
+    if allowed:
+        hint += "; the engine has no emulated form, which a new build writes"
+    raise UnsupportedError("bf16 doesn't run on ONNX Runtime's CPU", hint)
 
 
 def _refuse(folder: Path, manifest: Manifest, options: dict[str, bool]) -> None:

@@ -8,7 +8,6 @@ elsewhere: FD is the parent's alone.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from wanrt.bench.jobs import LoadJob, find_loader
 from wanrt.bench.wire import Answer, Call, receive_request, send_answer
 from wanrt.engine.engine import Runner
 from wanrt.errors import EngineError, WanrtError
+from wanrt.storage.interrupt import leave_to_parent
 
 __all__ = ["main"]
 
@@ -30,7 +30,7 @@ Request = LoadJob | Call
 
 def main() -> None:
     """Serve the parent at the other end of the file descriptor until it closes that end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent decides
+    leave_to_parent()
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)

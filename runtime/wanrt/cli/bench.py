@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
+STARTS = {"json": rb'\{\s*"schema"', "csv": b"model,workload,"}
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
 
 
@@ -173,6 +174,8 @@ def _choose_exports(
     json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None
 ) -> dict[str, Path]:
     """Return the files to write by kind, none of which takes another's place."""
+    from wanrt.storage.files import check_writable
+
     exports = {"json": json, "csv": csv, "markdown": markdown}
     chosen = {kind: path for kind, path in exports.items() if path is not None}
     if sum(str(path) == "-" for path in chosen.values()) > 1:
@@ -181,6 +184,9 @@ def _choose_exports(
         raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
     if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
         raise typer.BadParameter("the results would replace what they are compared with")
+    for kind, path in chosen.items():
+        if str(path) != "-":
+            check_writable(path, () if compare is None else (compare,), STARTS.get(kind, b""))
     return chosen
 
 

@@ -126,6 +126,8 @@ def _verified(verification: Verification) -> str:
         facts.append(f"tolerance {verification.tolerance:.2g}")
     if verification.reference_error is not None:
         facts.append(f"PyTorch's own error {verification.reference_error:.2g}")
+    if verification.emulated_error is not None:
+        facts.append(f"the bf16 graph's, emulated, {verification.emulated_error:.2g}")
     if verification.adapter_effect is not None:
         facts.append(f"the adapter's effect {verification.adapter_effect:.2g}")
     if verification.plan_error is not None:

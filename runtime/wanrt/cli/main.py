@@ -15,6 +15,7 @@ from wanrt.cli.report import report
 from wanrt.cli.run import run
 from wanrt.cli.verify import verify
 from wanrt.errors import WanrtError
+from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ for command in (bench, report, run, info, verify):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
+    end_like_ctrl_c()
     try:
         app(None if argv is None else list(argv), prog_name="wanrt")
     except WanrtError as error:

@@ -27,7 +27,7 @@ def report(
     from wanrt.errors import ResultsError
     from wanrt.report.headline import summary_lines
     from wanrt.results.json import read_results
-    from wanrt.storage.files import write_text
+    from wanrt.storage.files import check_writable, write_text
     from wanrt.terminal.progress import Reporter
 
     result = read_results(results)
@@ -39,6 +39,7 @@ def report(
     output = output or results.with_suffix(".html")
     if output.resolve() == results.resolve():
         raise typer.BadParameter("-o would replace the results themselves")
+    check_writable(output, (results,), b"<!doctype html>")
     with Reporter(quiet=quiet).work("plotting"):
         if plots is not None:
             save_plots(result, plots)

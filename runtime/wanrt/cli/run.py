@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "run_engine"]
 
+OUTPUTS = rb'.{8}\{"__metadata__":\{"(engine|inputs)":'  # what `save_tensors` begins with
+
 
 def run(
     folder: EngineFolder,
@@ -46,7 +48,10 @@ def run(
     weight_streaming: WeightStreaming = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run one forward and save its outputs."""
+    """Run one forward and save its outputs.
+
+    A bf16 engine is emulated on a CPU: fp32 arithmetic, every result rounded to bf16.
+    """
     from wanrt.engine.tensors import show_shape
     from wanrt.engine.values import is_finite
     from wanrt.errors import EngineError
@@ -57,7 +62,7 @@ def run(
         raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
     if any(given and given.resolve() == save.resolve() for given in (inputs, adapter)):
         raise typer.BadParameter("the outputs would replace what they are made from")
-    check_writable(save)
+    check_writable(save, filter(None, (inputs, adapter)), OUTPUTS)
     outputs = run_engine(
         folder,
         device=device_kind(device),
@@ -109,14 +114,15 @@ def run_engine(
     Raises:
         WanrtError: any of them can't be used.
     """
-    from wanrt.backends.load import check_engine, load_engine
+    from wanrt.backends.load import check_engine, is_emulated, load_engine
     from wanrt.engine.inputs import make_inputs
     from wanrt.manifest.folder import open_folder
     from wanrt.terminal.progress import Reporter
 
     opened = open_folder(folder)
-    check_engine(opened, device)
     manifest = opened.manifest
+    emulated = is_emulated(manifest, device)
+    check_engine(opened, device, emulated=emulated)
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
     reporter = reporter or Reporter(quiet=True)
@@ -125,9 +131,12 @@ def run_engine(
             opened,
             device=device,
             threads=threads,
+            emulated=emulated,
             workload=pinned,
             weight_streaming=weight_streaming,
         )
+    if emulated:
+        reporter.log("emulated: bf16 rounding, fp32 arithmetic")
     with engine:
         if adapter is not None:
             with reporter.work("loading the adapter"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -13,6 +14,8 @@ from wanrt.errors import ResultsError
 
 __all__ = ["atomic_file", "atomic_path", "check_writable", "temporary_name", "write_file",
            "write_text"]  # fmt: skip
+
+ENGINE = "engine.json"  # what makes a folder an engine
 
 
 def temporary_name(path: Path) -> Path:
@@ -46,27 +49,24 @@ def write_text(path: Path, text: str) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole: under a temporary name beside it, then renamed.
 
-    What isn't a regular file (/dev/null, a pipe) is written to, not replaced.
-
     Raises:
-        ResultsError: it can't be written.
+        ResultsError: it can't be written, or may not be: see `check_writable`.
     """
     check_writable(path)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(data)  # /dev/null, a pipe: not ours to replace
-            return
         with atomic_file(path) as file:
             file.write(data)
     except OSError as error:
         raise ResultsError(f"{path} can't be written: {error.strerror}") from None
 
 
-def check_writable(path: Path) -> None:
-    """Find out before the work whether its result could be written to a file.
+def check_writable(path: Path, inputs: Iterable[Path] = (), kind: bytes = b"") -> None:
+    """Find out before the work whether its result may be written to a file.
 
     Raises:
-        ResultsError: its folder is missing or can't be written to, or it is a folder itself.
+        ResultsError: its folder is missing, can't be written to or is an engine's; or what is
+            there is no regular file, is one of the inputs, by whatever name, or doesn't begin with
+            `kind`, a regular expression.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -76,7 +76,25 @@ def check_writable(path: Path) -> None:
         )
     if path.is_dir():
         raise ResultsError(f"{path} can't be written: it is a folder", "name a file in it")
-    if not os.access(path if path.exists() and not path.is_file() else folder, os.W_OK):
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ResultsError(
+            f"{path} can't be replaced: it is a link, a device or a pipe", "name another file"
+        )
+    if any((parent / ENGINE).exists() for parent in path.resolve().parents):
+        raise ResultsError(
+            f"{path} can't be written: it would be inside an engine folder", "name another folder"
+        )
+    if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
+        raise ResultsError(f"{path} can't be replaced: it is an input", "name another file")
+    if path.exists() and os.access(path, os.R_OK):
+        with path.open("rb") as file:
+            start = file.read(256)
+        if start and not re.match(kind, start, re.DOTALL):
+            raise ResultsError(
+                f"{path} can't be replaced: this command doesn't write such files",
+                "move it away, or name another file",
+            )
+    if not os.access(folder, os.W_OK):
         raise ResultsError(
             f"{path} can't be written: no permission to write in {folder}", "name another folder"
         )

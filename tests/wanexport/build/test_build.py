@@ -213,32 +213,37 @@ class TestConflict:
         path.write_bytes(path.read_bytes())
         self.refused(out, "somebody wrote over these bytes")
 
-    def test_a_folder_that_is_no_engine(self, out: Path) -> None:
+    @pytest.mark.parametrize("there", ["folder", "file", "dangling link"])
+    @pytest.mark.parametrize("force", [True, False])
+    def test_what_is_no_engine_is_never_replaced(self, force: bool, there: str, out: Path) -> None:
         folder = engines(out)["separate"]
         shutil.rmtree(folder)
-        folder.mkdir()
-        self.refused(out, "is not an engine folder")
+        if there == "folder":
+            folder.mkdir()
+        elif there == "file":
+            folder.write_text("mine")
+        else:
+            folder.symlink_to(out / "nowhere")
+        before = folder.lstat()
+        with pytest.raises(BuildError, match="can't be replaced, even with --force"):
+            self.again(force=force)
+        assert folder.lstat() == before
 
-    def test_a_file_in_the_engines_place(self, out: Path) -> None:
-        folder = engines(out)["separate"]
-        shutil.rmtree(folder)
-        folder.write_text("mine")
-        self.refused(out, "is a file, not an engine folder")
-
-    def test_a_dangling_link_in_the_engines_place(self, out: Path) -> None:
-        folder = engines(out)["separate"]
-        shutil.rmtree(folder)
-        folder.symlink_to(out / "nowhere")
-        self.refused(out, "is not an engine folder")
-
-    def test_a_link_to_another_folder_is_replaced_not_followed(self, out: Path) -> None:
+    def test_a_link_to_another_folder_is_not_replaced(self, out: Path) -> None:
         folder = engines(out)["separate"]
         kept = folder.rename(out.parent / "elsewhere")
         folder.symlink_to(kept)
-        (built,) = self.again(force=True)
-        assert built.path.is_dir()
-        assert not built.path.is_symlink()
+        with pytest.raises(BuildError, match="it is no folder"):
+            self.again(force=True)
+        assert folder.is_symlink()
         assert read_manifest(kept).mode == "separate"
+
+    def test_force_keeps_what_no_manifest_names(self, out: Path) -> None:
+        mine = engines(out)["separate"] / "notes.txt"
+        mine.write_text("mine")
+        with pytest.raises(BuildError, match=r"doesn't name notes\.txt"):
+            self.again(force=True)
+        assert mine.read_text() == "mine"
 
 
 class TestFinetuned:

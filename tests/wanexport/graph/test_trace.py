@@ -12,12 +12,13 @@ import onnx_ir as ir
 import pytest
 from studies import FLF2V, I2V, I2V_14B, OTHER_SIZES, SIZE, T2V
 
+from wanexport.errors import BuildError
 from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.random_adapter import cross_attention_targets
 from wanexport.model.config import Architecture, Size, load_config
 from wanexport.model.names import module_shapes
-from wanexport.verify.twin import same_structure, twin_size, twin_spec
+from wanexport.verify.twin import same_structure, small_spec, twin_size, twin_spec
 
 SIZE_480P = Size(width=832, height=480, frames=81)
 CUDA_KERNELS = Path(__file__).parent / "data" / "ort-1.31-cuda-kernels.json"
@@ -126,12 +127,19 @@ def _name(dtype: ir.DataType) -> str:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_twin_has_the_engines_structure(arch: Architecture, dtype: str) -> None:
     engine = spec(arch, dtype, 4, size=Size(width=832, height=480, frames=17))
-    same_structure(lower(trace_graph(engine), dtype), lower(trace_graph(twin_spec(engine)), dtype))
+    model = lower(trace_graph(engine), dtype)
+    same_structure(model, lower(trace_graph(twin_spec(engine)), dtype))
+    same_structure(model, lower(trace_graph(small_spec(engine)), dtype), casts=True)
+
+
+def test_a_twin_of_other_casts_is_refused_where_they_count() -> None:
+    engine, twin = (trace_graph(spec(T2V, dtype, size=SIZE)) for dtype in ("bf16", "fp32"))
+    same_structure(engine, twin)
+    with pytest.raises(BuildError, match="another graph"):
+        same_structure(engine, twin, casts=True)
 
 
 def test_twin_of_another_structure_is_refused() -> None:
-    from wanexport.errors import BuildError
-
     with pytest.raises(BuildError, match="another graph"):
         same_structure(trace_graph(spec(T2V, size=SIZE)), trace_graph(spec(T2V, rank=4, size=SIZE)))
 

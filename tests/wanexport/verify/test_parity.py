@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from studies import FLF2V, I2V, OTHER_SIZES, SIZE, T2V, build
 
 from wanexport.build.recipe import Built
+from wanexport.checkpoint.random_weights import write_checkpoint
+from wanexport.errors import VerificationError
 from wanexport.model.config import Architecture, Size
+from wanexport.verify import compare
 from wanrt.backends.load import load_engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.manifest.schema import Workload
 
 RANK = 4
-TOLERANCE = 1e-5
+TOLERANCE = 3e-6
 
 
 def reference(
@@ -127,9 +130,59 @@ def test_fp16_engine_is_as_good_as_pytorchs_fp16(mode: str, tmp_path: Path) -> N
         assert np.isfinite(engine.forward(**inputs)["sample"].astype(np.float32)).all()
 
 
-def test_bf16_engine_is_verified_by_its_fp32_twin(tmp_path: Path) -> None:
+def test_bf16_engine_is_verified_by_its_fp32_twin_and_emulated(tmp_path: Path) -> None:
     for built in build(tmp_path, I2V, dtype="bf16", ranks=(RANK,)):
         found = built.verification
         assert found is not None and found.error is not None
         assert found.dtype == "fp32"
         assert found.error <= TOLERANCE
+        assert found.reference_error is not None and found.emulated_error is not None
+        assert 1e-3 < found.emulated_error <= 1.5 * found.reference_error
+
+
+def test_a_graph_that_is_right_in_fp32_alone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fp32 twin has no bf16 in it, and can't see what rounding does."""
+    monkeypatch.setattr(compare, "DTYPE_FACTOR", 0.2)
+    with pytest.raises(VerificationError, match="bf16 graph's outputs, emulated, are off"):
+        build(tmp_path, T2V, dtype="bf16", modes=("full",))
+
+
+LARGE = {
+    "first time layer": ("condition_embedder.time_embedder.linear_1.weight", 4),
+    "all of the time": ("time", 4),
+    "text": ("text_embedder", 4),
+    "feed forward": ("ffn", 4),
+    "attention": ("to_", 4),
+    "everything": ("", 2),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+@pytest.mark.parametrize("arch", [I2V, T2V], ids=["i2v", "t2v"])
+def test_a_sound_base_with_large_weights_is_built(
+    case: str, arch: Architecture, tmp_path: Path
+) -> None:
+    part, factor = LARGE[case]
+    write_checkpoint(tmp_path / "base", arch, "fp32", 0)
+    for shard in (tmp_path / "base").glob("*.safetensors"):
+        tensors = load_file(shard)
+        for name, tensor in tensors.items():
+            if part in name and name.endswith("weight"):
+                tensors[name] = tensor * factor
+        save_file(tensors, shard)
+    dtype = "bf16" if case == "first time layer" else "fp32"
+    (built,) = build(
+        tmp_path / "e", arch, dtype=dtype, modes=("full",), base=str(tmp_path / "base")
+    )
+    assert built.verification is not None and built.verification.error is not None
+    assert built.verification.error < TOLERANCE / 2
+
+
+def test_a_refusal_names_large_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "FP32_TOLERANCE", 1e-9)
+    with pytest.raises(VerificationError, match="off by") as caught:
+        build(tmp_path, T2V, modes=("full",))
+    assert "large values" in caught.value.hint
+    assert not [one for one in tmp_path.iterdir() if not one.name.startswith(".")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -286,13 +285,3 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         write_text(tmp_path / "nowhere" / "out.json", "x")
     with pytest.raises(ResultsError, match="it is a folder"):
         write_text(tmp_path, "x")
-
-
-def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_text(pipe, "all of it")
-    assert os.read(reader, 99) == b"all of it"
-    os.close(reader)
-    assert pipe.is_fifo()

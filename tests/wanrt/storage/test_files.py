@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from wanrt.storage.files import atomic_file, atomic_path, temporary_name
+from wanrt.errors import ResultsError
+from wanrt.storage.files import (
+    atomic_file,
+    atomic_path,
+    check_writable,
+    temporary_name,
+    write_text,
+)
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -34,3 +42,34 @@ def test_the_temporary_name_is_hidden_and_swept(tmp_path: Path) -> None:
     name = temporary_name(tmp_path / "x.json")
     assert name.parent == tmp_path
     assert name.match(".*.tmp")
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(ResultsError, match="a link, a device or a pipe"):
+            write_text(tmp_path / name, "x")
+
+
+def test_an_engine_folder_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text("{}")
+    (tmp_path / "weights").mkdir()
+    with pytest.raises(ResultsError, match="inside an engine folder"):
+        write_text(tmp_path / "weights" / "x", "x")
+
+
+def test_an_input_is_not_replaced_under_another_name(tmp_path: Path) -> None:
+    given, other = tmp_path / "in", tmp_path / "out"
+    given.write_text("mine")
+    other.hardlink_to(given)
+    with pytest.raises(ResultsError, match="it is an input"):
+        check_writable(other, [given])
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("<!doctype html>mine")
+    check_writable(path, kind=b"<!doctype html>")
+    with pytest.raises(ResultsError, match="doesn't write such files"):
+        check_writable(path, kind=b"{")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wanrt.backends.onnxruntime.session import (
+    as_written,
     backend_errors,
     enqueue_options,
     open_session,
@@ -61,6 +62,7 @@ class OrtEngine(Engine):
         device: str,
         threads: int | None,
         mapped: bool,
+        emulated: bool,
         workload: str | None,
     ) -> None:
         self._manifest = manifest
@@ -78,8 +80,10 @@ class OrtEngine(Engine):
         self._enqueue_s: float | None = None
         static = len(manifest.workloads) == 1 or workload is not None
         with backend_errors(folder):
-            model = folder / manifest.forward.file
-            session = open_session(model, device, threads, mapped, static)
+            form = manifest.forward.emulated if emulated else manifest.forward
+            assert form is not None  # checked by wanrt.backends.load.check_engine
+            options = as_written() if emulated else None
+            session = open_session(folder / form.file, device, threads, mapped, static, options)
             timing = session.io_binding()
             reading = timing if device == "cpu" else session.io_binding()
             self._io: _Io | None = _Io(session, timing, reading, enqueue_options(device))

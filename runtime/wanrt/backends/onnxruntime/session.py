@@ -15,15 +15,14 @@ import numpy as np
 
 from wanrt.errors import EngineError, UnsupportedError, WanrtError
 from wanrt.machine.cores import usable_cores
-from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import NUMPY, ONNX, Array
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 __all__ = [
-    "backend_errors", "check_runtime", "enqueue_options", "open_session", "to_ortvalue",
-    "wrap_array",
+    "as_written", "backend_errors", "check_runtime", "enqueue_options", "open_session",
+    "to_ortvalue", "wrap_array",
 ]  # fmt: skip
 
 DLPACK_CPU = 1
@@ -32,11 +31,11 @@ EXTRAS = {"cpu": "pip install 'wanexport[cpu]'", "cuda": "pip install 'wanexport
 SEVERITY_ERROR = 3
 
 
-def check_runtime(manifest: Manifest, device: str) -> None:
-    """Check that this machine's ONNX Runtime can run the engine there.
+def check_runtime(device: str) -> None:
+    """Check that this machine's ONNX Runtime can run engines there.
 
     Raises:
-        UnsupportedError: ONNX Runtime or its provider isn't installed, or lacks the dtype.
+        UnsupportedError: ONNX Runtime or its provider isn't installed.
     """
     try:
         import onnxruntime as ort
@@ -46,11 +45,6 @@ def check_runtime(manifest: Manifest, device: str) -> None:
         raise UnsupportedError(
             f"this onnxruntime has no {PROVIDERS[device]}",
             f"replace it: pip uninstall onnxruntime && {EXTRAS[device]}",
-        )
-    if device == "cpu" and manifest.dtype == "bf16":
-        raise UnsupportedError(
-            "bf16 doesn't run on ONNX Runtime's CPU",
-            "run it with --device cuda, or build it with --dtype fp32",
         )
 
 
@@ -91,6 +85,18 @@ def open_session(
             "its log says why; often CUDA or cuDNN libraries are missing",
         )
     return session
+
+
+def as_written() -> ort.SessionOptions:
+    """Return options for a graph that is to run as it is: no node fused, folded or moved.
+
+    An emulated graph's pairs of casts, which are its rounding, would be folded.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 def _preload_cuda() -> None:
