@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinyengines import touch_ns, write_manifest
+from tinyengines import write_manifest, write_over
 
 from wanrt.manifest.read import MAX_MANIFEST_BYTES
 
@@ -261,7 +261,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "weights linked outside": (_weights(_link_out), "leads out of"),
     "graph missing": (lambda f, _: (f / "model.onnx").unlink(), "model.onnx is missing"),
     "graph cut off": (lambda f, _: os.truncate(f / "model.onnx", 9), "has 9 bytes"),
-    "weights written over": (_weights(lambda p: touch_ns(p, 1)), "wrote over"),
+    "weights written over": (_weights(write_over), "wrote over"),
     "no weight_bytes": (_edit(lambda m: _graph(m).pop("weight_bytes")), "forward.weight_bytes"),
     "comment": (_replace('"mode"', '// x\n"mode"'), "is not JSON"),
     "text behind it": (_edit_text(lambda text: text + " x"), "is not JSON"),

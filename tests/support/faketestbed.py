@@ -15,6 +15,7 @@ from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.read import check_sizes
 from wanrt.results.values import Probe
+from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
     from wanrt.bench.candidates import Candidate
@@ -67,7 +68,7 @@ class FakeTestbed:
     forwards: count[int] = field(default_factory=lambda: count(1))
     times: dict[str, cycle[float]] = field(default_factory=dict)
 
-    def check(self, folder: EngineFolder) -> None:
+    def check(self, folder: EngineFolder, reporter: Reporter) -> None:  # noqa: ARG002
         """Raise as the script says, or if files aren't as recorded."""
         check_sizes(folder.path, folder.manifest)
         if folder.manifest.name in self.script.unsupported:

@@ -21,6 +21,7 @@ from wanrt.machine.nvml import Clocks
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import EngineFolder
 from wanrt.results.values import Probe
+from wanrt.terminal.progress import Reporter
 
 CHUNK = 4096
 
@@ -64,7 +65,7 @@ class SimulatedTestbed:
         self._noise = 0.0
         self._drawn: list[tuple[float, float]] = []
 
-    def check(self, folder: EngineFolder) -> None:
+    def check(self, folder: EngineFolder, reporter: Reporter) -> None:
         pass
 
     def check_rival(self, name: str) -> None:

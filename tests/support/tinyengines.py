@@ -192,6 +192,12 @@ def touch_ns(path: Path, delta_ns: int) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + delta_ns))
 
 
+def write_over(path: Path) -> None:
+    """Make a file look as if somebody wrote over it through another link."""
+    os.link(path, path.parents[2] / f"linked-{path.parents[1].name}-{path.name}")
+    touch_ns(path, 1)
+
+
 def expect(tiny: Tiny, x: Any, lora: dict[str, Any] | None = None) -> Any:
     """Return what the engine computes, by numpy."""
     tensors = weights(tiny)

@@ -14,7 +14,8 @@ from wanexport.build.targets import Action, Target
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.source_hash import hash_packages
 from wanrt.errors import WanrtError
-from wanrt.manifest.read import check_times, read_manifest
+from wanrt.manifest.copies import accept_copies
+from wanrt.manifest.read import read_manifest
 from wanrt.manifest.schema import Manifest, Mode
 
 __all__ = ["appeared_meanwhile", "code_hash", "decide_action", "describe_inputs"]
@@ -62,7 +63,7 @@ def decide_action(target: Target) -> tuple[Action, str]:
         return "build", "new"
     try:
         manifest = read_manifest(target.folder)
-        check_times(target.folder, manifest)
+        accept_copies(target.folder, manifest)
         reason = _difference(manifest, target.inputs)
     except WanrtError as error:
         reason = str(error)

@@ -11,6 +11,7 @@ from wanrt.manifest.contents import check_contents
 from wanrt.manifest.folder import EngineFolder, check_files, open_folder
 from wanrt.manifest.schema import Manifest
 from wanrt.manifest.unsupported import find_unsupported
+from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
@@ -32,6 +33,7 @@ def load_engine(
     weight_streaming: int | None = None,
     cuda_graph: bool = True,
     scratch: Scratch | None = None,
+    reporter: Reporter | None = None,
 ) -> Engine:
     """Load an engine folder; use the engine as a context manager.
 
@@ -55,6 +57,7 @@ def load_engine(
         cuda_graph: TensorRT: run as a CUDA graph, except while weights are streamed.
         scratch: TensorRT: activation memory to share among engines of which at most one runs at
             any time.
+        reporter: receives progress where copied weights are rehashed; silent by default.
 
     Raises:
         ManifestError: engine.json or a file it names isn't right.
@@ -62,7 +65,7 @@ def load_engine(
         EngineError: the backend refuses the engine, or there is no such workload.
     """
     opened = engine if isinstance(engine, EngineFolder) else open_folder(Path(engine))
-    check_engine(opened, device, emulated=emulated)
+    check_engine(opened, device, emulated=emulated, reporter=reporter)
     folder, manifest = opened.path, opened.manifest
     if workload is not None and workload not in manifest.workloads:
         raise EngineError(
@@ -110,7 +113,11 @@ def is_emulated(manifest: Manifest, device: DeviceKind | None = None) -> bool:
 
 
 def check_engine(
-    folder: EngineFolder, device: DeviceKind | None = None, *, emulated: bool = False
+    folder: EngineFolder,
+    device: DeviceKind | None = None,
+    *,
+    emulated: bool = False,
+    reporter: Reporter | None = None,
 ) -> None:
     """Make every check of an engine that needs no loading.
 
@@ -118,14 +125,15 @@ def check_engine(
         folder: the engine folder.
         device: where the engine is to run; by default where its backend does.
         emulated: accept an engine that can only be emulated there.
+        reporter: receives progress where copied weights are rehashed; silent by default.
 
     Raises:
         ManifestError: a file isn't right, a graph or constants have other bytes, or linked weights
-            another mtime.
+            were written over.
         UnsupportedError: this machine lacks what the engine needs.
     """
     manifest = folder.manifest
-    check_files(folder)
+    check_files(folder, reporter)
     check_contents(folder)
     reason = find_unsupported(manifest)
     if reason:

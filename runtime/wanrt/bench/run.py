@@ -13,7 +13,7 @@ from wanrt.bench.groups import plan_bench
 from wanrt.bench.options import EXTENDABLE, BenchOptions
 from wanrt.bench.testbed import Testbed, make_testbed
 from wanrt.errors import ResultsError
-from wanrt.manifest.folder import OpenedFolder
+from wanrt.manifest.folder import EngineFolder, OpenedFolder
 from wanrt.results.advice import advise_on_machine
 from wanrt.results.ratios import compare_groups
 from wanrt.results.result import BenchResult
@@ -67,7 +67,11 @@ def bench_folders(
     reporter = reporter or Reporter(quiet=True)
     for name in options.rivals:
         testbed.check_rival(name)
-    plan = plan_bench(folders, testbed.check, options.workload, options.rivals)
+
+    def check(folder: EngineFolder) -> None:
+        testbed.check(folder, reporter)
+
+    plan = plan_bench(folders, check, options.workload, options.rivals)
     result = BenchResult(
         machine=testbed.describe(bool(options.rivals)),
         options=asdict(options) | {"rivals": list(options.rivals)},  # as JSON has it

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from wanrt.manifest.copies import is_written_over
 from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.origin import Source
-from wanrt.manifest.read import LINKED, MANIFEST_NAME
+from wanrt.manifest.read import MANIFEST_NAME
 from wanrt.manifest.schema import Manifest
 from wanrt.results.values import Advice
 
@@ -18,7 +19,7 @@ __all__ = ["find_stale"]
 def find_stale(folder: EngineFolder) -> Advice | None:
     """Return a warning if an engine no longer is what it was made from; nothing is hashed.
 
-    A file of the folder has another size, or the time of a linked one isn't the recorded one: then
+    A file of the folder has another size, or a linked one another time than the recorded one: then
     it won't load. Or a source was written after the engine: then it runs, as it was made.
     """
     path, manifest = folder.path, folder.manifest
@@ -26,7 +27,7 @@ def find_stale(folder: EngineFolder) -> Advice | None:
     rebuild = manifest.rebuild_command
     if changed:
         verify = shlex.join(["wanrt", "verify", str(path), "--restore-mtime"])
-        hint = "rebuild it where it was built; or, if it was copied, compare the bytes:"
+        hint = "rebuild it where it was built; or, if only times changed, compare the bytes:"
         return Advice("stale", f"{path}: {changed}", f"{hint}\n{rebuild}\n{verify}")
     newer = next(_newer_sources(path, manifest), None)
     if newer:
@@ -36,7 +37,7 @@ def find_stale(folder: EngineFolder) -> Advice | None:
 
 
 def _changed_files(folder: Path, manifest: Manifest) -> Iterator[str]:
-    linked = {file.file: file.mtime_ns for file in manifest.weights if file.storage in LINKED}
+    weights = {file.file: file for file in manifest.weights}
     for file in manifest.files:
         try:
             stat = (folder / file.file).stat()
@@ -44,8 +45,8 @@ def _changed_files(folder: Path, manifest: Manifest) -> Iterator[str]:
             continue
         if stat.st_size != file.bytes:
             yield f"{file.file} has {stat.st_size:,} bytes, not {file.bytes:,}"
-        elif linked.get(file.file, stat.st_mtime_ns) != stat.st_mtime_ns:
-            yield f"{file.file}, which is linked, was written to, or the engine was copied"
+        elif file.file in weights and is_written_over(folder, weights[file.file]):
+            yield f"{file.file}, which is linked, was written to"
 
 
 def _newer_sources(folder: Path, manifest: Manifest) -> Iterator[Source]:

@@ -15,6 +15,7 @@ from wanrt.machine.nvml import Clocks, free_gpu_bytes, read_clocks
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import EngineFolder
 from wanrt.results.values import Probe
+from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
     from wanrt.bench.candidates import Candidate
@@ -28,7 +29,7 @@ __all__ = ["Testbed", "ThisMachine", "make_testbed"]
 class Testbed(Protocol):
     """Where a bench takes place."""
 
-    def check(self, folder: EngineFolder) -> None:
+    def check(self, folder: EngineFolder, reporter: Reporter) -> None:
         """Raise unless this machine can load the engine."""
 
     def check_rival(self, name: str) -> None:
@@ -70,9 +71,9 @@ class ThisMachine:
     scratch: Scratch = field(default_factory=Scratch)
     """For the activations of all TensorRT engines: a bench runs one at a time."""
 
-    def check(self, folder: EngineFolder) -> None:
+    def check(self, folder: EngineFolder, reporter: Reporter) -> None:
         """Raise unless this machine can load the engine."""
-        check_engine(folder, self.device)
+        check_engine(folder, self.device, reporter=reporter)
 
     def check_rival(self, name: str) -> None:
         """Raise if there is no rival of that name."""

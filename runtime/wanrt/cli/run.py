@@ -122,10 +122,10 @@ def run_engine(
     opened = open_folder(folder)
     manifest = opened.manifest
     emulated = is_emulated(manifest, device)
-    check_engine(opened, device, emulated=emulated)
+    reporter = reporter or Reporter(quiet=True)
+    check_engine(opened, device, emulated=emulated, reporter=reporter)
     name = workload or next(iter(manifest.workloads))
     pinned = name if inputs is None else workload
-    reporter = reporter or Reporter(quiet=True)
     with reporter.work(f"loading {show_bytes(opened.bytes)}"):
         engine = load_engine(
             opened,

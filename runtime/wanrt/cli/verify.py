@@ -81,7 +81,7 @@ def render_verdict(
         lines += [f"  {_rebuild(folder)}" for folder in damaged]
     if any(one.copied for _, found in wrong for one in found):
         again = shlex.join(["wanrt", "verify", *map(str, paths), "--restore-mtime"])
-        lines += ["where only times differ, the engine was copied; set the recorded ones:"]
+        lines += ["where only times differ, the bytes are right; set the recorded ones:"]
         lines.append(f"  {again}")
     return "\n".join([*lines, f"{len(wrong)} of {counted(len(findings), 'engine')} wrong"])
 

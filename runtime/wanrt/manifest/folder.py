@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanrt.errors import ManifestError
-from wanrt.manifest.read import check_sizes, check_times, read_manifest_only
+from wanrt.manifest.copies import accept_copies
+from wanrt.manifest.read import check_sizes, read_manifest_only
 from wanrt.manifest.schema import Manifest
+from wanrt.terminal.progress import Reporter
 
 __all__ = ["BrokenFolder", "EngineFolder", "OpenedFolder", "check_files", "open_folder", "try_open"]
 
@@ -53,11 +55,13 @@ def try_open(path: Path) -> OpenedFolder:
         return BrokenFolder(path, error)
 
 
-def check_files(folder: EngineFolder) -> None:
-    """Check that all files are there, of the recorded sizes, and linked ones of the recorded time.
+def check_files(folder: EngineFolder, reporter: Reporter | None = None) -> None:
+    """Check that all files are there, of the recorded sizes, and no linked one was written over.
+
+    The weights of a folder that was copied are rehashed once, which `reporter` shows.
 
     Raises:
-        ManifestError: one isn't.
+        ManifestError: one isn't as recorded.
     """
     check_sizes(folder.path, folder.manifest)
-    check_times(folder.path, folder.manifest)
+    accept_copies(folder.path, folder.manifest, reporter)

@@ -11,8 +11,7 @@ from wanrt.manifest.schema import SCHEMA_VERSION, Manifest
 from wanrt.storage.strict_json import parse_json
 
 __all__ = [
-    "check_file", "check_sizes", "check_times", "parse_manifest", "read_manifest",
-    "read_manifest_only",
+    "check_file", "check_sizes", "parse_manifest", "read_manifest", "read_manifest_only",
 ]  # fmt: skip
 
 MANIFEST_NAME = "engine.json"
@@ -116,23 +115,3 @@ def check_file(folder: Path, file: str, size: int) -> None:
             f"{path} has {resolved.stat().st_size:,} bytes, engine.json says {size:,}",
             "rebuild the engine with --force",
         )
-
-
-LINKED = ("hardlink", "pool", "own")
-
-
-def check_times(folder: Path, manifest: Manifest) -> None:
-    """Refuse linked weights whose modification time isn't the recorded one.
-
-    A linked file shares its bytes with a checkpoint or the pool, so that writing over that in
-    place changes the engine. Copies and reflinks can't change so; only their sizes are compared.
-    """
-    for weights in manifest.weights:
-        path = folder / weights.file
-        if weights.storage in LINKED and path.stat().st_mtime_ns != weights.mtime_ns:
-            raise ManifestError(
-                f"{path}: its mtime isn't the recorded one: the engine was copied or moved, "
-                "or somebody wrote over these bytes",
-                f"compare the bytes: wanrt verify {folder} --restore-mtime; "
-                "if they differ, rebuild with --force",
-            )

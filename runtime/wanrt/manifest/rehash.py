@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanrt.errors import ManifestError
+from wanrt.manifest.copies import is_out_of_time, is_written_over
 from wanrt.manifest.folder import BrokenFolder, OpenedFolder
-from wanrt.manifest.read import LINKED, MANIFEST_NAME, check_file
+from wanrt.manifest.read import MANIFEST_NAME, check_file
 from wanrt.manifest.schema import WeightFile
 
 __all__ = ["Finding", "verify_engine"]
@@ -46,8 +47,8 @@ def verify_engine(
 
     Args:
         folder: the engine folder, or one that couldn't be opened, which is what is found then.
-        restore_mtime: where the bytes are right and only the modification time isn't (the folder
-            was copied to another disk), set the recorded one.
+        restore_mtime: where the bytes are right and only the modification time isn't, set the
+            recorded one, also of a file that shares its bytes with others.
         on_bytes: called with the number of bytes just hashed.
     """
     if isinstance(folder, BrokenFolder):
@@ -82,14 +83,15 @@ def _check_bytes(
 
 
 def _check_time(folder: Path, weights: WeightFile, restore: bool) -> str | None:
-    path = folder / weights.file
-    if weights.storage not in LINKED or path.stat().st_mtime_ns == weights.mtime_ns:
+    """Say what is wrong with a file's time; a copy's is set, as loading it would."""
+    if not is_out_of_time(folder, weights):
         return None
     problem = f"{weights.file}: its bytes are right, its mtime isn't"
-    if not restore:
+    if is_written_over(folder, weights) and not restore:
         return problem
+    path = folder / weights.file
     try:
         os.utime(path, ns=(path.stat().st_atime_ns, weights.mtime_ns))
     except OSError as error:
-        return f"{problem}, and can't be set: {error.strerror}"
+        return f"{problem}, and can't be set: {error.strerror}" if restore else None
     return None

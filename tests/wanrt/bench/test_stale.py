@@ -13,7 +13,15 @@ import pytest
 from commands import wanexport, wanrt, write_config
 from folders import RANK, write_lora
 from studies import OTHER_SIZES, config
-from tinyengines import Tiny, make_engine, make_family, read_raw, touch_ns, write_manifest
+from tinyengines import (
+    Tiny,
+    make_engine,
+    make_family,
+    read_raw,
+    touch_ns,
+    write_manifest,
+    write_over,
+)
 
 from wanrt.bench.stale import find_stale
 from wanrt.manifest.folder import open_folder
@@ -34,11 +42,11 @@ class TestBench:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         root = make_family(Path("engines"), full_finetune=False)
-        touch_ns(root / "tiny-separate-r4" / "weights" / "tiny.safetensors", 1)
+        write_over(root / "tiny-separate-r4" / "weights" / "tiny.safetensors")
         found = wanrt("bench", root, "--loads", 1, "--rounds", 1, "--no-probe", "--threads", 1)
         assert found.code == 1
         assert "failed: " in found.out
-        assert "the engine was copied or moved" in " ".join(found.out.split())
+        assert "somebody wrote over them" in " ".join(found.out.split())
         told = " ".join(found.err.split())
         assert f"warning[stale]: {root}/tiny-separate-r4: weights/tiny.safetensors, which" in told
         assert (

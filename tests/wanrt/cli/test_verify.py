@@ -10,21 +10,20 @@ from pathlib import Path
 
 import pytest
 from commands import wanrt
-from tinyengines import read_raw, touch_ns, write_manifest
+from tinyengines import read_raw, touch_ns, write_manifest, write_over
 
 import wanrt as package
 
 
-def test_a_copied_engine_is_told_from_one_written_over(family: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(family / "tiny-full", copy, copy_function=shutil.copyfile)
-    touch_ns(copy / "weights" / "tiny.safetensors", 1)
-    code, _, err = wanrt("run", copy, "--save", tmp_path / "o.safetensors")
+def test_an_engine_that_was_written_over_is_refused(family: Path, tmp_path: Path) -> None:
+    engine = family / "tiny-full"
+    write_over(engine / "weights" / "tiny.safetensors")
+    code, _, err = wanrt("run", engine, "--save", tmp_path / "o.safetensors")
     assert code == 1
-    assert "the engine was copied or moved, or somebody wrote over these bytes" in err
-    assert f"wanrt verify {copy} --restore-mtime; if they differ, rebuild" in err
-    assert wanrt("verify", copy, "--restore-mtime")[0] == 0
-    assert wanrt("run", copy, "--save", tmp_path / "o.safetensors")[0] == 0
+    assert "somebody wrote over them, or all were copied together" in err
+    assert f"wanrt verify {engine} --restore-mtime; if they differ, rebuild" in err
+    assert wanrt("verify", engine, "--restore-mtime")[0] == 0
+    assert wanrt("run", engine, "--save", tmp_path / "o.safetensors")[0] == 0
 
 
 def test_verify_right_engines(family: Path) -> None:
@@ -46,7 +45,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "adapter changed": ("adapters/r2.safetensors", _flip, "are not the recorded ones"),
     "adapter missing": ("adapters/r2.safetensors", Path.unlink, "is missing"),
     "manifest broken": ("engine.json", lambda p: p.write_text("{"), "is not JSON"),
-    "time changed": ("weights/tiny.safetensors", lambda p: touch_ns(p, 1), "its mtime isn't"),
+    "time changed": ("weights/tiny.safetensors", write_over, "its mtime isn't"),
 }
 
 
@@ -95,16 +94,16 @@ class TestAdvice:
     def test_of_copied_engines_is_given_once(self, family: Path, tmp_path: Path) -> None:
         copy = tmp_path / "a copy"
         shutil.copytree(family, copy)
-        for file in copy.glob("*/weights/*"):
-            touch_ns(file, 1)
         add_weights(copy / "tiny-full")
+        for file in copy.glob("*/weights/*"):
+            write_over(file)
         code, out, _ = wanrt("verify", copy)
         assert code == 1
         assert out.count("weights/tiny.safetensors: its bytes are right, its mtime isn't\n") == 3
         assert out.count("      2 files: their bytes are right, their mtime isn't\n") == 1
         assert out.count("--restore-mtime") == 1
         assert out.splitlines()[-3:] == [
-            "where only times differ, the engine was copied; set the recorded ones:",
+            "where only times differ, the bytes are right; set the recorded ones:",
             f"  wanrt verify '{copy}' --restore-mtime",
             "4 of 4 engines wrong",
         ]
@@ -123,7 +122,7 @@ class TestAdvice:
     def test_says_where_a_time_cannot_be_set(
         self, family: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        touch_ns(family / "tiny-full" / "weights" / "tiny.safetensors", 1)
+        write_over(family / "tiny-full" / "weights" / "tiny.safetensors")
 
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(errno.EPERM, "Operation not permitted")  # another user's file

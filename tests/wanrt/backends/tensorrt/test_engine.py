@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fakecuda import FakeCuda
 from faketrt import DYNAMIC, X, same
-from tinyengines import numpy_dtype, read_raw, touch_ns, write_manifest
+from tinyengines import numpy_dtype, read_raw, write_manifest, write_over
 from trtengines import (
     WIDTH,
     K,
@@ -102,7 +102,7 @@ def test_a_failed_refit_quotes_tensorrt(tmp_path: Path) -> None:
 
 def test_weights_that_were_written_over_are_refused(tmp_path: Path) -> None:
     folder = make_trt(tmp_path / "e")
-    touch_ns(folder / "weights/base.safetensors", 1)
+    write_over(folder / "weights/base.safetensors")
     with pytest.raises(ManifestError, match="mtime"):
         load_engine(folder)
 
