@@ -11,7 +11,7 @@ from typing import Any
 
 from tinyengines import write_manifest, write_over
 
-from wanrt.manifest.read import MAX_MANIFEST_BYTES
+from wanrt.storage.regular import JSON_BYTES
 
 Break = Callable[[Path, dict[str, Any]], object]
 
@@ -68,7 +68,7 @@ def _file_to_folder(path: Path) -> None:
 
 def _grow(path: Path) -> None:
     with path.open("r+b") as file:
-        file.truncate(MAX_MANIFEST_BYTES + 1)
+        file.truncate(JSON_BYTES + 1)
 
 
 def _pipe(path: Path) -> None:

@@ -14,6 +14,7 @@ from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import itemsize
 from wanexport.storage.links import pool_path
 from wanrt.storage.dtypes import SAFETENSORS
+from wanrt.storage.files import real_path
 
 __all__ = ["count_memory", "count_plan_bytes", "count_written"]
 
@@ -92,7 +93,7 @@ def _pooled(
     """
     if checkpoint is None:
         return {}
-    device = next(path for path in (out, *out.resolve().parents) if path.exists()).stat().st_dev
+    device = next(path for path in (out, *real_path(out).parents) if path.exists()).stat().st_dev
     sizes: dict[Path, int] = {}
     for file in checkpoint.files:
         path = own_path(file.path)

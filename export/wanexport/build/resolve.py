@@ -13,9 +13,12 @@ from wanexport.build.reuse import decide_action, describe_inputs
 from wanexport.build.sources import AdapterSet, Sources
 from wanexport.build.targets import Target
 from wanexport.errors import BuildError, ConfigError
+from wanexport.storage.names import safe_name
 from wanrt.manifest.schema import Mode
 
 __all__ = ["resolve_targets"]
+
+MOST_BYTES = 200  # of a folder's name: drafts have longer ones, and 255 is the limit
 
 
 def resolve_targets(request: BuildRequest, sources: Sources) -> list[Target]:
@@ -58,7 +61,7 @@ def _make_target(
         name += f"-{settings.label}{'-control' if control else ''}"
     swaps = request.swaps_in_place(mode)
     return Target(
-        name=name,
+        name=safe_name(name, MOST_BYTES),
         out=request.out,
         config=config,
         mode=mode,

@@ -10,6 +10,7 @@ from pathlib import Path
 from wanexport.errors import AdapterError, ConfigError
 from wanexport.lora.adapter import Adapter, resolve_adapter
 from wanexport.storage.hub import cached_snapshot
+from wanrt.storage.files import real_path
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.progress import Reporter
 
@@ -63,7 +64,7 @@ def name_lora(path: Path) -> str:
         return path.stem
     cached = hub_file(path)
     if cached is None:
-        return path.resolve().parent.name
+        return real_path(path).parent.name
     return cached.repo_path(cached.inside.parent).replace("/", "--")
 
 

@@ -16,6 +16,7 @@ from wanexport.errors import ConfigError
 from wanexport.model.formulas import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
+from wanrt.storage.regular import TOML_BYTES, read_regular_text
 
 __all__ = ["Architecture", "Config", "Size", "load_config"]
 
@@ -23,7 +24,8 @@ DEMO = "wan2.1-i2v-demo"
 TEXT_TOKENS = 512  # diffusers and the original both hard-code the padded prompt's length
 CLIP_TOKENS = 257
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1 << 20)]
+"""Of sizes; what is larger would only be noticed when memory or the disk is full."""
 
 
 class _Model(BaseModel):
@@ -33,7 +35,7 @@ class _Model(BaseModel):
 class Architecture(_Model):
     """The DiT's sizes under the names of diffusers' `transformer/config.json`."""
 
-    num_layers: Positive
+    num_layers: Annotated[int, Field(ge=1, le=1000)]
     num_attention_heads: Positive
     ffn_dim: Positive
     in_channels: Positive
@@ -98,7 +100,7 @@ class Size(_Model):
     width: Positive
     height: Positive
     frames: Positive
-    batch: Positive = 1
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @field_validator("width", "height")
     @classmethod
@@ -137,11 +139,13 @@ class Size(_Model):
 class Config(_Model):
     """One model at one size. What varies in a study (rank, mode, dtype, backend) is a flag."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     dtype: Dtype = "bf16"
     architecture: Architecture
     size: Size
-    dynamic_sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()  # TOML knows only lists
+    dynamic_sizes: Annotated[
+        tuple[Size, ...], Field(strict=False, max_length=64)
+    ] = ()  # TOML knows only lists
 
     @model_validator(mode="after")
     def _sizes(self) -> Config:
@@ -189,7 +193,7 @@ def load_config(name_or_file: str) -> Config:
                 nearest(name_or_file, list_configs()) or f"shipped: {', '.join(list_configs())}",
             )
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_regular_text(path, TOML_BYTES))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError

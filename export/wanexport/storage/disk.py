@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from wanexport.errors import BuildError
+from wanrt.storage.files import real_path
 from wanrt.terminal.units import show_bytes
 
 __all__ = ["check_disk", "check_out"]
@@ -18,7 +19,7 @@ def check_out(out: Path) -> None:
     Raises:
         BuildError: it, or something above it, is a file, or nothing can be written there.
     """
-    nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
+    nearest = next(path for path in (out, *real_path(out).parents) if path.exists())
     if not nearest.is_dir():
         raise BuildError(f"{nearest} is not a folder", "choose another --out")
     stores = shutil.disk_usage(nearest).total > 0  # /proc and the like have no room at all
@@ -32,7 +33,7 @@ def check_disk(out: Path, needed: int) -> None:
     Raises:
         BuildError: the disk has less room than the build writes.
     """
-    folder = out.resolve()
+    folder = real_path(out)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

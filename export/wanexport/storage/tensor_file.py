@@ -21,6 +21,7 @@ from wanexport.errors import CheckpointError, WanExportError
 from wanexport.storage.dtypes import STORED, itemsize, torch_dtype
 from wanexport.storage.streams import open_stream, read_stream
 from wanrt.storage.files import atomic_path
+from wanrt.storage.regular import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +117,7 @@ def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) 
             "convert it to safetensors on a machine you can lose",
         )
     try:
+        check_regular(path)
         with safe_open(path, framework="np") as handle:
             metadata = dict(handle.metadata() or {})
         with path.open("rb") as file:

@@ -19,6 +19,7 @@ from wanexport.errors import BuildError
 from wanexport.storage.dtypes import onnx_dtype
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.links import copy_file, place_file
+from wanexport.storage.names import safe_name
 from wanexport.storage.tensor_file import (
     StoredTensor,
     TensorRef,
@@ -99,7 +100,9 @@ class WeightStore:
                 pooled = self.pool.cast(named, specs, dtype, self.on_bytes)
                 named = {name: pooled[ref.name] for name, ref in named.items()}
             held = next(iter(named.values())).path
-            path = self._place(held, f"{origin}-{source.name}", origin, pooled=bool(casts))
+            path = self._place(
+                held, f"{origin}-{safe_name(source.stem)}.safetensors", origin, pooled=bool(casts)
+            )
             for name, ref in named.items():
                 home = self.pristine if name in changed else self.bound
                 home[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)

@@ -11,6 +11,7 @@ from wanrt.engine.engine import DeviceKind
 from wanrt.errors import ResultsError, WanrtError
 from wanrt.manifest.folder import EngineFolder, OpenedFolder, try_open
 from wanrt.manifest.read import MANIFEST_NAME
+from wanrt.storage.files import real_path
 
 __all__ = ["choose_device", "open_engines"]
 
@@ -31,7 +32,7 @@ def open_engines(paths: Iterable[Path]) -> list[OpenedFolder]:
         if not inside:
             raise ResultsError(f"{path} holds no engine", "build some: wanexport build --rank 32")
         for folder in inside:
-            found.setdefault(folder.resolve(), folder)
+            found.setdefault(real_path(folder), folder)
     return [try_open(folder) for folder in found.values()]
 
 

@@ -174,15 +174,15 @@ def _choose_exports(
     json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None
 ) -> dict[str, Path]:
     """Return the files to write by kind, none of which takes another's place."""
-    from wanrt.storage.files import check_writable
+    from wanrt.storage.files import check_writable, real_path
 
     exports = {"json": json, "csv": csv, "markdown": markdown}
     chosen = {kind: path for kind, path in exports.items() if path is not None}
     if sum(str(path) == "-" for path in chosen.values()) > 1:
         raise typer.BadParameter("only one of --json, --csv, --markdown can go to stdout")
-    if len({path.resolve() for path in chosen.values()}) < len(chosen):
+    if len({real_path(path) for path in chosen.values()}) < len(chosen):
         raise typer.BadParameter("--json, --csv and --markdown would replace each other's file")
-    if compare is not None and any(p.resolve() == compare.resolve() for p in chosen.values()):
+    if compare is not None and any(real_path(p) == real_path(compare) for p in chosen.values()):
         raise typer.BadParameter("the results would replace what they are compared with")
     for kind, path in chosen.items():
         if str(path) != "-":

@@ -64,7 +64,7 @@ Engines = Annotated[
 EngineFolder = Annotated[Path, typer.Argument(metavar="DIR", help="An engine folder.")]
 OnDevice = Annotated[DeviceName, typer.Option("--device", help="Where; auto: as they need.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; one per usable core by default.")
+    int | None, typer.Option(min=1, max=1024, help="CPU threads; one per usable core by default.")
 ]
 WorkloadName = Annotated[
     str | None, typer.Option("--workload", metavar="NAME", help="One workload of a dynamic engine.")

@@ -27,7 +27,7 @@ def report(
     from wanrt.errors import ResultsError
     from wanrt.report.headline import summary_lines
     from wanrt.results.json import read_results
-    from wanrt.storage.files import check_writable, write_text
+    from wanrt.storage.files import check_writable, real_path, write_text
     from wanrt.terminal.progress import Reporter
 
     result = read_results(results)
@@ -37,7 +37,7 @@ def report(
         hint = "pip install 'wanexport[report]'"
         raise ResultsError(f"a report needs {error.name}, which isn't installed", hint) from None
     output = output or results.with_suffix(".html")
-    if output.resolve() == results.resolve():
+    if real_path(output) == real_path(results):
         raise typer.BadParameter("-o would replace the results themselves")
     check_writable(output, (results,), b"<!doctype html>")
     with Reporter(quiet=quiet).work("plotting"):

@@ -55,12 +55,12 @@ def run(
     from wanrt.engine.tensors import show_shape
     from wanrt.engine.values import is_finite
     from wanrt.errors import EngineError
-    from wanrt.storage.files import check_writable
+    from wanrt.storage.files import check_writable, real_path
     from wanrt.terminal.progress import Reporter
 
     if save.suffix != ".safetensors":
         raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
-    if any(given and given.resolve() == save.resolve() for given in (inputs, adapter)):
+    if any(given and real_path(given) == real_path(save) for given in (inputs, adapter)):
         raise typer.BadParameter("the outputs would replace what they are made from")
     check_writable(save, filter(None, (inputs, adapter)), OUTPUTS)
     outputs = run_engine(
@@ -157,14 +157,18 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
     from wanrt.engine.values import is_finite
     from wanrt.errors import EngineError
+    from wanrt.storage.regular import check_regular
 
     tensors: dict[str, Array] = {}
     name = ""
     try:
+        check_regular(path)
         with safe_open(path, framework="np") as file:
             for name in file.keys():  # noqa: SIM118 (the handle isn't a mapping)
                 tensors[name] = file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise EngineError(f"{path} can't be read: {error.strerror or error}") from None
+    except SafetensorError as error:
         raise EngineError(f"{path} can't be read: {error}") from None
     except (TypeError, KeyError, AttributeError, ValueError):  # F8 and F4 have no numpy dtype
         raise EngineError(f"{path}: {name} is of a dtype that no engine takes") from None

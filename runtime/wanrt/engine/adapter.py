@@ -19,6 +19,7 @@ from wanrt.manifest.contents import has_recorded_bytes
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import SAFETENSORS, Array, numpy_dtype
+from wanrt.storage.regular import check_regular
 
 __all__ = ["pad_matrix", "read_adapter"]
 
@@ -37,7 +38,9 @@ def read_adapter(path: Path, folder: Path, manifest: Manifest) -> dict[str, Arra
     """
     try:
         return _read(path, folder, manifest)
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        problem = f"can't be read: {error.strerror or error}"
+    except SafetensorError as error:
         problem = f"can't be read: {error}"
     except ValueError as error:
         problem = str(error)
@@ -62,6 +65,7 @@ _checked: set[_Identity] = set()
 def _read(path: Path, folder: Path, manifest: Manifest) -> dict[str, Array]:
     identity = _identify(path)  # before it is read: a file that changes meanwhile is another one
     specs = {spec.name: spec for spec in manifest.adapter_inputs}
+    check_regular(path)
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wanrt.errors import WanrtError
 from wanrt.manifest.fields import Dtype
+from wanrt.storage.regular import TOML_BYTES, read_regular_text
 
 __all__ = ["CPU", "DeviceRates", "find_device", "load_devices", "recognise_device"]
 
@@ -59,7 +60,7 @@ def load_devices(path: Path | None = None) -> dict[str, DeviceRates]:
     """
     path = path or devices_file()
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_regular_text(path, TOML_BYTES))
     except OSError as error:
         raise DeviceError(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from wanrt.errors import ManifestError
 from wanrt.manifest.schema import SCHEMA_VERSION, Manifest
+from wanrt.storage.files import real_path
+from wanrt.storage.regular import JSON_BYTES, read_regular_text
 from wanrt.storage.strict_json import parse_json
 
 __all__ = [
@@ -15,7 +17,6 @@ __all__ = [
 ]  # fmt: skip
 
 MANIFEST_NAME = "engine.json"
-MAX_MANIFEST_BYTES = 64 << 20
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -69,11 +70,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():
-            raise ManifestError(f"{path} is not a file")
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
+        return read_regular_text(path, JSON_BYTES)
     except FileNotFoundError:
         raise ManifestError(
             f"{path.parent} is not an engine folder: it has no {path.name}",
@@ -81,7 +78,9 @@ def _read_text(path: Path) -> str:
         ) from None
     except NotADirectoryError:
         raise ManifestError(f"{path.parent} is a file, not an engine folder") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ManifestError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ManifestError(f"{path} can't be read: {error}") from None
 
 
@@ -106,7 +105,7 @@ def check_file(folder: Path, file: str, size: int) -> None:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError):
         raise ManifestError(f"{path} is missing", "rebuild the engine with --force") from None
-    if not resolved.is_relative_to(folder.resolve()):
+    if not resolved.is_relative_to(real_path(folder)):
         raise ManifestError(f"{path} leads out of the engine folder", "rebuild the engine")
     if not resolved.is_file():
         raise ManifestError(f"{path} is not a file", "rebuild the engine")

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wanrt.errors import ResultsError
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
+from wanrt.storage.regular import JSON_BYTES, read_regular_text
 from wanrt.storage.strict_json import refuse_constant
 
 __all__ = ["read_results", "to_json"]
@@ -48,7 +49,7 @@ def read_results(path: Path) -> BenchResult:
     """
     hint = "wanrt bench --json FILE writes what can be read here"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        value = json.loads(read_regular_text(path, JSON_BYTES), parse_constant=refuse_constant)
     except OSError as error:
         raise ResultsError(f"{path} can't be read: {error.strerror}", hint) from None
     except (ValueError, RecursionError) as error:

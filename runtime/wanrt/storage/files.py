@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import IO
 
 from wanrt.errors import ResultsError
+from wanrt.storage.regular import check_regular
 
-__all__ = ["atomic_file", "atomic_path", "check_writable", "temporary_name", "write_file",
-           "write_text"]  # fmt: skip
+__all__ = ["atomic_file", "atomic_path", "check_writable", "real_path", "temporary_name",
+           "write_file", "write_text"]  # fmt: skip
 
 ENGINE = "engine.json"  # what makes a folder an engine
 
 
+def real_path(path: Path) -> Path:
+    """Return an absolute path with links followed, as far as they lead: a loop raises nothing."""
+    return Path(os.path.realpath(path))
+
+
 def temporary_name(path: Path) -> Path:
     """Return the hidden name beside a path under which this process makes what shall be there."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
+    return path.with_name(f".{name}.{os.getpid()}.tmp")  # no name has more than 255 bytes
 
 
 @contextmanager
@@ -76,11 +83,15 @@ def check_writable(path: Path, inputs: Iterable[Path] = (), kind: bytes = b"") -
         )
     if path.is_dir():
         raise ResultsError(f"{path} can't be written: it is a folder", "name a file in it")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ResultsError(
-            f"{path} can't be replaced: it is a link, a device or a pipe", "name another file"
-        )
-    if any((parent / ENGINE).exists() for parent in path.resolve().parents):
+    if path.is_symlink():
+        raise ResultsError(f"{path} can't be replaced: it is a link", "name another file")
+    if path.exists():
+        try:
+            check_regular(path)
+        except OSError as error:
+            why = error.strerror
+            raise ResultsError(f"{path} can't be replaced: {why}", "name another file") from None
+    if any((parent / ENGINE).exists() for parent in real_path(path).parents):
         raise ResultsError(
             f"{path} can't be written: it would be inside an engine folder", "name another folder"
         )

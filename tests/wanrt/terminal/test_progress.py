@@ -203,8 +203,9 @@ def test_a_build_shows_all_that_can_take_long(built: tuple[Path, str]) -> None:
         "loading torch and diffusers", "random weights", "random adapter r4", "reading the LoRA",
         "hashing the LoRA", "hashing the checkpoint",
         "asking who else can read tiny-lora-r4-seed0.safetensors",
-        *engine, "reference, merged r4 fp32", "reference, base fp32", "verifying",
-        *engine, "reference, unmerged r4 fp32", "verifying",
+        *engine, "reference, merged r4 fp32", "reference, base fp32",
+        "reference, merged r4 bf16", "verifying",
+        *engine, "reference, unmerged r4 fp32", "reference, unmerged r4 bf16", "verifying",
     ]  # fmt: skip
 
 
