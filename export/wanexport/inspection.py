@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from wanexport.checkpoint.locate import locate_checkpoint
-from wanexport.checkpoint.open import open_checkpoint
+from wanexport.checkpoint.open import Checkpoint, open_checkpoint
 from wanexport.errors import AdapterError, CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
 from wanexport.lora.delta import DORA_STRENGTH, Delta
@@ -47,6 +47,9 @@ class Description:
         config: the configuration that the following is about.
         nearest: whether that fits it only better than others do.
         architecture: a checkpoint's.
+        scheme: how a checkpoint is quantised.
+        stripped: what was taken off a checkpoint's names.
+        left_aside: first words of a checkpoint's names that aren't the DiT's -> how many.
         differences: field of the architecture -> its value, and the configuration's.
         targets: the modules it changes, without their block's number -> how many.
         ranks: smallest and largest rank of a module.
@@ -68,6 +71,9 @@ class Description:
     config: str = ""
     nearest: bool = False
     architecture: Architecture | None = None
+    scheme: str | None = None
+    stripped: tuple[str, ...] = ()
+    left_aside: Mapping[str, int] = field(default_factory=dict)
     differences: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     targets: dict[str, int] | None = None
     ranks: tuple[int, int] | None = None
@@ -103,6 +109,9 @@ def format_description(description: Description) -> str:
     values = {
         held.what: held.dialect,
         "tensors": f"{held.tensors:,} ({dtypes}), {held.parameters:,} parameters",
+        "quantised": held.scheme or "",
+        "prefixes": f"{', '.join(held.stripped)} taken off" if held.stripped else "",
+        "left aside": ", ".join(f"{name} x{n}" for name, n in held.left_aside.items()),
         "weights": "random" if held.random_weights else "",
         "model": _sizes(held.architecture),
         "fits": ", ".join(held.fits) or _nothing(held),
@@ -182,6 +191,7 @@ def _describe_checkpoint(
     path: Path, files: Sequence[SafetensorsFile], config: Config | None
 ) -> Description:
     dialect, architecture = "not a whole Wan2.1 DiT", None
+    found: Checkpoint | None = None
     problems: tuple[LoraProblem, ...] = ()
     configs = [config] if config else [load_config(name) for name in list_configs()]
     try:
@@ -204,6 +214,9 @@ def _describe_checkpoint(
         config=nearest,
         nearest=config is None,
         architecture=architecture,
+        scheme=found.scheme() if found else None,
+        stripped=found.stripped if found else (),
+        left_aside=found.left_aside if found else {},
         differences=differing.get(nearest, {}),
         problems=problems,
     )
