@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from wanexport.checkpoint.gguf_file import open_weights
 from wanexport.checkpoint.locate import locate_checkpoint
 from wanexport.checkpoint.open import Checkpoint, open_checkpoint
+from wanexport.checkpoint.quantized_ref import QuantizedRef
 from wanexport.errors import AdapterError, CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
 from wanexport.lora.delta import DORA_STRENGTH, Delta
@@ -19,7 +21,7 @@ from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
 from wanexport.lora.resolve import LoraProblem, Resolution, resolve_file
 from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
+from wanexport.storage.tensor_file import SafetensorsFile
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.text import counted, first_and_more
 
@@ -95,7 +97,7 @@ def describe_file(path: Path, config: Config | None = None) -> Description:
         WanExportError: it can't be read.
     """
     location = locate_checkpoint(str(path))
-    files = [open_safetensors(file) for file in location.files]
+    files = [open_weights(file) for file in location.files]
     names = [name for file in files for name in file.tensors]
     if any(split_key(name) or find_unsupported(name) for name in names):
         return _describe_lora(files[0], config)
@@ -265,7 +267,8 @@ def _count_parameters(files: Iterable[SafetensorsFile]) -> int:
 
 
 def _count_dtypes(files: Iterable[SafetensorsFile]) -> dict[str, int]:
-    return dict(Counter(ref.dtype for file in files for ref in file.tensors.values()))
+    refs = [ref for file in files for ref in file.tensors.values()]
+    return dict(Counter(r.scheme if isinstance(r, QuantizedRef) else r.dtype for r in refs))
 
 
 def _is_random(files: Iterable[SafetensorsFile]) -> bool:

@@ -20,6 +20,7 @@ from wanexport.checkpoint.architecture import (
     read_architecture,
 )
 from wanexport.checkpoint.foreign import refuse_class, refuse_foreign, refuse_lora
+from wanexport.checkpoint.gguf_file import open_weights
 from wanexport.checkpoint.locate import Location, locate_checkpoint, own_path
 from wanexport.checkpoint.quantized import pair_scales, read_formats
 from wanexport.checkpoint.quantized_ref import QuantizedRef
@@ -27,7 +28,7 @@ from wanexport.checkpoint.select import select_dit
 from wanexport.errors import CheckpointError
 from wanexport.model.config import Architecture
 from wanexport.model.names import module_shapes, to_diffusers
-from wanexport.storage.tensor_file import SafetensorsFile, TensorRef, open_safetensors
+from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
@@ -82,6 +83,8 @@ class Checkpoint:
         for ref in self.tensors.values():
             if isinstance(ref, QuantizedRef) and file in (None, ref.path):
                 counts[ref.scheme] += ref.stored.nbytes
+        if len(counts) > 1:
+            del counts["gguf:F32"]  # norms and biases, of every kind of GGUF
         names = [name for name, _ in counts.most_common()]
         family = names[0].partition(":")[0] + ":" if names and ":" in names[0] else ""
         return family + "+".join(name.removeprefix(family) for name in names) if names else None
@@ -92,7 +95,7 @@ def open_checkpoint(path_or_id: str, arch: Architecture | None = None) -> Checkp
 
     Args:
         path_or_id: a folder (diffusers' with or without its `transformer/`, or the original's), a
-            safetensors file, or `org/name[/subfolder]` in the local Hugging Face cache.
+            safetensors or GGUF file, or `org/name[/subfolder]` in the local Hugging Face cache.
         arch: what it has to be; without it, what its shapes say.
 
     Raises:
@@ -101,7 +104,7 @@ def open_checkpoint(path_or_id: str, arch: Architecture | None = None) -> Checkp
     """
     try:
         location = locate_checkpoint(path_or_id)
-        files = tuple(open_safetensors(file) for file in location.files)
+        files = tuple(open_weights(file) for file in location.files)
         return _check(location, files, arch)
     except OSError as error:
         raise CheckpointError(f"{path_or_id} can't be read: {error.strerror or error}") from None

@@ -38,7 +38,7 @@ def describe_foreign(path: Path) -> tuple[str, str] | None:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not the file itself", AGAIN
     if head.startswith(b"GGUF"):
-        return "a GGUF file, which isn't supported", "use the checkpoint that it was made from"
+        return "a GGUF file, not safetensors", "GGUF is read as a checkpoint, not as a LoRA"
     if head.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in PICKLES:
         return "a pickle; loading one can run whatever code it holds", show_conversion([path])
     return None

@@ -122,7 +122,7 @@ def test_trainers_folders_are_named(
         (b"<!DOCTYPE html><html><head>", "is a web page"),
         (b"\n <HTML>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
-        (b"GGUF\x03\x00\x00\x00", "is a GGUF file"),
+        (b"GGUF\x03\x00\x00\x00", "is not a whole GGUF file"),
         (b"\x80\x02}q\x00.", "is a pickle"),
     ],
     ids=["page", "page-in-capitals", "lfs", "gguf", "pickle"],
