@@ -55,6 +55,7 @@ class Description:
         low_rank: what a separate or swappable engine can carry.
         rest: what can only be merged.
         problems: what can't be applied at all.
+        notes: what people should know of a LoRA's scale.
     """
 
     path: Path
@@ -76,6 +77,12 @@ class Description:
     low_rank: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
     problems: tuple[LoraProblem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a build would refuse it: part of it can't be applied, or isn't finite."""
+        return bool(self.problems)
 
 
 def describe_file(path: Path, config: Config | None = None) -> Description:
@@ -121,6 +128,7 @@ def format_description(description: Description) -> str:
     cached = hub_file(held.path)
     title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
     lines = [title, *(f"  {key:<10}  {value}" for key, value in values.items() if value)]
+    lines += [f"  {note}" for note in held.notes]
     about = f" ({held.config})" if held.config else ""
     for problem in held.problems[:LISTED_PROBLEMS]:
         lines.append(f"  not applied{about}: {problem.message}")
@@ -163,6 +171,7 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
         low_rank=tuple(delta.title for delta in low_rank),
         rest=tuple(delta.title for delta in result.deltas if not delta.is_low_rank),
         problems=(*result.problems, *_find_bad_values(result.deltas)),
+        notes=result.notes,
     )
 
 

@@ -16,9 +16,14 @@ def inspect(
         str | None, typer.Option("--config", metavar="NAME|FILE", help="What it is meant for.")
     ] = None,
 ) -> None:
-    """Say what a LoRA or checkpoint holds, and what would be applied where."""
+    """Say what a LoRA or checkpoint holds, and what would be applied where.
+
+    Exits 1 when a build would refuse it.
+    """
     from wanexport.inspection import describe_file, format_description
     from wanexport.model.config import load_config
 
     description = describe_file(Path(file), load_config(config) if config else None)
     print(format_description(description))
+    if description.is_refused:
+        raise typer.Exit(1)
