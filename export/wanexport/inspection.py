@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from wanexport.checkpoint.gguf_file import open_weights
 from wanexport.checkpoint.locate import locate_checkpoint
-from wanexport.checkpoint.open import open_checkpoint
+from wanexport.checkpoint.open import Checkpoint, open_checkpoint
+from wanexport.checkpoint.quantized_ref import QuantizedRef
 from wanexport.errors import AdapterError, CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
 from wanexport.lora.delta import DORA_STRENGTH, Delta
@@ -19,7 +21,7 @@ from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
 from wanexport.lora.resolve import LoraProblem, Resolution, resolve_file
 from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
+from wanexport.storage.tensor_file import SafetensorsFile
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.text import counted, first_and_more
 
@@ -47,6 +49,9 @@ class Description:
         config: the configuration that the following is about.
         nearest: whether that fits it only better than others do.
         architecture: a checkpoint's.
+        scheme: how a checkpoint is quantised.
+        stripped: what was taken off a checkpoint's names.
+        left_aside: first words of a checkpoint's names that aren't the DiT's -> how many.
         differences: field of the architecture -> its value, and the configuration's.
         targets: the modules it changes, without their block's number -> how many.
         ranks: smallest and largest rank of a module.
@@ -69,6 +74,9 @@ class Description:
     config: str = ""
     nearest: bool = False
     architecture: Architecture | None = None
+    scheme: str | None = None
+    stripped: tuple[str, ...] = ()
+    left_aside: Mapping[str, int] = field(default_factory=dict)
     differences: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     targets: dict[str, int] | None = None
     ranks: tuple[int, int] | None = None
@@ -96,7 +104,7 @@ def describe_file(path: Path, config: Config | None = None) -> Description:
         WanExportError: it can't be read.
     """
     location = locate_checkpoint(str(path))
-    files = [open_safetensors(file) for file in location.files]
+    files = [open_weights(file) for file in location.files]
     names = [name for file in files for name in file.tensors]
     if any(split_key(name) or find_unsupported(name) for name in names):
         return _describe_lora(files[0], config)
@@ -110,6 +118,9 @@ def format_description(description: Description) -> str:
     values = {
         held.what: held.dialect,
         "tensors": f"{held.tensors:,} ({dtypes}), {held.parameters:,} parameters",
+        "quantised": held.scheme or "",
+        "prefixes": f"{', '.join(held.stripped)} taken off" if held.stripped else "",
+        "left aside": ", ".join(f"{name} x{n}" for name, n in held.left_aside.items()),
         "weights": "random" if held.random_weights else "",
         "model": _sizes(held.architecture),
         "fits": ", ".join(held.fits) or _nothing(held),
@@ -191,6 +202,7 @@ def _describe_checkpoint(
     path: Path, files: Sequence[SafetensorsFile], config: Config | None
 ) -> Description:
     dialect, architecture = "not a whole Wan2.1 DiT", None
+    found: Checkpoint | None = None
     problems: tuple[LoraProblem, ...] = ()
     configs = [config] if config else [load_config(name) for name in list_configs()]
     try:
@@ -213,6 +225,9 @@ def _describe_checkpoint(
         config=nearest,
         nearest=config is None,
         architecture=architecture,
+        scheme=found.scheme() if found else None,
+        stripped=found.stripped if found else (),
+        left_aside=found.left_aside if found else {},
         differences=differing.get(nearest, {}),
         problems=problems,
     )
@@ -261,7 +276,8 @@ def _count_parameters(files: Iterable[SafetensorsFile]) -> int:
 
 
 def _count_dtypes(files: Iterable[SafetensorsFile]) -> dict[str, int]:
-    return dict(Counter(ref.dtype for file in files for ref in file.tensors.values()))
+    refs = [ref for file in files for ref in file.tensors.values()]
+    return dict(Counter(r.scheme if isinstance(r, QuantizedRef) else r.dtype for r in refs))
 
 
 def _is_random(files: Iterable[SafetensorsFile]) -> bool:

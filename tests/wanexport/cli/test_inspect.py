@@ -137,6 +137,18 @@ def test_a_checkpoint_s_architecture_is_told(tmp_path: Path, tiny: Path) -> None
     assert found["differs"].startswith("num_layers: 2, not 4; num_attention_heads: 1, not 4; ")
 
 
+def test_what_is_read_of_a_quantised_pipeline_is_told(tmp_path: Path, tiny: Path) -> None:
+    prefix, weight = "model.diffusion_model.", "blocks.0.ffn.net.2.weight"
+    held = {prefix + name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    held[prefix + weight] = held[prefix + weight].to(torch.float8_e4m3fn)
+    held |= {f"{prefix}{weight}_scale": torch.ones(()), "vae.conv1.weight": torch.ones(1)}
+    save_file(held, tmp_path / "aio.safetensors")
+    found = inspect(tmp_path / "aio.safetensors", "--config", tiny)
+    assert found["quantised"] == "fp8_scaled"
+    assert found["prefixes"] == f"{prefix} taken off"
+    assert found["left aside"] == "vae x1"
+
+
 def test_files_of_the_hub_s_cache_go_by_their_names_there(
     hub: Path, tmp_path: Path, tiny: Path
 ) -> None:
