@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from wanexport.checkpoint.gguf_file import open_weights
 from wanexport.checkpoint.locate import locate_checkpoint
 from wanexport.checkpoint.open import Checkpoint, open_checkpoint
@@ -25,7 +27,7 @@ from wanexport.storage.tensor_file import SafetensorsFile
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.text import counted, first_and_more
 
-__all__ = ["Description", "describe_file", "format_description"]
+__all__ = ["Description", "describe_file", "format_description", "format_json"]
 
 Range = tuple[float, float]
 LISTED = 10
@@ -109,6 +111,11 @@ def describe_file(path: Path, config: Config | None = None) -> Description:
     if any(split_key(name) or find_unsupported(name) for name in names):
         return _describe_lora(files[0], config)
     return _describe_checkpoint(location.path, files, config)
+
+
+def format_json(description: Description) -> str:
+    """Return a description as JSON, whose fields are those of `Description`."""
+    return TypeAdapter(Description).dump_json(description, indent=1).decode()
 
 
 def format_description(description: Description) -> str:

@@ -243,3 +243,16 @@ def test_dora_says_what_a_strength_means(tmp_path: Path, tiny: Path) -> None:
     made.tensors[f"{key}dora_scale"] = torch.ones(SHAPES[f"{CROSS[0]}.weight"][0])
     found = inspect(made.save(tmp_path / "a.safetensors"), "--config", tiny)
     assert found["strength"].startswith("DoRA at strength t is W + t (DoRA(W) - W)")
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_json_says_all_of_it(value: float, tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("A-diffusers", CROSS)
+    made.tensors[f"transformer.{CROSS[1]}.lora_B.weight"][0, 0] = value
+    path = made.save(tmp_path / "a.safetensors")
+    code, out, err = wanexport("inspect", path, "--config", tiny, "--json")
+    held = json.loads(out)
+    assert (code, err) == (int(value != value), "")
+    assert held["fits"] == ["tiny"]
+    assert held["notes"] == ["the file states no alpha: scale 1"]
+    assert len(held["problems"]) == code
