@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from wanexport.checkpoint.gguf_file import open_weights
 from wanexport.checkpoint.locate import locate_checkpoint
 from wanexport.checkpoint.open import Checkpoint, open_checkpoint
@@ -25,7 +27,7 @@ from wanexport.storage.tensor_file import SafetensorsFile
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.text import counted, first_and_more
 
-__all__ = ["Description", "describe_file", "format_description"]
+__all__ = ["Description", "describe_file", "format_description", "format_json"]
 
 Range = tuple[float, float]
 LISTED = 10
@@ -60,6 +62,7 @@ class Description:
         low_rank: what a separate or swappable engine can carry.
         rest: what can only be merged.
         problems: what can't be applied at all.
+        notes: what people should know of a LoRA's scale.
     """
 
     path: Path
@@ -84,6 +87,12 @@ class Description:
     low_rank: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
     problems: tuple[LoraProblem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a build would refuse it: part of it can't be applied, or isn't finite."""
+        return bool(self.problems)
 
 
 def describe_file(path: Path, config: Config | None = None) -> Description:
@@ -102,6 +111,11 @@ def describe_file(path: Path, config: Config | None = None) -> Description:
     if any(split_key(name) or find_unsupported(name) for name in names):
         return _describe_lora(files[0], config)
     return _describe_checkpoint(location.path, files, config)
+
+
+def format_json(description: Description) -> str:
+    """Return a description as JSON, whose fields are those of `Description`."""
+    return TypeAdapter(Description).dump_json(description, indent=1).decode()
 
 
 def format_description(description: Description) -> str:
@@ -132,6 +146,7 @@ def format_description(description: Description) -> str:
     cached = hub_file(held.path)
     title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
     lines = [title, *(f"  {key:<10}  {value}" for key, value in values.items() if value)]
+    lines += [f"  {note}" for note in held.notes]
     about = f" ({held.config})" if held.config else ""
     for problem in held.problems[:LISTED_PROBLEMS]:
         lines.append(f"  not applied{about}: {problem.message}")
@@ -174,6 +189,7 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
         low_rank=tuple(delta.title for delta in low_rank),
         rest=tuple(delta.title for delta in result.deltas if not delta.is_low_rank),
         problems=(*result.problems, *_find_bad_values(result.deltas)),
+        notes=result.notes,
     )
 
 

@@ -49,7 +49,10 @@ def read_architecture(shapes: Shapes, where: str, config: Mapping[str, object]) 
     def size(name: str, axis: int, rank: int) -> int:
         if name not in shapes:
             raise CheckpointError(
-                f"{where} has no tensor {name}, so it isn't a whole Wan2.1 DiT",
+                f"{where} has no tensor {name}, so it isn't a whole Wan2.1 DiT; it holds "
+                f"{len(shapes)} tensors of one: {first_three(sorted(shapes))}",
+                "if these are the trained parameters alone, lay them over the checkpoint that was "
+                "trained and save the whole",
             )
         if len(shapes[name]) != rank:
             raise CheckpointError(f"{where}: {name} is {list(shapes[name])}, not of rank {rank}")

@@ -157,8 +157,11 @@ def test_an_engine_holds_the_decoded_weights_and_says_of_what(
         tmp_path / "tiny.toml", Config(name="tiny", dtype="fp32", architecture=I2V, size=SIZE)
     )
     out = tmp_path / "engines"
-    found = wanexport("build", "--config", tiny, "--mode", "full", "--base", base, "--out", out)
+    flags = ("--config", tiny, "--mode", "full", "--base", base, "--out", out)
+    assert "base: fp8_scaled" in wanexport("build", *flags, "--dry-run").out
+    found = wanexport("build", *flags)
     assert found.code == 0, found.err
+    assert "base: fp8_scaled" in found.out
     (manifest_path,) = out.glob("*/engine.json")
     (source,) = read_manifest(manifest_path.parent).sources
     assert source.scheme == "fp8_scaled"

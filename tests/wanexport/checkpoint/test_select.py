@@ -110,3 +110,10 @@ def test_a_ti2v_is_named_by_its_sizes(tmp_path: Path) -> None:
     stem: Tensors = {"patch_embedding.weight": patch, "blocks.0.ffn.0.weight": ONES}
     with pytest.raises(CheckpointError, match=r"is Wan2\.2 TI2V-5B"):
         open_checkpoint(write(tmp_path / "wan.safetensors", stem))
+
+
+def test_trained_parameters_alone_are_named(whole: Tensors, tmp_path: Path) -> None:
+    part = {name: tensor for name, tensor in whole.items() if ".self_attn." in name}
+    with pytest.raises(CheckpointError, match=rf"it holds {len(part)} tensors of one") as caught:
+        open_checkpoint(write(tmp_path / "epoch-2.safetensors", part))
+    assert "lay them over the checkpoint that was trained" in caught.value.hint
