@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
+from wanexport.checkpoint.gguf_file import open_weights
 from wanexport.checkpoint.locate import locate_checkpoint
-from wanexport.checkpoint.open import open_checkpoint
+from wanexport.checkpoint.open import Checkpoint, open_checkpoint
+from wanexport.checkpoint.quantized_ref import QuantizedRef
 from wanexport.errors import AdapterError, CheckpointError
 from wanexport.lora.adapter import RANDOM_KEYS
 from wanexport.lora.delta import DORA_STRENGTH, Delta
@@ -19,11 +23,11 @@ from wanexport.lora.keys import ModuleIndex, find_unsupported, split_key
 from wanexport.lora.resolve import LoraProblem, Resolution, resolve_file
 from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.model.names import module_shapes
-from wanexport.storage.tensor_file import SafetensorsFile, open_safetensors
+from wanexport.storage.tensor_file import SafetensorsFile
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.text import counted, first_and_more
 
-__all__ = ["Description", "describe_file", "format_description"]
+__all__ = ["Description", "describe_file", "format_description", "format_json"]
 
 Range = tuple[float, float]
 LISTED = 10
@@ -47,6 +51,9 @@ class Description:
         config: the configuration that the following is about.
         nearest: whether that fits it only better than others do.
         architecture: a checkpoint's.
+        scheme: how a checkpoint is quantised.
+        stripped: what was taken off a checkpoint's names.
+        left_aside: first words of a checkpoint's names that aren't the DiT's -> how many.
         differences: field of the architecture -> its value, and the configuration's.
         targets: the modules it changes, without their block's number -> how many.
         ranks: smallest and largest rank of a module.
@@ -55,6 +62,7 @@ class Description:
         low_rank: what a separate or swappable engine can carry.
         rest: what can only be merged.
         problems: what can't be applied at all.
+        notes: what people should know of a LoRA's scale.
     """
 
     path: Path
@@ -68,6 +76,9 @@ class Description:
     config: str = ""
     nearest: bool = False
     architecture: Architecture | None = None
+    scheme: str | None = None
+    stripped: tuple[str, ...] = ()
+    left_aside: Mapping[str, int] = field(default_factory=dict)
     differences: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     targets: dict[str, int] | None = None
     ranks: tuple[int, int] | None = None
@@ -76,6 +87,12 @@ class Description:
     low_rank: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
     problems: tuple[LoraProblem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a build would refuse it: part of it can't be applied, or isn't finite."""
+        return bool(self.problems)
 
 
 def describe_file(path: Path, config: Config | None = None) -> Description:
@@ -89,11 +106,16 @@ def describe_file(path: Path, config: Config | None = None) -> Description:
         WanExportError: it can't be read.
     """
     location = locate_checkpoint(str(path))
-    files = [open_safetensors(file) for file in location.files]
+    files = [open_weights(file) for file in location.files]
     names = [name for file in files for name in file.tensors]
     if any(split_key(name) or find_unsupported(name) for name in names):
         return _describe_lora(files[0], config)
     return _describe_checkpoint(location.path, files, config)
+
+
+def format_json(description: Description) -> str:
+    """Return a description as JSON, whose fields are those of `Description`."""
+    return TypeAdapter(Description).dump_json(description, indent=1).decode()
 
 
 def format_description(description: Description) -> str:
@@ -103,6 +125,9 @@ def format_description(description: Description) -> str:
     values = {
         held.what: held.dialect,
         "tensors": f"{held.tensors:,} ({dtypes}), {held.parameters:,} parameters",
+        "quantised": held.scheme or "",
+        "prefixes": f"{', '.join(held.stripped)} taken off" if held.stripped else "",
+        "left aside": ", ".join(f"{name} x{n}" for name, n in held.left_aside.items()),
         "weights": "random" if held.random_weights else "",
         "model": _sizes(held.architecture),
         "fits": ", ".join(held.fits) or _nothing(held),
@@ -121,6 +146,7 @@ def format_description(description: Description) -> str:
     cached = hub_file(held.path)
     title = f"{cached.id} (of the Hugging Face cache)" if cached else str(held.path)
     lines = [title, *(f"  {key:<10}  {value}" for key, value in values.items() if value)]
+    lines += [f"  {note}" for note in held.notes]
     about = f" ({held.config})" if held.config else ""
     for problem in held.problems[:LISTED_PROBLEMS]:
         lines.append(f"  not applied{about}: {problem.message}")
@@ -163,6 +189,7 @@ def _describe_lora(file: SafetensorsFile, config: Config | None) -> Description:
         low_rank=tuple(delta.title for delta in low_rank),
         rest=tuple(delta.title for delta in result.deltas if not delta.is_low_rank),
         problems=(*result.problems, *_find_bad_values(result.deltas)),
+        notes=result.notes,
     )
 
 
@@ -182,6 +209,7 @@ def _describe_checkpoint(
     path: Path, files: Sequence[SafetensorsFile], config: Config | None
 ) -> Description:
     dialect, architecture = "not a whole Wan2.1 DiT", None
+    found: Checkpoint | None = None
     problems: tuple[LoraProblem, ...] = ()
     configs = [config] if config else [load_config(name) for name in list_configs()]
     try:
@@ -204,6 +232,9 @@ def _describe_checkpoint(
         config=nearest,
         nearest=config is None,
         architecture=architecture,
+        scheme=found.scheme() if found else None,
+        stripped=found.stripped if found else (),
+        left_aside=found.left_aside if found else {},
         differences=differing.get(nearest, {}),
         problems=problems,
     )
@@ -252,7 +283,8 @@ def _count_parameters(files: Iterable[SafetensorsFile]) -> int:
 
 
 def _count_dtypes(files: Iterable[SafetensorsFile]) -> dict[str, int]:
-    return dict(Counter(ref.dtype for file in files for ref in file.tensors.values()))
+    refs = [ref for file in files for ref in file.tensors.values()]
+    return dict(Counter(r.scheme if isinstance(r, QuantizedRef) else r.dtype for r in refs))
 
 
 def _is_random(files: Iterable[SafetensorsFile]) -> bool:

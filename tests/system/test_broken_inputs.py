@@ -109,7 +109,7 @@ EXPORT: dict[str, Case] = {
         lambda w: w.full(base=w.file("README.md", "").parent), "holds no checkpoint"
     ),
     "base of another kind": Case(
-        lambda w: w.full(base=w.file("wan.gguf", b"GGUF")), "not a whole safetensors"
+        lambda w: w.full(base=w.file("wan.gguf", b"GGUF")), "not a whole GGUF file"
     ),
     "base a configuration": Case(
         lambda w: w.full(base=w.config), "not a whole safetensors"
@@ -127,7 +127,7 @@ EXPORT: dict[str, Case] = {
         rf"lacks 1 of \d+ tensors: {Q}\.weight",
     ),
     "tensor too many": Case(
-        lambda w: w.full(base=w.base(lambda t: t.update(extra=ones(2)))),
+        lambda w: w.full(base=w.base(lambda t: t.update(extra=ones(64)))),
         "holds 1 unknown tensors: extra",
     ),
     "tensor of another shape": Case(
@@ -136,7 +136,7 @@ EXPORT: dict[str, Case] = {
     ),
     "tensor of whole numbers": Case(
         lambda w: w.full(base=w.base(lambda t: t.update({f"{Q}.bias": np.ones(256, np.int32)}))),
-        rf"{Q}\.bias is I32; F32, F16, BF16 can be read",
+        rf"{Q}\.bias is I32; F32, F16, BF16, F8_E4M3, F8_E5M2, I8 can be read",
     ),
     "NaN in the base": Case(
         lambda w: w.build("--mode", "full", base=w.base(poison(f"{Q}.weight", np.nan))),

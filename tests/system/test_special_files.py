@@ -42,7 +42,9 @@ SPECIAL: dict[str, Callable[[Path], str]] = {
 
 INPUTS: dict[str, tuple[str, Callable[[Samples, Path], list[object]]]] = {
     "base": ("x.safetensors", lambda w, p: w.full(base=p)),
-    "finetuned": ("x.safetensors", lambda w, p: ["build", "--mode", "full", "--config", w.config, "--finetuned", p]),
+    "finetuned": ("x.safetensors",
+                  lambda w, p: [
+                      "build", "--mode", "full", "--config", w.config, "--finetuned", p]),
     "lora": ("x.safetensors", lambda w, p: w.merged(p)),
     "config": ("x.toml", lambda w, p: w.full(config=p)),
     "inspect": ("x.safetensors", lambda _, p: ["inspect", p]),

@@ -60,7 +60,8 @@ def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) ->
 def write_weights(store: WeightStore, target: Target, parameters: EngineParameters) -> None:
     """Reference what doesn't change, and write what does, one tensor at a time."""
     changed = touched_parameters(parameters.merged)
-    store.reference(parameters.refs, parameters.dtypes, target.weights.origin, changed)
+    dtype = SAFETENSORS[target.config.dtype]
+    store.reference(parameters.refs, parameters.dtypes, dtype, target.weights.origin, changed)
     if changed:
         names = [name for name in parameters.refs if name in changed]
         shapes = {name: parameters.refs[name].shape for name in names}

@@ -12,6 +12,7 @@ from wanexport.checkpoint.open import Checkpoint
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import itemsize
+from wanexport.storage.hashes import join_digests
 from wanexport.storage.links import pool_path
 from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.storage.files import real_path
@@ -99,9 +100,11 @@ def _pooled(
         path = own_path(file.path)
         refs = [(n, ref) for n, ref in checkpoint.tensors.items() if ref.path == path]
         stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
-        if any(ref.dtype != stored[name] for name, ref in refs):
+        if any(ref.dtype != stored[name] or not ref.as_it_lies for name, ref in refs):
             size = sum(math.prod(ref.shape) * itemsize(stored[name]) for name, ref in refs)
-            sizes[pool_path(out / ".weights", digests[str(path)], dtype)] = size
-        elif path.stat().st_dev != device:
+            read = {str(path) for _, ref in refs for path in ref.paths}
+            digest = join_digests(digests[path] for path in read)
+            sizes[pool_path(out / ".weights", digest, dtype)] = size
+        elif refs and path.stat().st_dev != device:
             sizes[pool_path(out / ".weights", digests[str(path)])] = path.stat().st_size
     return sizes

@@ -60,7 +60,10 @@ def make_manifest(
         weights=tuple(store.files.values()),
         adapters=adapters,
         sources=(
-            *(Source(path=path, sha256=digest) for path, digest in weights.files),
+            *(
+                Source(path=path, sha256=digest, scheme=weights.made.scheme(Path(path)))
+                for path, digest in weights.files
+            ),
             *(
                 Source(path=path, sha256=sha, strength=strength, scale_from=file.scale_from)
                 for adapter in target.adapters

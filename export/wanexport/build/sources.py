@@ -241,6 +241,6 @@ def _resolve(
 def _weights(origin: Origin, checkpoint: Checkpoint | None, reporter: Reporter) -> Weights:
     if checkpoint is None:
         return Weights(origin, None, ())
-    paths = sorted({ref.path for ref in checkpoint.tensors.values()})
+    paths = sorted({path for ref in checkpoint.tensors.values() for path in ref.paths})
     digests = hash_files("the checkpoint", paths, reporter)
     return Weights(origin, checkpoint, tuple((str(p), digest) for p, digest in digests.items()))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from wanexport.checkpoint.training_state import refuse_training_state
 from wanexport.errors import CheckpointError
 from wanexport.storage.hub import cached_snapshot
+from wanrt.storage.regular import JSON_BYTES, read_regular
 from wanrt.terminal.text import first_three
 
 __all__ = ["Location", "locate_checkpoint", "own_path"]
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 INDEX_SUFFIX = ".safetensors.index.json"
-MAX_JSON_BYTES = 64 << 20
+INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json$")  # of a variant: index.fp16.json
 SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.safetensors$")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+EXPERTS = (("transformer", "transformer_2"), ("high_noise_model", "low_noise_model"))
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def locate_checkpoint(path_or_id: str) -> Location:
         path = cached_snapshot(path_or_id)
     if path.is_dir():
         return _locate_in(path)
-    if path.name.endswith(INDEX_SUFFIX):
+    if INDEX.search(path.name):
         return _indexed(path)
     if path.suffix == ".json":
         raise CheckpointError(f"{path} isn't a checkpoint", f"give its folder: {path.parent}")
@@ -59,34 +64,43 @@ def own_path(file: Path) -> Path:
 
 
 def _locate_in(folder: Path) -> Location:
-    indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
     usual = folder / f"{WEIGHTS_NAME}{INDEX_SUFFIX}"
-    if usual in indexes or len(indexes) == 1:
-        return _indexed(usual if usual in indexes else indexes[0])
+    indexes = sorted(path for path in folder.glob("*.json") if INDEX.search(path.name))
     single = folder / f"{WEIGHTS_NAME}.safetensors"
+    if usual in indexes or len(indexes) == 1:
+        index = usual if usual in indexes else indexes[0]
+        _warn_of_newer(index, single)
+        return _indexed(index)
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return Location(folder, (files[0],), config=_read_config(folder))
     if files:
         raise CheckpointError(
-            f"{folder} holds {len(files)} safetensors files and no single index of them",
-            f"name one: {files[0]}",
+            f"{folder} holds {len(files)} safetensors files and no single index of them: "
+            f"{first_three([file.name for file in files])}",
+            f"name one: {' or '.join(map(str, files[:3]))}",
         )
-    if (folder / "transformer_2").is_dir():
-        raise CheckpointError(
-            f"{folder} holds the two experts of a Wan2.2 model",
-            f"name one: {folder / 'transformer'}",
-        )
+    for pair in EXPERTS:
+        if all((folder / name).is_dir() for name in pair):
+            raise CheckpointError(
+                f"{folder} holds the two experts of a Wan2.2 model",
+                f"name one: {' or '.join(str(folder / name) for name in pair)}",
+            )
     if (folder / "transformer").is_dir():
         return _locate_in(folder / "transformer")
-    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
-        raise CheckpointError(
-            f"{folder} holds a pickle; loading one runs whatever code it holds",
-            "convert it to safetensors on a machine you can lose",
-        )
+    refuse_training_state(folder)
+    quantised = sorted(folder.glob("*.gguf"))
+    if quantised:
+        return Location(folder, (quantised[0],))
     raise CheckpointError(
         f"{folder} holds no checkpoint: no {usual.name}, no safetensors file, no transformer/"
     )
+
+
+def _warn_of_newer(index: Path, single: Path) -> None:
+    """Say which is taken where a single file was written after an index beside it."""
+    if single.is_file() and single.stat().st_mtime_ns > index.stat().st_mtime_ns:
+        log.warning("%s is newer than %s; the index's files are taken", single, index.name)
 
 
 def _indexed(path: Path) -> Location:
@@ -117,10 +131,10 @@ def _read_config(folder: Path) -> dict[str, object] | None:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, JSON_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "download it again") from None
     if not isinstance(content, dict):

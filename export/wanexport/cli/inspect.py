@@ -15,10 +15,18 @@ def inspect(
     config: Annotated[
         str | None, typer.Option("--config", metavar="NAME|FILE", help="What it is meant for.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All of it as JSON, for scripts.")
+    ] = False,
 ) -> None:
-    """Say what a LoRA or checkpoint holds, and what would be applied where."""
-    from wanexport.inspection import describe_file, format_description
+    """Say what a LoRA or checkpoint holds, and what would be applied where.
+
+    Exits 1 when a build would refuse it.
+    """
+    from wanexport.inspection import describe_file, format_description, format_json
     from wanexport.model.config import load_config
 
     description = describe_file(Path(file), load_config(config) if config else None)
-    print(format_description(description))
+    print(format_json(description) if as_json else format_description(description))
+    if description.is_refused:
+        raise typer.Exit(1)

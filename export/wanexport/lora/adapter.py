@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from wanexport.errors import AdapterError
 from wanexport.lora.delta import Delta
+from wanexport.lora.fits import find_fits
 from wanexport.lora.resolve import resolve_file
 from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import open_safetensors
@@ -47,6 +48,7 @@ class Adapter:
         deltas: its changes of parameters.
         random_weights: whether its writer says that the values are random.
         scale_from: what says by how much its products are scaled.
+        notes: what people should know of that.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class Adapter:
     deltas: tuple[Delta, ...]
     random_weights: bool
     scale_from: ScaleFrom = "none"
+    notes: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -106,10 +109,18 @@ def resolve_adapter(
         first, *others = resolution.problems
         more = f" (and {len(others)} more such problems)" if others else ""
         hint = first.hint or f"see all of it: wanexport inspect {path}"
+        if fits := find_fits(file):
+            hint = f"it fits in full: --config {' or '.join(fits)}"
         raise AdapterError(f"{path}: {first.message}{more}", hint)
     random = any(file.metadata.get(key) == "true" for key in RANDOM_KEYS)
     return Adapter(
-        path, resolution.dialect, strength, resolution.deltas, random, resolution.scale_from
+        path,
+        resolution.dialect,
+        strength,
+        resolution.deltas,
+        random,
+        resolution.scale_from,
+        resolution.notes,
     )
 
 

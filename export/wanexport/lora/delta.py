@@ -115,13 +115,14 @@ class Delta:
         tensor = ref.read().to(torch.float32, copy=True)
         if not torch.isfinite(tensor).all():
             raise AdapterError(
-                f"{ref.path}: {ref.name} holds values that aren't finite", "the file is damaged"
+                f"{ref.path}: {ref.name} holds values that aren't finite",
+                "usually the training diverged: take an earlier save of it, or load the file again",
             )
         if tensor.numel() and tensor.abs().max() > LARGEST:
             raise AdapterError(
                 f"{ref.path}: {ref.name} holds values beyond {LARGEST:.2g}, which overflow when "
                 "they are multiplied",
-                "the file is damaged",
+                "usually the training diverged: take an earlier save of it, or load the file again",
             )
         return tensor
 

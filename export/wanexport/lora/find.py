@@ -18,6 +18,8 @@ __all__ = ["LoraArgument", "find_lora", "name_lora", "parse_lora", "resolve_adap
 
 USUAL_NAMES = ("pytorch_lora_weights", "adapter_model")  # as diffusers and PEFT save every LoRA
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
 
 @dataclass(frozen=True)
 class LoraArgument:
@@ -52,6 +54,9 @@ def find_lora(name: str) -> Path:
         path = cached_snapshot(name, AdapterError)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
+        pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
+        if not files and pickles:  # opening one says what to do
+            return pickles[0]
         if len(files) != 1:
             raise AdapterError(f"{path} holds {len(files)} safetensors files", "name one of them")
         path = files[0]
@@ -73,4 +78,8 @@ def resolve_adapters(
 ) -> tuple[Adapter, ...]:
     """Read LoRA files, each with its strength; `resolve_adapter` says what it refuses."""
     with reporter.work("reading the LoRA"):
-        return tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)
+        adapters = tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)
+    for adapter in adapters:
+        for note in adapter.notes:
+            reporter.log(f"{adapter.path}: {note}")
+    return adapters

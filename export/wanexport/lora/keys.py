@@ -7,20 +7,22 @@ is taken apart by itself, with two tables, instead of guessing a dialect for the
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from wanexport.model.names import to_diffusers, to_original
+from wanexport.model.wrappers import strip_wrappers
 
 __all__ = ["Key", "ModuleIndex", "name_dialect", "split_key"]
 
-# Prefix -> its writers. An underscored one turns the module's dots into underscores, too. Of two
-# that fit the longer comes first; dotted ones may be nested.
+# Prefix -> its writers, beside the wrappers that checkpoints have, too. An underscored one turns
+# the module's dots into underscores. Of two that fit the longer comes first.
 PREFIXES = {
     "base_model.model.": "PEFT",
     "model.diffusion_model.": "ComfyUI",
     "diffusion_model.": "ComfyUI",
+    "pipe.dit.": "DiffSynth",
     "transformer.": "diffusers",
     "unet.": "diffusers",
     "model.": "PyTorch",
@@ -43,7 +45,7 @@ SUFFIXES = tuple(
         (r"(?:lora_down|lora\.down|lora_linear_layer\.down)\.weight", "A"),
         (r"(?:lora_up|lora\.up|lora_linear_layer\.up)\.weight", "B"),
         (r"(?:lora_up|lora\.up)\.bias", "B_bias"),
-        (r"alpha", "alpha"),
+        (r"(?:lora_)?alpha", "alpha"),
         (rf"lora_magnitude_vector{_ADAPTER}\.weight", "magnitude"),
         (rf"lora_magnitude_vector{_ADAPTER}", "magnitude"),
         (r"dora_scale", "magnitude"),
@@ -59,6 +61,7 @@ SUFFIXES = tuple(
 )
 # Suffix -> what it belongs to, of changes that are known and can't be applied.
 UNSUPPORTED = {
+    r"[qkv]_loras\.(?:down|up)\.weight": "Stand-In",
     r"hada_t[12]": "a Tucker core (LoHa)",
     r"lokr_t2": "a Tucker core (LoKr)",
     r"lora_mid\.weight": "a Tucker core (LoCon)",
@@ -117,15 +120,21 @@ def find_unsupported(text: str) -> str:
 
 
 def _split_prefix(module: str) -> tuple[str, str]:
-    rest = module
+    """Split a module's name into what its writers put before it, of any nesting, and the rest."""
+    stripped, rest = strip_wrappers(module)
     while prefix := next((p for p in PREFIXES if rest.startswith(p)), ""):
-        rest = rest.removeprefix(prefix)
+        stripped, rest = stripped + prefix, rest.removeprefix(prefix)
         if prefix.endswith("_"):
             break
-    return module.removesuffix(rest) if rest else module, rest
+        more, rest = strip_wrappers(rest)
+        stripped += more
+    return stripped, rest
 
 
 Naming = Literal["diffusers", "original"]
+_ATTENTION = re.compile(
+    r"(?P<block>blocks\.\d+\.)(?P<attention>self_attn|cross_attn)\.(?P<layer>.+)"
+)
 _SWAPPED = re.compile(r"blocks\.\d+\.norm[23]")
 
 
@@ -141,6 +150,9 @@ class ModuleIndex:
                 if name is not None:
                     self._names[name] = module
         self._underscored = {name.replace(".", "_"): name for name in self._names}
+        for module in set(self._names.values()):
+            for name in _mixed_names(module):
+                self._underscored.setdefault(name, module)
 
     def find(self, key: Key, namings: Collection[Naming] = ()) -> str | None:
         """Return diffusers' name of the module or loose parameter that a key names.
@@ -173,7 +185,7 @@ class ModuleIndex:
     def _dotted(self, key: Key) -> str:
         """Return the module's name as written, but with its dots back."""
         if key.prefix.endswith("_") or key.module not in self._names:
-            return self._underscored.get(key.module, key.module)
+            return self._underscored.get(key.module.replace(".", "_"), key.module)
         return key.module
 
     def _find_modulation(self, written: str) -> str | None:
@@ -199,6 +211,21 @@ class ModuleIndex:
         return any("add_k_proj" in name for name in self.shapes)
 
 
+def _mixed_names(module: str) -> Iterator[str]:
+    """Yield underscored names of an attention's layer that are half the original's.
+
+    ai-toolkit renames diffusers' names part by part, and leaves the parts that it doesn't know:
+    `self_attn_q` beside `self_attn_to_out_0`.
+    """
+    match = _ATTENTION.fullmatch(to_original(module) or "")
+    if match is None:
+        return
+    layer = module.removeprefix(match["block"]).partition(".")[2]
+    yield f"{match['block']}{match['attention']}.{layer}".replace(".", "_")
+    number = {"self_attn": "attn1", "cross_attn": "attn2"}[match["attention"]]
+    yield f"{match['block']}{number}.{match['layer']}".replace(".", "_")
+
+
 def name_dialect(keys: Iterable[Key], extras: Iterable[str] = ()) -> str:
     """Return for people what kind of file these keys are of, and what it holds beyond LoRA."""
     labels = dict.fromkeys(_label(key) for key in keys)
@@ -208,8 +235,11 @@ def name_dialect(keys: Iterable[Key], extras: Iterable[str] = ()) -> str:
 def _label(key: Key) -> str:
     prefix = next((p for p in PREFIXES if key.prefix.endswith(p)), "")
     writer = PREFIXES.get(prefix)
+    wrapped = f", stripped of {key.prefix}" if key.prefix.removesuffix(prefix) else ""
     if writer is not None:
-        return f"{writer} ({prefix})"
+        return f"{writer} ({prefix}{wrapped})"
+    if key.prefix:
+        return f"stripped of {key.prefix}"
     if ".NAME" in key.suffix:
         return "DiffSynth (lora_A.NAME)"
     if key.suffix in ("lora_A", "lora_B"):

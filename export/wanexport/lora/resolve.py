@@ -14,6 +14,7 @@ from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect
 from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, has_metadata, read_settings
 from wanexport.model.names import to_original
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+from wanrt.engine.adapter import FORMAT
 from wanrt.manifest.origin import ScaleFrom
 from wanrt.terminal.text import first_three
 
@@ -31,9 +32,12 @@ MOST_KEYS = 65_536
 _DIFFS = ("diff", "diff_b", "diff_m")
 _IMAGE_KEY = re.compile(r"[kv]_img|img_emb|add_[kv]_proj|image_embedder|norm_added_k")
 _OTHER_MODELS = {
-    r"^(text_encoder|lora_te)": "the text encoder",
-    r"^transformer_2\.": "Wan2.2's second transformer",
-    r"vace_": "VACE's blocks",
+    r"^(text_encoder|lora_te)": ("the text encoder", "split the file"),
+    r"^transformer_2\.": (
+        "Wan2.2's second transformer, the low-noise expert",
+        "the file holds LoRAs of both experts: save each transformer's keys in a file of its own",
+    ),
+    r"vace_": ("VACE's blocks", "split the file"),
 }
 
 
@@ -56,6 +60,7 @@ class Resolution:
         deltas: the changes of the model's parameters.
         alphas: of its products, where metadata or an alpha tensor says it.
         scale_from: what says so.
+        notes: what people should know of its scale.
         problems: what couldn't be applied; every key is in a delta or here.
     """
 
@@ -65,6 +70,7 @@ class Resolution:
     alphas: tuple[float, ...]
     scale_from: ScaleFrom
     problems: tuple[LoraProblem, ...]
+    notes: tuple[str, ...] = ()
 
 
 def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -> Resolution:
@@ -112,7 +118,28 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         tuple(builder.alphas),
         scale_from,
         tuple(problems),
+        _note_scale(file, keys, builder) if scale_from == "none" else (),
     )
+
+
+def _note_scale(
+    file: SafetensorsFile, keys: Mapping[str, Key | None], builder: _Builder
+) -> tuple[str, ...]:
+    """Return what people should know where a file states no alpha, so that 1 is assumed."""
+    if not builder.assumed_scale or file.metadata.get("format") == FORMAT:
+        return ()
+    notes = ["the file states no alpha: scale 1"]
+    if stated := file.metadata.get("ss_network_alpha"):
+        notes.append(
+            f"warning: its metadata says ss_network_alpha {stated[:40]}, but it has no alpha "
+            "tensors; tools that load it read only those, and take scale 1, too"
+        )
+    if any(key and "base_model.model." in key.prefix for key in keys.values()):
+        notes.append(
+            "warning: PEFT's adapter_config.json isn't beside it, and holds the alpha it was "
+            "trained with; without it ComfyUI takes scale 1, WanVideoWrapper rsLoRA of alpha = r"
+        )
+    return tuple(notes)
 
 
 class _Builder:
@@ -124,6 +151,7 @@ class _Builder:
         self.alphas: list[float] = []
         self.has_alpha_tensors = False
         self.has_stated_alphas = False
+        self.assumed_scale = False
 
     def build(self, target: str, roles: Roles) -> None:
         """Add a module's changes; raise ValueError, and add none, if its keys make none."""
@@ -152,17 +180,20 @@ class _Builder:
         elif self._settings and self._settings.use_dora:
             raise ValueError(f"the metadata says DoRA, but {target} has no magnitude")
         delta = self._delta(target, ".weight", kind, tensors)
-        alpha = _read_alpha(refs["alpha"]) if "alpha" in refs else None
+        rank = _rank(kind, refs)
+        whole = kind == "lokr" and rank is None  # its trainers write any alpha, and apply none
+        alpha = _read_alpha(refs["alpha"]) if "alpha" in refs and not whole else None
         self.has_alpha_tensors |= alpha is not None
         written = next(iter(roles.values()))[0].module
         names = (target, written, to_original(target) or target)
         try:
-            scale = find_scale(self._settings, names, _rank(kind, refs), alpha)
+            scale = find_scale(self._settings, names, rank, alpha)
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from None
         self.has_stated_alphas |= find_alpha(self._settings, names, None) is not None
         stated = find_alpha(self._settings, names, alpha)
         self.alphas += [] if stated is None else [stated]
+        self.assumed_scale |= stated is None and not whole
         made = [replace(delta, scale=scale)]
         if "B_bias" in refs:
             made.append(self._delta(target, ".bias", "diff", {"diff": refs["B_bias"]}, scale))
@@ -242,6 +273,15 @@ def _find_not_lora(keys: Mapping[str, Key | None], total: int) -> list[LoraProbl
     not_lora = [name for name, key in keys.items() if key is None]
     if not keys:
         return [LoraProblem((), "holds no tensors")]
+    if any(find_unsupported(name) == "Stand-In" for name in not_lora):
+        return [
+            LoraProblem(
+                tuple(not_lora),
+                f"is Stand-In ({first_three(not_lora)}): it acts on reference tokens alone, "
+                "which no merged weight can do",
+                "run it where its own code is, ComfyUI or Stand-In's repository",
+            )
+        ]
     if len(not_lora) == total and not any(find_unsupported(name) for name in not_lora):
         return [
             LoraProblem(
@@ -278,17 +318,14 @@ def _explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> 
                 LoraProblem(tuple(taken), f"{count} {message}: {first_three(taken)}", hint)
             )
 
-    for pattern, what in _OTHER_MODELS.items():
-        take(
-            re.compile(pattern).search,
-            f"are for {what}, which isn't part of this model",
-            "split the file",
-        )
+    for pattern, (what, hint) in _OTHER_MODELS.items():
+        take(re.compile(pattern).search, f"are for {what}, which isn't part of this model", hint)
     if not index.has_image_conditioning:
         take(
             _IMAGE_KEY.search,
-            "are for image conditioning, which this text-to-video model lacks",
-            "it is a LoRA of an image-to-video model; choose such a --config",
+            "are for image conditioning by CLIP, which this model lacks",
+            "it is a LoRA of Wan2.1's image-to-video models: choose such a --config; "
+            "text-to-video models and Wan2.2 have no such layers",
         )
     take(
         lambda name: _block(name) >= index.blocks,

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import regex
@@ -60,7 +61,13 @@ class PeftSettings(BaseModel):
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: bool | str | None = True
+    _source: str = PrivateAttr("the metadata")
     _spent: list[float] = PrivateAttr(default_factory=list)  # seconds, on patterns
+
+    @property
+    def source(self) -> str:
+        """What people call the place that it was read from."""
+        return self._source
 
     @property
     def says_nothing(self) -> bool:
@@ -129,11 +136,11 @@ def find_scale(
         TimeoutError: the metadata's patterns take for ever.
     """
     trained = settings.find_rank(names) if settings else None
-    if rank is not None and trained is not None and trained != rank:
-        raise ValueError(f"the metadata says rank {trained}, the tensors have {rank}")
+    if settings and rank is not None and trained is not None and trained != rank:
+        raise ValueError(f"{settings.source} says rank {trained}, the tensors have {rank}")
     stated = settings.find_alpha(names) if settings else None
     if stated is None and alpha is None and settings is not None:
-        raise ValueError("the metadata says no lora_alpha, and there is no alpha tensor")
+        raise ValueError(f"{settings.source} says no lora_alpha, and there is no alpha tensor")
     if stated is None:
         if alpha is None or rank is None:  # LyCORIS gives whole factors the scale 1
             return 1.0
@@ -157,7 +164,8 @@ def read_settings(file: SafetensorsFile) -> PeftSettings | None:
     """
     text, where = file.metadata.get(DIFFUSERS_KEY), f"{file.path}: {DIFFUSERS_KEY}"
     beside = file.path.with_name(PEFT_CONFIG)
-    if text is None and file.path.name == PEFT_FILE and beside.is_file():
+    is_beside = text is None and beside.is_file() and _belongs(beside, file)
+    if is_beside:
         where = str(beside)
         try:
             with beside.open(encoding="utf-8") as held:
@@ -173,7 +181,25 @@ def read_settings(file: SafetensorsFile) -> PeftSettings | None:
             "save it again with its configuration, or remove that entry if its scale is 1",
         )
     _refuse_variants(settings, where)
+    if is_beside:
+        settings._source = where
     return settings
+
+
+def _belongs(beside: Path, file: SafetensorsFile) -> bool:
+    """Tell whether settings beside a file are its own; where nobody can tell, refuse.
+
+    Raises:
+        AdapterError: several files lie there, and this one says nothing of its scale itself.
+    """
+    if file.path.name == PEFT_FILE or len(list(beside.parent.glob("*.safetensors"))) == 1:
+        return True
+    if any(name.endswith("alpha") for name in file.tensors):
+        return False
+    raise AdapterError(
+        f"{file.path} states no alpha, and {beside} may be another file's: several lie there",
+        "move the file away from it for scale 1, or into a folder with its own adapter_config.json",
+    )
 
 
 def has_metadata(file: SafetensorsFile) -> bool:

@@ -143,9 +143,8 @@ class Config(_Model):
     dtype: Dtype = "bf16"
     architecture: Architecture
     size: Size
-    dynamic_sizes: Annotated[
-        tuple[Size, ...], Field(strict=False, max_length=64)
-    ] = ()  # TOML knows only lists
+    # not strict: TOML knows only lists
+    dynamic_sizes: Annotated[tuple[Size, ...], Field(strict=False, max_length=64)] = ()
 
     @model_validator(mode="after")
     def _sizes(self) -> Config:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from wanexport.model.config import Architecture
 from wanexport.model.formulas import PATCH, PATCH_VOLUME
 
-__all__ = ["computes_in_fp32", "module_shapes", "to_diffusers", "to_original"]
+__all__ = ["computes_in_fp32", "is_known", "module_shapes", "to_diffusers", "to_original"]
 
 Shape = tuple[int, ...]
 
@@ -68,6 +68,11 @@ def to_diffusers(name: str) -> str | None:
 def to_original(name: str) -> str | None:
     """Return the original name of a module or parameter that has diffusers' name, or None."""
     return _rename(name, _MODEL_BACK, _BLOCK_BACK)
+
+
+def is_known(name: str) -> bool:
+    """Tell whether a name, diffusers' or the original one, is a DiT's module's or parameter's."""
+    return to_diffusers(name) is not None or to_original(name) is not None
 
 
 @cache

@@ -20,7 +20,7 @@ from wanexport.storage.locks import locked
 from wanrt.storage.files import atomic_file
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["hash_files", "remember_sha256", "sha256_file", "sha256_text"]
+__all__ = ["hash_files", "join_digests", "remember_sha256", "sha256_file", "sha256_text"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,12 @@ SETTLED_S = 2.0
 def sha256_text(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8 bytes, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def join_digests(digests: Iterable[str]) -> str:
+    """Return one hash for several files, in whatever order; of one file its own."""
+    found = sorted(set(digests))
+    return found[0] if len(found) == 1 else sha256_text(",".join(found))
 
 
 def sha256_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:

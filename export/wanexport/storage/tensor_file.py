@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from wanexport.errors import CheckpointError, WanExportError
 from wanexport.storage.dtypes import STORED, itemsize, torch_dtype
+from wanexport.storage.foreign_file import describe_foreign
 from wanexport.storage.streams import open_stream, read_stream
 from wanrt.storage.files import atomic_path
 from wanrt.storage.regular import check_regular
@@ -52,6 +53,16 @@ class TensorRef(StoredTensor):
     path: Path
     offset: int
 
+    @property
+    def as_it_lies(self) -> bool:
+        """Whether the bytes there are the tensor; those of a quantised one have to be decoded."""
+        return True
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that reading it reads."""
+        return (self.path,)
+
     def read(self) -> torch.Tensor:
         """Return the tensor in its stored dtype; its memory is a private map of the file."""
         import torch
@@ -73,6 +84,12 @@ class TensorRef(StoredTensor):
             return torch.frombuffer(data, dtype=dtype, count=count).reshape(self.shape)
         flat = torch.frombuffer(view, dtype=dtype, count=count, offset=self.offset - start)
         return flat.reshape(self.shape)
+
+    def read_bytes(self, at_most: int) -> bytes:
+        """Return the first bytes of the tensor as they lie in the file."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(min(self.nbytes, at_most))
 
     def read_blocks(self) -> Iterator[torch.Tensor]:
         """Yield the tensor in blocks of rows; each is overwritten when the next is asked for.
@@ -111,13 +128,11 @@ def open_safetensors(path: Path, error: type[WanExportError] = CheckpointError) 
         CheckpointError: (or the class given as `error`) the file is missing, not safetensors,
             truncated, or its header doesn't describe it.
     """
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
-        raise error(
-            f"{path} is a pickle; loading one runs whatever code it holds",
-            "convert it to safetensors on a machine you can lose",
-        )
     try:
         check_regular(path)
+        foreign = describe_foreign(path)
+        if foreign is not None:
+            raise error(f"{path} is {foreign[0]}", foreign[1])
         with safe_open(path, framework="np") as handle:
             metadata = dict(handle.metadata() or {})
         with path.open("rb") as file:

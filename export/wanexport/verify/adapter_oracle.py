@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wanexport.errors import VerificationError
 from wanexport.lora.adapter import Adapter
 from wanexport.lora.delta import Delta
-from wanexport.lora.scales import DIFFUSERS_KEY, DIFFUSERS_PREFIX, PEFT_CONFIG, PEFT_FILE
+from wanexport.lora.scales import DIFFUSERS_KEY, DIFFUSERS_PREFIX, PEFT_CONFIG
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def ask_oracle(adapter: Adapter) -> Answer:
             raise _UnreadError("it holds no product of two matrices")
         if len(products[0].shape) != 2 or any(len(delta.shape) != 2 for delta in products):
             raise _UnreadError("it changes a convolution")
-        config = _read_config(adapter.path)
+        config = _read_config(adapter.path, beside=adapter.scale_from == "sidecar")
         oracle: Oracle = "diffusers" if config is None else "peft"
         title = "diffusers" if config is None else "PEFT"
         load = _choose_loader(adapter.path, config)
@@ -103,15 +103,14 @@ def ask_oracle(adapter: Adapter) -> Answer:
     return Answer(oracle)
 
 
-def _read_config(path: Path) -> dict[str, Any] | None:
-    """Return PEFT's settings in a file's header or beside it, as they are written."""
+def _read_config(path: Path, *, beside: bool) -> dict[str, Any] | None:
+    """Return PEFT's settings in a file's header, or `beside` it, as they are written."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(DIFFUSERS_KEY)
-    beside = path.with_name(PEFT_CONFIG)
-    if text is None and path.name == PEFT_FILE and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
+    if text is None and beside:
+        text = path.with_name(PEFT_CONFIG).read_text(encoding="utf-8")
     if text is None:
         return None
     held = {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in json.loads(text).items()}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanexport.storage.hashes import remember_sha256, sha256_file
+from wanexport.storage.hashes import join_digests, remember_sha256, sha256_file
 from wanexport.storage.links import copy_file, pool_path
 from wanexport.storage.locks import locked
 from wanexport.storage.tensor_file import (
@@ -35,7 +35,7 @@ class Pool:
         dtype: str,
         on_bytes: Callable[[int], None],
     ) -> dict[str, TensorRef]:
-        """Return the tensors of one file as the graph wants them, written once and streamed.
+        """Return the tensors of one file as the graph wants them, decoded or cast once, streamed.
 
         What needs no cast goes along: it is little, and the engine then doesn't hold on to a file
         twice the size of what it reads.
@@ -44,11 +44,12 @@ class Pool:
             refs: all of the file that the model has, whichever of it one engine needs, so that
                 every engine finds the same file here.
             specs: under the same keys, the names, dtypes and shapes to write.
-            dtype: the engine's, which with the file's hash names the result.
+            dtype: the engine's, which with the hash of what is read names the result.
             on_bytes: called with the number of bytes just written.
         """
         source = next(iter(refs.values())).path
-        path = pool_path(self.folder, sha256_file(source), dtype)
+        read = {path for ref in refs.values() for path in ref.paths}
+        path = pool_path(self.folder, join_digests(map(sha256_file, read)), dtype)
         with self._alone():
             if not self._holds(path, list(specs.values())):
                 tensors = (

@@ -2,7 +2,7 @@
 
 A tensor whose bytes don't change is never copied: its file is linked into `weights/`. What must
 change its dtype, or can't be linked from where it lies, goes once into a pool beside the engines,
-named by the hash of the file it came from, and is linked from there.
+named by the hash of the file it came from, and is linked from there. So does what is quantised.
 """
 
 from __future__ import annotations
@@ -70,14 +70,16 @@ class WeightStore:
         self,
         refs: Mapping[str, TensorRef],
         dtypes: Mapping[str, str],
+        dtype: str,
         origin: Origin,
         changed: Collection[str] = (),
     ) -> None:
-        """Bind parameters to tensors of a checkpoint, cast where the stored dtype differs.
+        """Bind parameters to tensors of a checkpoint, decoded or cast where the graph needs that.
 
         Args:
             refs: parameter name -> the checkpoint's tensor.
             dtypes: parameter name -> the safetensors dtype that the graph wants.
+            dtype: the engine's, which names what is pooled.
             origin: what the manifest calls the files.
             changed: parameters that the engine has values of its own for.
         """
@@ -92,17 +94,18 @@ class WeightStore:
         for source, named in by_file.items():
             if changed and set(named) <= set(changed) and not self.keep_pristine:
                 continue
-            casts = {dtypes[name] for name, ref in named.items() if ref.dtype != dtypes[name]}
-            for dtype in casts:  # one at most: what isn't cast to the engine's dtype isn't cast
+            pooled = any(
+                ref.dtype != dtypes[name] or not ref.as_it_lies for name, ref in named.items()
+            )
+            if pooled:
                 specs = {
                     n: StoredTensor(ref.name, dtypes[n], ref.shape) for n, ref in named.items()
                 }
-                pooled = self.pool.cast(named, specs, dtype, self.on_bytes)
-                named = {name: pooled[ref.name] for name, ref in named.items()}
+                held_refs = self.pool.cast(named, specs, dtype, self.on_bytes)
+                named = {name: held_refs[ref.name] for name, ref in named.items()}
             held = next(iter(named.values())).path
-            path = self._place(
-                held, f"{origin}-{safe_name(source.stem)}.safetensors", origin, pooled=bool(casts)
-            )
+            file = f"{origin}-{safe_name(source.stem)}.safetensors"
+            path = self._place(held, file, origin, pooled=pooled)
             for name, ref in named.items():
                 home = self.pristine if name in changed else self.bound
                 home[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)

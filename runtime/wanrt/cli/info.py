@@ -162,4 +162,5 @@ def show_sources(sources: Sequence[Source]) -> Iterator[str]:
 
 def _identify(source: Source) -> str:
     strength = "" if source.strength in (None, 1.0) else f", strength {source.strength:g}"
-    return f"{source.sha256[:12]}{strength}"
+    scheme = f", {source.scheme}" if source.scheme else ""
+    return f"{source.sha256[:12]}{strength}{scheme}"

@@ -1,4 +1,4 @@
-"""The wanrt command: bench | report | run | info | verify. Only this package prints."""
+"""The wanrt command: bench | report | run | info | verify | explain. Only this package prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from wanrt.cli.bench import bench
+from wanrt.cli.explain import explain
 from wanrt.cli.info import info
 from wanrt.cli.options import INTERRUPTED
 from wanrt.cli.report import report
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (bench, report, run, info, verify):
+for command in (bench, report, run, info, verify, explain):
     app.command(cls=Command)(command)
 
 

@@ -217,22 +217,30 @@ BROKEN: list[Broken] = [
     ("tensor-original-name", rename(Q, ORIGINAL_Q), f"unknown tensors: {ORIGINAL_Q}"),
     ("tensor-shape", set_tensor(Q, ONES), rf"{Q} is \[4, 4\], should be \[128, 128\]"),
     ("tensor-fp64", set_tensor(Q, np.zeros((128, 128))), f"{Q} is F64; F32, F16, BF16"),
-    ("tensor-int8", set_tensor(Q, np.zeros((128, 128), np.int8)), f"{Q} is I8; F32"),
-    ("tensor-fp8", quantize, f"{Q} is F8_E4M3; F32, F16, BF16 can be read"),
+    ("tensor-int8", set_tensor(Q, np.zeros((128, 128), np.int8)), f"{Q} is I8 and lacks its scale"),
+    ("tensor-fp8", quantize, rf"{Q} is \[128, 512\], should be"),
     ("block-index-huge", rename(Q, Q.replace("0", "999999999", 1)), "num_layers 3"),
-    ("lora", rename(Q, "blocks.0.attn2.to_q.lora_A.weight"), "is a LoRA, or has one attached"),
-    ("lora-kohya", set_tensor("lora_unet_blocks_0_ffn_0.alpha", ONES), "is a LoRA"),
-    ("lora-diff", set_tensor("diffusion_model.head.head.diff_b", ONES), "is a LoRA"),
+    ("lora", rename(Q, "blocks.0.attn2.to_q.lora_A.weight"), "saved with a LoRA attached"),
+    (
+        "lora-kohya",
+        set_tensor("lora_unet_blocks_0_ffn_0.alpha", ONES),
+        "saved with a LoRA attached",
+    ),
+    (
+        "lora-diff",
+        set_tensor("diffusion_model.head.head.diff_b", ONES),
+        "saved with a LoRA attached",
+    ),
     ("vace", set_tensor("vace_blocks.0.proj_out.weight", ONES), "is a VACE model"),
     ("vace-class", config(_class_name="WanVACETransformer3DModel"), "is a VACE model"),
     ("vace-original", config(_class_name="VaceWanModel"), "is a VACE model"),
     ("ti2v", config(model_type="ti2v"), "is Wan2.2 TI2V-5B"),
     (
-        "ti2v-channels",
+        "fun-control-channels",
         lambda f: edit_shard(
             f, PATCH, lambda t: t.update({PATCH: t[PATCH].repeat(2, axis=1)[:, :48]})
         ),
-        "is Wan2.2 TI2V-5B",
+        "is a Fun-Control model",
     ),
     ("class", config(_class_name="HunyuanVideoTransformer3DModel"), "says HunyuanVideo"),
     (

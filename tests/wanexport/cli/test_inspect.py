@@ -113,7 +113,7 @@ def test_a_lora_that_fits_nothing_is_held_against_the_nearest(
     path = tmp_path / "lora.safetensors"
     seeded_adapter(path, module_shapes(arch), cross_attention_targets(arch), 1, seed=0)
     code, out, _ = wanexport("inspect", path)
-    assert code == 0
+    assert code == 1
     (fits,) = (line for line in out.splitlines() if line.startswith("  fits "))
     assert near in fits.partition("no configuration; the nearest is ")[2]
     problems = [line for line in out.splitlines() if line.startswith("  not applied")]
@@ -135,6 +135,18 @@ def test_a_checkpoint_s_architecture_is_told(tmp_path: Path, tiny: Path) -> None
     assert found["model"] == model
     assert found["fits"] == "no configuration; the nearest is wan2.1-i2v-demo"
     assert found["differs"].startswith("num_layers: 2, not 4; num_attention_heads: 1, not 4; ")
+
+
+def test_what_is_read_of_a_quantised_pipeline_is_told(tmp_path: Path, tiny: Path) -> None:
+    prefix, weight = "model.diffusion_model.", "blocks.0.ffn.net.2.weight"
+    held = {prefix + name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    held[prefix + weight] = held[prefix + weight].to(torch.float8_e4m3fn)
+    held |= {f"{prefix}{weight}_scale": torch.ones(()), "vae.conv1.weight": torch.ones(1)}
+    save_file(held, tmp_path / "aio.safetensors")
+    found = inspect(tmp_path / "aio.safetensors", "--config", tiny)
+    assert found["quantised"] == "fp8_scaled"
+    assert found["prefixes"] == f"{prefix} taken off"
+    assert found["left aside"] == "vae x1"
 
 
 def test_files_of_the_hub_s_cache_go_by_their_names_there(
@@ -221,7 +233,7 @@ def test_values_that_overflow_are_named(tmp_path: Path, tiny: Path) -> None:
     made = make_lora("A-diffusers", CROSS)
     made.tensors[f"transformer.{CROSS[1]}.lora_B.weight"][0, 0] = float("nan")
     code, out, _ = wanexport("inspect", made.save(tmp_path / "a.safetensors"), "--config", tiny)
-    assert code == 0
+    assert code == 1
     assert f"transformer.{CROSS[1]}.lora_B.weight holds values that aren't finite" in out
 
 
@@ -231,3 +243,16 @@ def test_dora_says_what_a_strength_means(tmp_path: Path, tiny: Path) -> None:
     made.tensors[f"{key}dora_scale"] = torch.ones(SHAPES[f"{CROSS[0]}.weight"][0])
     found = inspect(made.save(tmp_path / "a.safetensors"), "--config", tiny)
     assert found["strength"].startswith("DoRA at strength t is W + t (DoRA(W) - W)")
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_json_says_all_of_it(value: float, tmp_path: Path, tiny: Path) -> None:
+    made = make_lora("A-diffusers", CROSS)
+    made.tensors[f"transformer.{CROSS[1]}.lora_B.weight"][0, 0] = value
+    path = made.save(tmp_path / "a.safetensors")
+    code, out, err = wanexport("inspect", path, "--config", tiny, "--json")
+    held = json.loads(out)
+    assert (code, err) == (int(value != value), "")
+    assert held["fits"] == ["tiny"]
+    assert held["notes"] == ["the file states no alpha: scale 1"]
+    assert len(held["problems"]) == code

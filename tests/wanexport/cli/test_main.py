@@ -192,7 +192,7 @@ FLAGS = {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
         "--device", "--json", "--quiet", "-q",
     },
-    "inspect": {"--config"},
+    "inspect": {"--config", "--json"},
     "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},
 }  # fmt: skip
 

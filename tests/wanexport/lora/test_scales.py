@@ -51,9 +51,12 @@ def test_metadata_of_another_model_gives_no_scale(prefix: str, tmp_path: Path) -
         resolve(made, tmp_path)
 
 
-def test_adapter_config_counts_only_beside_peft_files(tmp_path: Path) -> None:
+def test_adapter_config_of_several_files_is_peft_s_own(tmp_path: Path) -> None:
     made = make_lora("raw-peft", CROSS)
     (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8}')
     peft = resolve_adapter(made.save(tmp_path / "adapter_model.safetensors"), SHAPES)
     check_gains(peft, {k: 2 * gain for k, gain in made.gains.items()})
-    check_gains(resolve(made, tmp_path), made.gains)
+    with pytest.raises(AdapterError, match="may be another file's"):
+        resolve(made, tmp_path)
+    stated = make_lora("D-musubi", CROSS, alpha=2.0)
+    check_gains(resolve(stated, tmp_path), stated.gains)

@@ -70,6 +70,12 @@ def test_another_reader_agrees(case: str, tmp_path: Path) -> None:
     assert ask_oracle(resolve(made, tmp_path, strength=0.7)).oracle == oracle
 
 
+def test_peft_reads_the_settings_beside_a_file_of_any_name(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 16}')
+    adapter = resolve(make_lora("A-diffusers", CROSS), tmp_path)
+    assert (adapter.scale_from, ask_oracle(adapter).oracle) == ("sidecar", "peft")
+
+
 @pytest.mark.parametrize("case", READ)
 def test_a_misread_alpha_is_refused(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

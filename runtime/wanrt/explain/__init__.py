@@ -1,0 +1,1 @@
+"""What a builder made of a graph, read as data. Imports storage and errors."""

@@ -1,0 +1,172 @@
+"""Quantised checkpoints: q x scale in fp32, and no scale ever dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from checkpointfiles import I2V, Q
+from commands import wanexport, wanrt, write_config
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from studies import SIZE
+
+from wanexport.checkpoint.open import open_checkpoint
+from wanexport.checkpoint.random_weights import write_checkpoint
+from wanexport.errors import CheckpointError
+from wanexport.model.config import Config
+from wanrt.manifest.read import read_manifest
+
+Tensors = dict[str, torch.Tensor]
+FP8_MAX = 448.0
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Tensors:
+    folder = tmp_path_factory.mktemp("plain")
+    write_checkpoint(folder, I2V, "fp32", 0, layout="original")
+    return {k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()}
+
+
+def linears(tensors: Tensors) -> list[str]:
+    return [n for n, t in tensors.items() if n.startswith("blocks.") and t.ndim == 2]
+
+
+def fp8(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """Return a bare cast of the block linears, and what it should be read as."""
+    stored = {n: tensors[n].to(torch.float8_e4m3fn) for n in linears(tensors)}
+    return tensors | stored, tensors | {n: t.float() for n, t in stored.items()}
+
+
+def scaled(name: str) -> Callable[[Tensors], tuple[Tensors, Tensors]]:
+    """Return ComfyUI's form, with its scale under one of its two names."""
+
+    def quantise(tensors: Tensors) -> tuple[Tensors, Tensors]:
+        stored, right = dict(tensors), dict(tensors)
+        stored["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+        other = "scale_input" if name == "scale_weight" else "input_scale"
+        for weight in linears(tensors):
+            scale = tensors[weight].abs().max() / FP8_MAX
+            stored[weight] = (tensors[weight] / scale).to(torch.float8_e4m3fn)
+            stored[weight.replace("weight", name)] = scale
+            stored[weight.replace("weight", other)] = torch.ones(())
+            right[weight] = stored[weight].float() * scale
+        return stored, right
+
+    return quantise
+
+
+def rows(dtype: torch.dtype, groups: int) -> Callable[[Tensors], tuple[Tensors, Tensors]]:
+    """Return LightX2V's form (one scale a row) or musubi's (several)."""
+
+    def quantise(tensors: Tensors) -> tuple[Tensors, Tensors]:
+        stored, right = dict(tensors), dict(tensors)
+        top = 127.0 if dtype == torch.int8 else FP8_MAX
+        for weight in linears(tensors):
+            parts = tensors[weight].reshape(len(tensors[weight]), groups, -1)
+            scale = parts.abs().amax(dim=2, keepdim=True) / top
+            q = parts / scale
+            q = (q.round() if dtype == torch.int8 else q).to(dtype)
+            stored[weight] = q.reshape(tensors[weight].shape)
+            key = "weight_scale" if groups == 1 else "scale_weight"
+            stored[weight.replace("weight", key)] = scale[:, :, 0] if groups == 1 else scale
+            right[weight] = (q.float() * scale).reshape(tensors[weight].shape)
+        return stored, right
+
+    return quantise
+
+
+@pytest.mark.parametrize(
+    ("quantise", "scheme"),
+    [
+        (fp8, "fp8"),
+        (scaled("scale_weight"), "fp8_scaled"),
+        (scaled("weight_scale"), "fp8_scaled"),
+        (rows(torch.float8_e4m3fn, 1), "fp8_channel"),
+        (rows(torch.int8, 1), "int8_channel"),
+        (rows(torch.float8_e4m3fn, 2), "fp8_block"),
+    ],
+    ids=["bare", "comfy-2025", "comfy-2026", "lightx2v-fp8", "lightx2v-int8", "musubi"],
+)
+def test_reads_q_times_scale(
+    quantise: Callable[[Tensors], tuple[Tensors, Tensors]],
+    scheme: str,
+    plain: Tensors,
+    tmp_path: Path,
+) -> None:
+    stored, right = quantise(plain)
+    path = tmp_path / "wan.safetensors"
+    save_file({f"model.diffusion_model.{n}": t.contiguous() for n, t in stored.items()}, path)
+    checkpoint = open_checkpoint(str(path), I2V)
+    assert checkpoint.scheme() == scheme
+    for ref in checkpoint.tensors.values():
+        value = right[ref.name.removeprefix("model.diffusion_model.")]
+        assert torch.equal(ref.read().float(), value)
+
+
+def test_reads_formats_in_the_header(plain: Tensors, tmp_path: Path) -> None:
+    stored, _ = scaled("weight_scale")(plain)
+    layers = {n.removesuffix(".weight"): {"format": "float8_e4m3fn"} for n in linears(plain)}
+    path = tmp_path / "wan.safetensors"
+    save_file(stored, path, metadata={"_quantization_metadata": json.dumps({"layers": layers})})
+    assert open_checkpoint(str(path), I2V).scheme() == "fp8_scaled"
+    layers[linears(plain)[0].removesuffix(".weight")] = {"format": "nvfp4"}
+    save_file(stored, path, metadata={"_quantization_metadata": json.dumps({"layers": layers})})
+    with pytest.raises(CheckpointError, match="is quantised as nvfp4"):
+        open_checkpoint(str(path), I2V)
+
+
+ORIGINAL = "blocks.0.cross_attn.q"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({f"{ORIGINAL}.weight_scale_2": torch.ones(())}, "is quantised as NVFP4"),
+        ({f"{ORIGINAL}.weight_scale_inv": torch.ones(1, 1)}, "fp8 in blocks of 128 x 128"),
+        ({f"{ORIGINAL}.my_scale": torch.ones(())}, "in a way that isn't known"),
+        ({f"{ORIGINAL}.weight_scale": torch.ones(3)}, r"weight_scale is \[3\]; a scale of"),
+        ({"blocks.0.norm3.scale_weight": torch.ones(())}, "which is F32, not quantised"),
+        ({"blocks.9.norm3.scale_weight": torch.ones(())}, "which isn't in the file"),
+        ({f"{ORIGINAL}.scale_weight": torch.ones(())}, "has two scales"),
+        ({f"{ORIGINAL}.weight_scale": None}, "lacks its scale"),
+    ],
+    ids=["nvfp4", "deepseek", "unknown", "shape", "not-quantised", "nothing", "twice", "lost"],
+)
+def test_refuses_what_it_can_not_decode(
+    changes: dict[str, torch.Tensor | None], message: str, plain: Tensors, tmp_path: Path
+) -> None:
+    stored, _ = scaled("weight_scale")(plain)
+    held = {name: tensor for name, tensor in (stored | changes).items() if tensor is not None}
+    path = tmp_path / "wan.safetensors"
+    save_file(held, path)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(path), I2V)
+
+
+def test_an_engine_holds_the_decoded_weights_and_says_of_what(
+    plain: Tensors, tmp_path: Path
+) -> None:
+    stored, right = scaled("scale_weight")(plain)
+    base = tmp_path / "wan_fp8_scaled.safetensors"
+    save_file(stored, base)
+    tiny = write_config(
+        tmp_path / "tiny.toml", Config(name="tiny", dtype="fp32", architecture=I2V, size=SIZE)
+    )
+    out = tmp_path / "engines"
+    flags = ("--config", tiny, "--mode", "full", "--base", base, "--out", out)
+    assert "base: fp8_scaled" in wanexport("build", *flags, "--dry-run").out
+    found = wanexport("build", *flags)
+    assert found.code == 0, found.err
+    assert "base: fp8_scaled" in found.out
+    (manifest_path,) = out.glob("*/engine.json")
+    (source,) = read_manifest(manifest_path.parent).sources
+    assert source.scheme == "fp8_scaled"
+    assert "fp8_scaled" in wanrt("info", manifest_path.parent).out
+    (weights,) = (manifest_path.parent / "weights").glob("base-*")
+    with safe_open(weights, "pt") as file:
+        assert torch.equal(file.get_tensor(f"{ORIGINAL}.weight"), right[f"{ORIGINAL}.weight"])
+    assert open_checkpoint(str(base)).tensors[Q].name == f"{ORIGINAL}.weight"
