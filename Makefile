@@ -3,6 +3,7 @@
 # make check     lint, check types, run the tests that need neither torch nor other processes
 # make lint      the first two of those, and that the rooms import one another one way
 # make stubs     types of TensorRT for mypy, made of NVIDIA's bindings; `make lint` does it first
+# make test-slow the tests that take minutes each, such as the rehearsal of `make bench-gpu`
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
 # make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
@@ -34,7 +35,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test check lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu clean
+.PHONY: demo test test-slow check lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -42,7 +43,11 @@ demo: $(DEMO)
 	$(BIN)/wanrt report engines/bench.json
 
 test: lint $(if $(LACKING),cpp-left-out,cpp)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	@echo "left out: what takes minutes by itself; make test-slow runs it"
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 check: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not torch and not system and not cpp and not gpu"

@@ -28,6 +28,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
+@pytest.mark.slow
 def test_every_part_finds_something(rehearsed: Path) -> None:
     steps = json.loads((rehearsed / "results.json").read_text())["steps"]
     assert set(steps) == PARTS
@@ -40,6 +41,7 @@ def test_every_part_finds_something(rehearsed: Path) -> None:
     assert not [row for row in rows if row[2].startswith("FAILED")]
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_again(rehearsed: Path) -> None:
     before = (rehearsed / "results.json").read_bytes()
     done = run("-m", "benchmarks.gpu", "--work", str(rehearsed), *ARGUMENTS, "--part", "card")
@@ -48,6 +50,7 @@ def test_a_second_run_does_nothing_again(rehearsed: Path) -> None:
     assert (rehearsed / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_results_of_another_card_are_not_gone_on_with(rehearsed: Path, tmp_path: Path) -> None:
     value = json.loads((rehearsed / "results.json").read_text())
     value["context"]["card"] = "another"
