@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
 from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["PlanMaker"]
+__all__ = ["PlanMaker", "describe_ranges"]
 
 PLAN_NAME = "engine.plan"
 LAYERS_NAME = "layers.json"
@@ -83,7 +84,7 @@ class PlanMaker:
             refit=settings.refit,
             weight_streaming=settings.weight_streaming,
             profiles=tuple(size.name for size in self.target.sizes),
-            weights=self._ranges(self.store.bound) if stripped else {},
+            weights=describe_ranges(self.store.folder, self.store.bound) if stripped else {},
             swap=self._make_swap(),
             layers=_describe_file(layers),
             control=self.target.control,
@@ -144,17 +145,6 @@ class PlanMaker:
         with self.reporter.phases(f"{name}: building its plan") as show:
             return self._pool.make(key, job, lambda p: show(p.name, p.done, p.steps))
 
-    def _ranges(self, refs: dict[str, TensorRef]) -> dict[str, WeightRange]:
-        return {
-            name: WeightRange(
-                file=ref.path.relative_to(self.store.folder).as_posix(),
-                offset=ref.offset,
-                bytes=ref.nbytes,
-                dtype=ENGINE_DTYPES[ref.dtype],
-            )
-            for name, ref in refs.items()
-        }
-
     def _make_swap(self) -> Swap | None:
         rank = self.target.swap_rank
         if rank is None:
@@ -178,7 +168,11 @@ class PlanMaker:
                     )
                 )
         merges = tuple(self._make_merge(shape, rank) for shape in sorted(set(sides.values())))
-        return Swap(inputs=tuple(inputs), base=self._ranges(self.store.pristine), merges=merges)
+        return Swap(
+            inputs=tuple(inputs),
+            base=describe_ranges(self.store.folder, self.store.pristine),
+            merges=merges,
+        )
 
     def _make_merge(self, shape: tuple[int, int], rank: int) -> MergePlan:
         dtype = SAFETENSORS[self.target.config.dtype]
@@ -197,6 +191,19 @@ class PlanMaker:
         path = self.store.folder / f"{name}.plan"
         self._pool.place(key, path)
         return _describe_merge(path, shape, rank)
+
+
+def describe_ranges(folder: Path, refs: Mapping[str, TensorRef]) -> dict[str, WeightRange]:
+    """Return where a folder's weight files hold tensors, as its engine.json says it."""
+    return {
+        name: WeightRange(
+            file=ref.path.relative_to(folder).as_posix(),
+            offset=ref.offset,
+            bytes=ref.nbytes,
+            dtype=ENGINE_DTYPES[ref.dtype],
+        )
+        for name, ref in refs.items()
+    }
 
 
 def _describe_layers(found: Finished) -> str:

@@ -1,4 +1,4 @@
-"""The wanexport command: build | estimate | inspect | adapter, and how it ends."""
+"""The wanexport command: build | estimate | inspect | adapter | detach, and how it ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from wanexport.cli import tensorrt_options
 from wanexport.cli.adapter import adapter
 from wanexport.cli.build import build
+from wanexport.cli.detach import detach
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (build, estimate, inspect, adapter):
+for command in (build, estimate, inspect, adapter, detach):
     app.command(cls=Command)(command)
 
 INTERRUPTED = 130

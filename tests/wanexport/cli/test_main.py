@@ -193,6 +193,7 @@ FLAGS = {
         "--device", "--json", "--quiet", "-q",
     },
     "inspect": {"--config", "--json"},
+    "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from studies import I2V, build
 
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.manifest.plan import PlanFile
+from wanrt.manifest.read import read_manifest
 
 sources = folders.sources  # a fixture
 
@@ -102,6 +103,28 @@ class TestWhereWeightsLive:
             assert self.read(tmp_path / merged.name, part) == self.read(tmp_path / full.name, own)
             now = plan_of(merged).weights[name]
             assert self.read(tmp_path / merged.name, now) != self.read(tmp_path / full.name, own)
+
+    @pytest.mark.parametrize("mode", ["merged", "separate"])
+    def test_a_detached_engine_s_plan_finds_the_same_bytes(
+        self, sources: Path, tmp_path: Path, mode: str
+    ) -> None:
+        settings = PlanSettings("tensorrt-rtx", refit="all")
+        options: dict[str, Any] = {"dtype": "fp16", "tensorrt": settings, "verify": False}
+        build(tmp_path, modes=(mode,), ranks=(4,), base=str(sources / "base"), **options)
+        (engine,) = manifests(tmp_path)
+        outcome = wanexport("detach", tmp_path / engine.name, "-o", tmp_path / "own")
+        assert outcome.code == 0, outcome.err
+        old, new = plan_of(engine), plan_of(read_manifest(tmp_path / "own"))
+        assert (new.key, new.sha256) == (old.key, old.sha256)
+        pairs = [(old.weights, new.weights)]
+        if old.swap is not None and new.swap is not None:
+            pairs.append((old.swap.base, new.swap.base))
+        assert len(pairs) == (2 if mode == "merged" else 1)
+        for was, now in pairs:
+            assert was.keys() == now.keys()
+            for name, part in was.items():
+                held = self.read(tmp_path / engine.name, part)
+                assert held == self.read(tmp_path / "own", now[name]), name
 
     @staticmethod
     def read(folder: Path, part: Any) -> bytes:
