@@ -122,7 +122,7 @@ RUNTIME: dict[str, Case] = {
         lambda w: run(engine(w, lambda f: shard(f / "weights").unlink())), "safetensors is missing"
     ),
     "weights written over": Case(
-        lambda w: run(engine(w, overwrite)), "somebody wrote over these bytes"
+        lambda w: run(engine(w, overwrite)), "its bytes are not the recorded ones"
     ),
     "no such workload": Case(lambda w: run(w.swappable, "--workload", "9x9x9"), "no workload"),
     "adapter missing": Case(lambda w: run(w.swappable, "--adapter", w.tmp / "x"), "can't be read"),

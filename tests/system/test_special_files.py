@@ -17,18 +17,18 @@ root, samples = valid_files.root, valid_files.samples  # fixtures
 
 def _fifo(path: Path) -> str:
     os.mkfifo(path)
-    return "it is a pipe"
+    return "is not a file but a pipe"
 
 
 def _socket(path: Path) -> str:
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path.name)  # relative: a socket's path may have 108 bytes
-    return "it is a socket|No such device or address"
+    return "is not a file but a socket|No such device or address"
 
 
 def _device(path: Path) -> str:
     path.symlink_to("/dev/zero")
-    return "it is a device|it is a link"
+    return "is not a file but a device|it is a link"
 
 
 def _loop(path: Path) -> str:

@@ -41,13 +41,16 @@ def read_regular(path: Path, at_most: int) -> bytes:
         OSError: it can't be read, isn't a regular file, or is larger; `strerror` says so.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         _check(status.st_mode, path)
         if status.st_size > at_most:
             why = f"it is larger than {at_most >> 20} MiB"
             raise OSError(errno.EFBIG, why, str(path))
-        return file.read(at_most + 1)  # /proc's files say size 0
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(at_most + 1)  # /proc's files say size 0
+    finally:
+        os.close(descriptor)
 
 
 def read_regular_text(path: Path, at_most: int) -> str:
@@ -63,4 +66,4 @@ def read_regular_text(path: Path, at_most: int) -> str:
 def _check(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+        raise OSError(errno.EINVAL, f"it is not a file but {kind}", str(path))

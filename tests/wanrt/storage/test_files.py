@@ -47,8 +47,8 @@ def test_the_temporary_name_is_hidden_and_swept(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("pipe", "link"):
-        with pytest.raises(ResultsError, match=f"can't be replaced: it is a {name}"):
+    for name, kind in (("pipe", "not a file but a pipe"), ("link", "a link")):
+        with pytest.raises(ResultsError, match=f"can't be replaced: it is {kind}"):
             write_text(tmp_path / name, "x")
 
 
