@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ from wanrt.manifest.read import MANIFEST_NAME
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Collect every engine.json that this process opens; its children's are their own."""
     found: list[Path] = []
-    really = io.open
 
-    def watched(file: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(file, str | Path) and Path(file).name == MANIFEST_NAME:
-            found.append(Path(file))
-        return really(file, *args, **kwargs)
+    def watch(really: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(file: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(file, str | Path) and Path(file).name == MANIFEST_NAME:
+                found.append(Path(file))
+            return really(file, *args, **kwargs)
 
-    monkeypatch.setattr("io.open", watched)
-    monkeypatch.setattr("builtins.open", watched)
+        return watched
+
+    monkeypatch.setattr("builtins.open", watch(open))
+    monkeypatch.setattr("io.open", watch(io.open))
+    monkeypatch.setattr("os.open", watch(os.open))
     return found
 
 
