@@ -120,8 +120,12 @@ def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:
 def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBench]) -> None:
     """Let benches go on with an earlier result, or refuse one that measured something else."""
     hint = "measure anew, without --resume"
-    if earlier.machine.lasting != result.machine.lasting:
-        raise ResultsError("the earlier bench ran on another machine or with other versions", hint)
+    for name, (was, now) in earlier.machine.list_differences(result.machine).items():
+        raise ResultsError(
+            f"the earlier bench ran on another machine or with other versions: {name} was {was}, "
+            f"is {now}",
+            hint,
+        )
     defaults = asdict(BenchOptions())
     for name in defaults.keys() - EXTENDABLE:
         if earlier.options.get(name, defaults[name]) != result.options[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -46,11 +47,29 @@ class Machine:
     """Share of the time, 0 to 1, that the GPU computed in the second or so before the bench."""
     torch: str | None = None
     """The version that rivals ran with, if there were any."""
+    gpu_uuid: str | None = None
+    """Which card it is: two of one model differ by a few per cent."""
+    gpu_power_limit_w: float | None = None
+    """What the driver lets it draw, in W."""
 
     @property
     def lasting(self) -> Machine:
         """The machine without what was so for the moment only."""
         return replace(self, load_average=0.0, gpu_processes=(), gpu_utilisation=None)
+
+    def list_differences(self, other: Machine) -> dict[str, tuple[object, object]]:
+        """Return what lasts and differs from another machine: name -> (its own, the other's).
+
+        What one of them doesn't know (torch without rivals, a card's facts in older results, or
+        without a driver's tool) doesn't count.
+        """
+        mine, theirs = vars(self.lasting), vars(other.lasting)
+        optional = ("torch", "gpu_uuid", "gpu_power_limit_w")
+        return {
+            name: (value, theirs[name])
+            for name, value in mine.items()
+            if value != theirs[name] and not (name in optional and None in (value, theirs[name]))
+        }
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -75,14 +94,14 @@ def describe_machine(device: str, threads: int | None, rivals: bool = False) -> 
         threads: on a CPU; by default one per usable core.
         rivals: whether torch's version counts.
     """
-    gpu, driver = _describe_gpu() if device == "cuda" else (None, None)
+    card = _describe_gpu() if device == "cuda" else _Card()
     return Machine(
         processor=processor_name(),
         cores=usable_cores(),
         threads=threads or usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
-        gpu=gpu,
-        driver=driver,
+        gpu=card.name,
+        driver=card.driver,
         onnxruntime=_version("onnxruntime", "onnxruntime-gpu"),
         wanrt=_version("wanexport"),
         python=platform.python_version(),
@@ -93,6 +112,8 @@ def describe_machine(device: str, threads: int | None, rivals: bool = False) -> 
         tensorrt_rtx=_version(*TENSORRT_RTX) if device == "cuda" else "none",
         gpu_utilisation=gpu_utilisation() if device == "cuda" else None,
         torch=_version("torch") if rivals else None,
+        gpu_uuid=card.uuid,
+        gpu_power_limit_w=card.power_limit_w,
     )
 
 
@@ -107,17 +128,29 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _describe_gpu() -> tuple[str, str]:
-    query = ["nvidia-smi", "--query-gpu=uuid,name,driver_version", "--format=csv,noheader"]
+@dataclass(frozen=True)
+class _Card:
+    """What nvidia-smi says of CUDA's first GPU."""
+
+    name: str | None = None
+    driver: str | None = None
+    uuid: str | None = None
+    power_limit_w: float | None = None
+
+
+def _describe_gpu() -> _Card:
+    fields = "uuid,name,driver_version,power.limit"
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return "unknown GPU", "unknown"
-    rows = [line.split(", ") for line in out.splitlines() if line.count(", ") == 2]
-    chosen = choose_gpu([ListedGpu(uuid, name) for uuid, name, _ in rows])
+        return _Card("unknown GPU", "unknown")
+    rows = [line.split(", ") for line in out.splitlines() if line.count(", ") == 3]
+    chosen = choose_gpu([ListedGpu(uuid, name) for uuid, name, *_ in rows])
     if chosen is None:
-        return "unknown GPU", rows[0][2] if rows else "unknown"
-    return rows[chosen][1], rows[chosen][2]
+        return _Card("unknown GPU", rows[0][2] if rows else "unknown")
+    uuid, name, driver, limit = rows[chosen]
+    return _Card(name, driver, uuid, float(limit) if re.fullmatch(r"[\d.]+", limit) else None)
 
 
 def _version(*distributions: str) -> str:

@@ -7,7 +7,7 @@ ratio to `full`, measured beside it both times, is judged by that; `full` itself
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 from wanrt.errors import ResultsError
@@ -50,10 +50,8 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
     Raises:
         ResultsError: another machine, other versions, or other options.
     """
-    now, was = machine.lasting, earlier.machine.lasting
-    if None in (now.torch, was.torch):  # no rivals in one of them: the engines run without torch
-        now, was = replace(now, torch=None), replace(was, torch=None)
-    facts = [(name, getattr(was, name), value) for name, value in vars(now).items()]
+    differences = earlier.machine.list_differences(machine)
+    facts = [(name, was, now) for name, (was, now) in differences.items()]
     facts += [
         (name, earlier.options.get(name, old), options.get(name, old))
         for name, old in STABLE_OPTIONS.items()

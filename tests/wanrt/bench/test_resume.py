@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,14 @@ class TestResume:
         with pytest.raises(ResultsError, match="another machine"):
             other = FakeTestbed(Script(machine={"processor": "Other"}))
             bench_engines([tmp_path], options, testbed=other, earlier=part)
+        card = replace(part.machine, gpu_uuid="GPU-1", gpu_power_limit_w=700.0)
+        first = replace(part, machine=card)
+        changes: tuple[dict[str, Any], ...] = ({"gpu_uuid": "GPU-2"}, {"gpu_power_limit_w": 350.0})
+        for change in changes:
+            (fact,) = change
+            with pytest.raises(ResultsError, match=f"another machine .*: {fact} was"):
+                other = FakeTestbed(Script(machine=change))
+                bench_engines([tmp_path], options, testbed=other, earlier=first)
         with pytest.raises(ResultsError, match="another --warmup"):
             wider = BenchOptions(loads=3, rounds=4, warmup=3)
             bench_engines([tmp_path], wider, testbed=FakeTestbed(Script()), earlier=part)

@@ -79,7 +79,10 @@ class Driver:
     def has(self, names: tuple[str, ...], **environment: str) -> None:
         self._patch.setitem(sys.modules, "pynvml", FakeNvml(names))
         pairs = zip(UUIDS, names, strict=False)
-        lines = "\n".join(f"{uuid}, {name}, 580.{i}" for i, (uuid, name) in enumerate(pairs))
+        limits = ("700.00", "[N/A]", "350.00")
+        lines = "\n".join(
+            f"{uuid}, {name}, 580.{i}, {limits[i]}" for i, (uuid, name) in enumerate(pairs)
+        )
         self._command.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
         self._command.chmod(0o755)
         for key, value in environment.items():
@@ -120,6 +123,9 @@ def test_all_facts_are_the_same_gpu_s(driver: Driver) -> None:
     assert read_clocks() == Clocks(2, 2, ("power cap",))
     machine = describe_machine("cuda", None)
     assert (machine.gpu_processes, machine.gpu_utilisation) == ((-2,), 0.02)
+    assert (machine.gpu_uuid, machine.gpu_power_limit_w) == (UUIDS[1], None)
+    driver.has(SAME, CUDA_VISIBLE_DEVICES="2")
+    assert describe_machine("cuda", None).gpu_power_limit_w == 350.0
 
 
 def test_without_the_variable_it_is_the_first(driver: Driver) -> None:
