@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wanexport.cli.options import Quiet
+from wanrt.terminal.screen import print_line
 
 __all__ = ["adapter"]
 
@@ -26,4 +27,4 @@ def adapter(
 
     loras = [parse_lora(file) for file in files]
     rank = make_canonical(loras, engine, output, Reporter(quiet=quiet), force=force)
-    print(f"saved {output} (rank {rank})")
+    print_line(f"saved {output} (rank {rank})")

@@ -28,6 +28,7 @@ from wanexport.lora.find import parse_lora
 from wanexport.model.config import DEMO
 from wanrt.manifest.schema import Backend
 from wanrt.terminal.progress import Reporter
+from wanrt.terminal.screen import print_line
 
 __all__ = ["build"]
 
@@ -155,9 +156,9 @@ def _build(request: BuildRequest, reporter: Reporter) -> None:
     with reporter.work("loading torch and diffusers"):
         from wanexport.build.recipe import build_engines
     built = build_engines(request, reporter)
-    print(format_built(built))
+    print_line(format_built(built))
     for warning in effect_warnings(built):
-        print(warning, file=sys.stderr)
+        print_line(warning, sys.stderr)
 
 
 def _print_targets(request: BuildRequest, reporter: Reporter) -> None:
@@ -172,5 +173,5 @@ def _print_targets(request: BuildRequest, reporter: Reporter) -> None:
     request = resolve_request(request, reporter)
     sources = gather(request, reporter, dry_run=True)
     targets = resolve_targets(request, sources)
-    print(format_targets(targets, request.out, sources.to_make_bytes))
+    print_line(format_targets(targets, request.out, sources.to_make_bytes))
     check_targets(request.out, targets, sources.to_make_bytes)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wanexport.cli.options import Quiet
+from wanrt.terminal.screen import print_line
 from wanrt.terminal.units import show_bytes
 
 __all__ = ["detach"]
@@ -26,4 +27,4 @@ def detach(
     from wanrt.terminal.progress import Reporter
 
     copied = detach_engine(engine, output, Reporter(quiet=quiet), force=force)
-    print(f"saved {output} ({show_bytes(copied)})")
+    print_line(f"saved {output} ({show_bytes(copied)})")

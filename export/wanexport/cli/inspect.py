@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wanrt.terminal.screen import print_line
+
 __all__ = ["inspect"]
 
 
@@ -27,6 +29,6 @@ def inspect(
     from wanexport.model.config import load_config
 
     description = describe_file(Path(file), load_config(config) if config else None)
-    print(format_json(description) if as_json else format_description(description))
+    print_line(format_json(description) if as_json else format_description(description))
     if description.is_refused:
         raise typer.Exit(1)

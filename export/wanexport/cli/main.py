@@ -19,6 +19,7 @@ from wanexport.errors import UsageError
 from wanrt.errors import UserError
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command
+from wanrt.terminal.screen import print_line
 
 __all__ = ["app", "main"]
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, hint: str, code: int = 1) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print_line("error: " + message.replace("\n", "\\n"), sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print_line(f"hint: {hint}", sys.stderr)
     sys.exit(code)

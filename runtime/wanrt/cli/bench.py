@@ -25,6 +25,7 @@ from wanrt.cli.options import (
     device_kind,
     parse_percent,
 )
+from wanrt.terminal.screen import print_line
 
 if TYPE_CHECKING:
     from wanrt.bench.options import BenchOptions
@@ -95,6 +96,7 @@ def bench(
     from wanrt.results.json import read_results
     from wanrt.results.regression import check_comparable, compare_results
 
+    print_line("", end="")  # a closed stdout is known before the work
     chosen = _choose_exports(json, csv, markdown, compare)
     if not isfinite(time_budget):
         raise typer.BadParameter("--time-budget is a number of seconds")
@@ -125,7 +127,7 @@ def bench(
     result = _bench(folders, options, testbed, earlier, chosen, verbose, quiet)
     if before is not None:
         changes = compare_results(result, before, fail_above)
-        print(render_changes(changes, str(compare)), end="", file=sys.stderr)
+        print_line(render_changes(changes, str(compare)), sys.stderr, end="")
         if any(change.failed for change in changes):
             raise typer.Exit(1)
     if not result.ok:
@@ -157,10 +159,10 @@ def _bench(
     )
     _save(result, files)
     to_stdout = next((kind for kind, path in exports.items() if str(path) == "-"), None)
-    print(render_bench(result, verbose), end="", file=sys.stderr if to_stdout else sys.stdout)
+    print_line(render_bench(result, verbose), sys.stderr if to_stdout else sys.stdout, end="")
     if to_stdout:
         print(_formats()[to_stdout](result), end="")
-    print(render_advice(result), end="", file=sys.stderr)
+    print_line(render_advice(result), sys.stderr, end="")
     for path in files.values():
         print(f"saved {path}", file=sys.stderr)
     if result.interrupted:

@@ -9,6 +9,7 @@ import typer
 
 from wanrt.cli.options import EngineFolder
 from wanrt.errors import EngineError
+from wanrt.terminal.screen import print_line
 from wanrt.terminal.text import columns, counted
 from wanrt.terminal.units import show_si
 
@@ -34,7 +35,7 @@ def explain(
             "the kernels of TensorRT-RTX engines can be read",
         )
     kernels = read_kernels(folder / plan.file)
-    print(_as_json(kernels) if json else _as_table(kernels))
+    print_line(_as_json(kernels) if json else _as_table(kernels))
 
 
 def _as_table(kernels: tuple[Kernel, ...]) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from wanrt.cli.options import EngineFolder
 from wanrt.storage.hub import hub_file
+from wanrt.terminal.screen import print_line
 from wanrt.terminal.text import counted, group_digits, wrap
 from wanrt.terminal.units import show_bytes
 
@@ -32,7 +33,7 @@ def info(
     from wanrt.manifest.read import read_manifest
 
     manifest = read_manifest(folder)
-    print(manifest.to_json() if json else render_info(folder, manifest), end="")
+    print_line(manifest.to_json() if json else render_info(folder, manifest), end="")
 
 
 def render_info(folder: Path, manifest: Manifest) -> str:

@@ -18,6 +18,7 @@ from wanrt.cli.verify import verify
 from wanrt.errors import WanrtError
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command
+from wanrt.terminal.screen import print_line
 
 app = typer.Typer(
     name="wanrt",
@@ -37,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         app(None if argv is None else list(argv), prog_name="wanrt")
     except WanrtError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line("error: " + str(error).replace("\n", "\\n"), sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print_line(f"hint: {error.hint}", sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

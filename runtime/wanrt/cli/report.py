@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wanrt.cli.options import Quiet
+from wanrt.terminal.screen import print_line
 
 __all__ = ["report"]
 
@@ -45,5 +46,5 @@ def report(
             save_plots(result, plots)
         write_text(output, render_page(result, results.stem))
     for line in summary_lines(result):
-        print(line)
+        print_line(line)
     print(f"saved {output}", file=sys.stderr)

@@ -19,6 +19,7 @@ from wanrt.cli.options import (
     WorkloadName,
     device_kind,
 )
+from wanrt.terminal.screen import print_line
 from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def run(
     source = str(inputs) if inputs else f"seed {seed}"
     save_tensors(save, outputs, {"engine": str(folder), "inputs": source})
     for name, array in outputs.items():
-        print(f"{name} {array.dtype} {show_shape(array.shape)}")
+        print_line(f"{name} {array.dtype} {show_shape(array.shape)}")
     print(f"saved {save}", file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanrt.cli.options import ENGINES, Engines, Quiet
+from wanrt.terminal.screen import print_line
 from wanrt.terminal.text import counted, wrap
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def verify(
     with Reporter(quiet=quiet).bytes("rehashing", total) as piece:
         for folder in folders:
             found = verify_engine(folder, restore_mtime=restore_mtime, on_bytes=piece.advance)
-            print(render_findings(folder.path, found))
+            print_line(render_findings(folder.path, found))
             findings.append((folder, found))
-    print(render_verdict(engines or ENGINES, findings))
+    print_line(render_verdict(engines or ENGINES, findings))
     if not all(one.ok for _, found in findings for one in found):
         raise typer.Exit(1)
 

@@ -1,1 +1,1 @@
-"""What a terminal shows: units, wrapped lines and progress. Imports nothing of wanrt."""
+"""What a terminal shows: units, wrapped lines and progress. Imports only errors."""

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
+from wanrt.terminal.screen import visible
 from wanrt.terminal.units import BYTES, pick, shorten, show_bytes
 
 __all__ = ["LONG_S", "Piece", "Reporter"]
@@ -80,7 +81,7 @@ class Reporter:
         if self._bars is not None:
             self._bars.refresh()  # the line pushes them down as they were drawn last
         if not self._quiet:
-            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(visible(message), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bytes(self, text: str, total: int | None) -> Iterator[Piece]:
