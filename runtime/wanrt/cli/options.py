@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from wanrt.engine.engine import DeviceKind
 
 __all__ = [
-    "ENGINES", "INTERRUPTED", "CudaGraph", "DeviceName", "EngineFolder", "Engines", "OnDevice",
-    "Quiet", "Threads", "WeightStreaming", "WorkloadName", "device_kind", "parse_percent",
-    "parse_size",
+    "ENGINES", "INTERRUPTED", "CudaGraph", "DeviceName", "EngineFolder", "Engines", "Force",
+    "OnDevice", "Quiet", "Threads", "WeightStreaming", "WorkloadName", "device_kind",
+    "parse_percent", "parse_size",
 ]  # fmt: skip
 
 INTERRUPTED = 130
@@ -68,6 +68,9 @@ Threads = Annotated[
 ]
 WorkloadName = Annotated[
     str | None, typer.Option("--workload", metavar="NAME", help="One workload of a dynamic engine.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an output that this command didn't write.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
 WeightStreaming = Annotated[
