@@ -101,7 +101,7 @@ $(GPU): pyproject.toml constraints.txt
 	@echo "installing into $(VENV)-gpu"
 	$(PYTHON) -m venv $(VENV)-gpu
 	@$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[export,gpu,report]' cuda-bindings nvidia-ml-py
+	  -e '.[export,gpu,report]' cuda-bindings
 	@touch $@
 
 # what the tests need holds what the demo needs

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = ("benchmarks", "configs", "docs", "export", "runtime", "tests", "tools")
 FILES = (
-    ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
-    "README.md", "constraints.txt", "pyproject.toml",
+    ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
+    "Makefile", "README.md", "constraints.txt", "pyproject.toml",
 )  # fmt: skip
 SPECIFICATION = ("engines/README.md", "engines/engine.schema.json")
 JUNK = (
