@@ -46,7 +46,9 @@ def bench(
     weight_streaming: WeightStreaming = None,
     cuda_graph: CudaGraph = True,
     mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
-    warmup: Annotated[int, typer.Option(min=0, help="Forwards discarded at each visit.")] = 1,
+    warmup: Annotated[
+        int, typer.Option(min=0, max=1000, help="Forwards discarded at each visit.")
+    ] = 1,
     half_width: Annotated[
         float,
         typer.Option(metavar="PERCENT", parser=parse_percent, help="Of a ratio's 95 % interval."),
@@ -55,10 +57,11 @@ def bench(
         float, typer.Option(min=0, help="Seconds of measuring; 3 loads are measured anyway.")
     ] = 120.0,
     loads: Annotated[
-        int | None, typer.Option(min=1, help="Of every engine, instead of what follows.")
+        int | None, typer.Option(min=1, max=1000, help="Of every engine, instead of what follows.")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="In every load, instead of what loading costs.")
+        int | None,
+        typer.Option(min=1, max=1000, help="In every load, instead of what loading costs."),
     ] = None,
     rivals: Annotated[
         list[str] | None,
