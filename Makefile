@@ -7,6 +7,7 @@
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
 # make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
+# make docs      write docs/cli.md from the commands' own help
 # make clean     remove the environment, caches and build folders; engines stay
 #
 # PYTHON (3.11 or newer) makes the environment VENV; both, PYTEST_ARGS, and JOBS (how many processes
@@ -35,7 +36,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test test-slow check lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu clean
+.PHONY: demo test test-slow check docs lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -67,6 +68,9 @@ lint: $(DEV) stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy $(MYPY_ARGS)
+
+docs: $(DEV)
+	$(BIN)/python tools/cli_reference.py docs/cli.md
 
 stubs: $(STUBS)/made
 

@@ -114,7 +114,7 @@ def test_resume_without_a_file_begins(family: Path, tmp_path: Path) -> None:
 def test_percentages_have_their_sign(family: Path, value: str) -> None:
     code, _, err = wanrt("bench", family, "--half-width", value)
     assert code == 2
-    assert "is no percentage, like 0.5%" in " ".join(err.split())
+    assert "isn't a percentage, such as 0.5%" in " ".join(err.split())
 
 
 def test_an_unknown_rival_is_named(family: Path) -> None:
