@@ -11,6 +11,7 @@ from typing import Any
 from faketestbed import MACHINE
 
 from wanrt.machine.nvml import Clocks
+from wanrt.manifest.schema import Mode
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Forward, Probe, Ratio, Verdict
 
@@ -19,7 +20,7 @@ GIB = 2**30
 
 def row(
     label: str,
-    mode: str,
+    mode: Mode,
     rank: int | None = None,
     ratio: tuple[float, float, float] | None = None,
     verdict: Verdict = "slower",

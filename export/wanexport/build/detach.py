@@ -14,11 +14,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from wanexport.build.folder import draft_folder, publish, sweep_drafts
+from wanexport.build.folder import publish
 from wanexport.build.tensorrt_plan import describe_ranges
 from wanexport.errors import BuildError
 from wanexport.graph.emulate import emulate
 from wanexport.storage.disk import check_disk, check_out
+from wanexport.storage.drafts import draft_folder, sweep_drafts
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.links import copy_file

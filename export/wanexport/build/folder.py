@@ -1,52 +1,15 @@
-"""Engine folders that appear whole or not at all.
-
-A draft is a dot folder beside its engine, held by a lock that ends with its process. Publishing is
-a rename, or an exchange with the engine that was there. What a killed build leaves is a draft that
-nobody holds; the next build removes it.
-"""
+"""A finished draft becomes an engine folder, whole or not at all."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wanexport.build.replaceable import why_not_replace
 from wanexport.errors import BuildError
-from wanexport.storage.exchange import exchange
+from wanexport.storage.drafts import place_draft
 
-__all__ = ["draft_folder", "publish", "sweep_drafts", "sweep_temporaries"]
-
-SUFFIX = ".draft"
-OLD = ".old"
-
-
-@contextmanager
-def draft_folder(out: Path, name: str) -> Iterator[Path]:
-    """Make a folder to build in; whatever is left of it afterwards is removed."""
-    draft, handle = _make_held(out, name)
-    try:
-        draft.chmod(0o755)
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        os.close(handle)
-
-
-def _make_held(out: Path, name: str) -> tuple[Path, int]:
-    """Make a folder and lock it; another build's sweep may get between the two."""
-    while True:
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=SUFFIX, dir=out))
-        with suppress(FileNotFoundError):
-            handle = os.open(draft, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if draft.exists():
-                return draft, handle
-            os.close(handle)
+__all__ = ["publish"]
 
 
 def publish(draft: Path, target: Path, *, replace: bool) -> bool:
@@ -63,62 +26,6 @@ def publish(draft: Path, target: Path, *, replace: bool) -> bool:
     Raises:
         BuildError: what is there isn't an engine, or holds more than one.
     """
-    if replace and os.path.lexists(target):
-        if reason := why_not_replace(target):  # it may have changed since the build began
-            raise BuildError(f"{target} can't be replaced: {reason}", "move it away first")
-        if not exchange(draft, target):  # the draft's name now has the old engine, to be removed
-            _replace_in_two_steps(draft, target)
-        return True
-    try:
-        draft.rename(target)
-    except OSError:
-        if os.path.lexists(target):
-            return False
-        raise
-    return True
-
-
-def _replace_in_two_steps(draft: Path, target: Path) -> None:
-    """Move the old engine aside first; if this process dies then, the next sweep restores it."""
-    with draft_folder(target.parent, f"{target.name}{OLD}") as aside:
-        old = aside / target.name
-        target.rename(old)
-        try:
-            draft.rename(target)
-        except BaseException:
-            if not os.path.lexists(target):
-                old.rename(target)
-            raise
-
-
-def _restore(aside: Path) -> None:
-    """Give an engine that was moved aside its name again, if nothing else has it."""
-    name, found, _ = aside.name[1:].rpartition(f"{OLD}.")
-    if found and (aside / name).is_dir() and not os.path.lexists(aside.with_name(name)):
-        (aside / name).rename(aside.with_name(name))
-
-
-def sweep_drafts(out: Path) -> int:
-    """Remove the drafts of builds that are no more and return how many there were.
-
-    An engine that such a build had moved aside, and not replaced yet, gets its name again.
-    """
-    removed = 0
-    for draft in out.glob(f".*{SUFFIX}"):
-        with suppress(OSError):
-            handle = os.open(draft, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _restore(draft)
-                shutil.rmtree(draft, ignore_errors=True)
-                removed += 1
-            finally:
-                os.close(handle)
-    return removed
-
-
-def sweep_temporaries(folder: Path) -> None:
-    """Remove the half-written files of builds that are no more; none may be under way."""
-    for file in folder.glob(".*.tmp"):
-        if file.is_file():
-            file.unlink(missing_ok=True)
+    if replace and os.path.lexists(target) and (reason := why_not_replace(target)):
+        raise BuildError(f"{target} can't be replaced: {reason}", "move it away first")
+    return place_draft(draft, target, replace=replace)

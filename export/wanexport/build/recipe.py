@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
-from wanexport.build.folder import draft_folder, publish, sweep_drafts, sweep_temporaries
+from wanexport.build.folder import publish
 from wanexport.build.manifest import EMULATED_NAME, GRAPH_NAME, make_manifest
 from wanexport.build.oracles import Oracles
 from wanexport.build.request import BuildRequest, resolve_request
@@ -28,12 +28,14 @@ from wanexport.graph.emulate import emulate
 from wanexport.graph.passes import to_inputs
 from wanexport.graph.trace import trace_graph
 from wanexport.storage.disk import check_out
+from wanexport.storage.drafts import draft_folder, sweep_drafts
 from wanexport.tensorrt.pool import PlanPool
 from wanexport.weights.pool import Pool
 from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest.origin import Verification
 from wanrt.manifest.read import MANIFEST_NAME
+from wanrt.storage.files import sweep_temporaries
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["Built", "build_engines"]

@@ -13,12 +13,10 @@ import contextlib
 import hashlib
 import json
 import math
-import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +26,7 @@ from wanexport.checkpoint.open import open_checkpoint
 from wanexport.errors import CheckpointError, WanExportError
 from wanexport.model.config import Architecture
 from wanexport.model.names import module_shapes, to_original
+from wanexport.storage.drafts import draft_folder, place_draft, sweep_drafts
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.locks import locked
 from wanexport.storage.tensor_file import (
@@ -37,7 +36,7 @@ from wanexport.storage.tensor_file import (
 from wanrt.machine.cores import usable_cores
 from wanrt.manifest.fields import Dtype
 from wanrt.storage.dtypes import SAFETENSORS
-from wanrt.storage.files import atomic_file, temporary_name
+from wanrt.storage.files import atomic_file
 
 if TYPE_CHECKING:
     import torch
@@ -133,11 +132,11 @@ def ensure_demo_checkpoint(
                     f"{folder} exists and isn't a checkpoint of random weights",
                     "move it away, or name it with --base",
                 )
-            for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-                shutil.rmtree(stale, ignore_errors=True)
-            with _replaced(folder) as temporary:
-                _write_json(temporary / RECIPE_NAME, recipe)
-                write_checkpoint(temporary, arch, dtype, seed, on_bytes=on_bytes)
+            sweep_drafts(folder.parent)
+            with draft_folder(folder.parent, folder.name) as draft:
+                _write_json(draft / RECIPE_NAME, recipe)
+                write_checkpoint(draft, arch, dtype, seed, on_bytes=on_bytes)
+                place_draft(draft, folder, replace=True)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be made: {error.strerror or error}") from None
     return True
@@ -201,22 +200,6 @@ def _distribution(spec: StoredTensor) -> tuple[float, float]:
     if len(spec.shape) > 1:
         return 0.0, math.prod(spec.shape[1:]) ** -0.5
     return (1.0 if spec.name.endswith(".weight") else 0.0), 0.02
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the folder's place on success and vanishes otherwise."""
-    temporary = temporary_name(folder)
-    outdated = folder.with_name(f".{folder.name}.old.tmp")
-    try:
-        temporary.mkdir()
-        yield temporary
-        if folder.exists():
-            folder.rename(outdated)
-        temporary.rename(folder)
-    finally:
-        for left in (temporary, outdated):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _rename(spec: StoredTensor, layout: Layout) -> StoredTensor:

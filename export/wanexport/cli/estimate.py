@@ -24,6 +24,7 @@ from wanexport.cli.options import (
 from wanexport.errors import UsageError
 from wanexport.model.config import DEMO
 from wanrt.terminal.progress import Reporter
+from wanrt.terminal.screen import print_line
 
 __all__ = ["estimate"]
 
@@ -60,6 +61,9 @@ def estimate(
         Path | None,
         typer.Option(metavar="FILE", help="Save all figures as JSON; - is standard output."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a FILE that estimate didn't write.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Estimate what engines cost, before building any.
@@ -82,15 +86,15 @@ def estimate(
     )
     check_usage(request)
     if json is not None and str(json) != "-":
-        check_writable(json, kind=rb'\{\s*"schema"')
+        check_writable(json, kind=rb'\{\s*"schema"', force=force)
     with Reporter(quiet=quiet).work("measuring the device"):
         devices = choose_devices(device or (), resolved.dtype)
     costs = price_engines(request)
     outlooks = [predict_engines(request, device) for device in devices]
     to_stdout = json is not None and str(json) == "-"
-    print(render_costs(resolved, costs, outlooks), file=sys.stderr if to_stdout else sys.stdout)
+    print_line(render_costs(resolved, costs, outlooks), sys.stderr if to_stdout else sys.stdout)
     if to_stdout:
-        print(costs_to_json(resolved, costs, outlooks), end="")
+        print_line(costs_to_json(resolved, costs, outlooks), end="")
     elif json is not None:
         write_text(json, costs_to_json(resolved, costs, outlooks))
-        print(f"saved {json}", file=sys.stderr)
+        print_line(f"saved {json}", sys.stderr)

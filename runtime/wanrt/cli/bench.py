@@ -26,7 +26,7 @@ from wanrt.cli.options import (
     device_kind,
     parse_percent,
 )
-from wanrt.terminal.screen import print_line
+from wanrt.terminal.screen import print_line, print_result
 
 if TYPE_CHECKING:
     from wanrt.bench.options import BenchOptions
@@ -181,7 +181,8 @@ def bench(
         bool,
         typer.Option(
             "--force",
-            help="Compare with FILE even if it is from another machine, version or set of options.",
+            help="Compare across machines, versions and options; replace a FILE that bench "
+            "didn't write.",
             rich_help_panel=RESULTS,
         ),
     ] = False,
@@ -209,7 +210,7 @@ def bench(
     from wanrt.results.regression import check_comparable, compare_results
 
     print_line("", end="")  # a closed stdout is known before the work
-    chosen = _choose_exports(json, csv, markdown, compare)
+    chosen = _choose_exports(json, csv, markdown, compare, force)
     if not isfinite(time_budget):
         raise typer.BadParameter("--time-budget is a number of seconds")
     if fail_above is not None and compare is None:
@@ -271,21 +272,22 @@ def _bench(
     )
     _save(result, files)
     to_stdout = next((kind for kind, path in exports.items() if str(path) == "-"), None)
-    print_line(render_bench(result, verbose), sys.stderr if to_stdout else sys.stdout, end="")
     if to_stdout:
-        print(_formats()[to_stdout](result), end="")
+        print_line(render_bench(result, verbose), sys.stderr, end="")
+    text = _formats()[to_stdout](result) if to_stdout else render_bench(result, verbose)
+    print_result(text)
     print_line(render_advice(result), sys.stderr, end="")
     for path in files.values():
-        print(f"saved {path}", file=sys.stderr)
+        print_line(f"saved {path}", sys.stderr)
     if result.interrupted:
         if "json" in files:
-            print(f"go on with: --resume --json {files['json']}", file=sys.stderr)
+            print_line(f"go on with: --resume --json {files['json']}", sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
 
 
 def _choose_exports(
-    json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None
+    json: Path | None, csv: Path | None, markdown: Path | None, compare: Path | None, force: bool
 ) -> dict[str, Path]:
     """Return the files to write by kind, none of which takes another's place."""
     from wanrt.storage.files import check_writable, real_path
@@ -300,7 +302,8 @@ def _choose_exports(
         raise typer.BadParameter("the results would replace what they are compared with")
     for kind, path in chosen.items():
         if str(path) != "-":
-            check_writable(path, () if compare is None else (compare,), STARTS.get(kind, b""))
+            inputs = () if compare is None else (compare,)
+            check_writable(path, inputs, STARTS.get(kind, b""), force=force)
     return chosen
 
 

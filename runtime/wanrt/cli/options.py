@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENGINES", "INTERRUPTED", "RUNNING", "CudaGraph", "DeviceName", "EngineFolder", "Engines",
-    "OnDevice", "Quiet", "Threads", "WeightStreaming", "WorkloadName", "device_kind",
+    "Force", "OnDevice", "Quiet", "Threads", "WeightStreaming", "WorkloadName", "device_kind",
     "parse_percent", "parse_size",
 ]  # fmt: skip
 
@@ -92,6 +92,9 @@ WorkloadName = Annotated[
         help="Size to run a dynamic engine at, such as 832x480x81 [default: its first].",
         rich_help_panel=RUNNING,
     ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an output that this command didn't write.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
 WeightStreaming = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wanrt.cli.options import Quiet
+from wanrt.cli.options import Force, Quiet
 from wanrt.terminal.screen import print_line
 
 __all__ = ["report"]
@@ -30,6 +30,7 @@ def report(
     plots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also save each plot as PNG and SVG here.")
     ] = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Make an HTML page of a bench's results.
@@ -51,11 +52,11 @@ def report(
     output = output or results.with_suffix(".html")
     if real_path(output) == real_path(results):
         raise typer.BadParameter("-o would replace the results themselves")
-    check_writable(output, (results,), b"<!doctype html>")
+    check_writable(output, (results,), b"<!doctype html>", force=force)
     with Reporter(quiet=quiet).work("plotting"):
         if plots is not None:
-            save_plots(result, plots)
+            save_plots(result, plots, force=force)
         write_text(output, render_page(result, results.stem))
     for line in summary_lines(result):
         print_line(line)
-    print(f"saved {output}", file=sys.stderr)
+    print_line(f"saved {output}", sys.stderr)

@@ -12,6 +12,7 @@ import typer
 from wanrt.cli.options import (
     DeviceName,
     EngineFolder,
+    Force,
     OnDevice,
     Quiet,
     Threads,
@@ -65,6 +66,7 @@ def run(
     device: OnDevice = DeviceName.auto,
     threads: Threads = None,
     weight_streaming: WeightStreaming = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Run one forward and save its outputs.
@@ -81,7 +83,7 @@ def run(
         raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
     if any(given and real_path(given) == real_path(save) for given in (inputs, adapter)):
         raise typer.BadParameter("the outputs would replace what they are made from")
-    check_writable(save, filter(None, (inputs, adapter)), OUTPUTS)
+    check_writable(save, filter(None, (inputs, adapter)), OUTPUTS, force=force)
     outputs = run_engine(
         folder,
         device=device_kind(device),
@@ -102,7 +104,7 @@ def run(
     save_tensors(save, outputs, {"engine": str(folder), "inputs": source})
     for name, array in outputs.items():
         print_line(f"{name} {array.dtype} {show_shape(array.shape)}")
-    print(f"saved {save}", file=sys.stderr)
+    print_line(f"saved {save}", sys.stderr)
 
 
 def run_engine(

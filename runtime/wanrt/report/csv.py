@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
+from wanrt.terminal.screen import visible
 
 __all__ = ["to_csv"]
+
+FORMULA = ("=", "+", "-", "@")
 CSV_FIELDS = (
     "model", "workload", "engine", "candidate", "mode", "rank", "dtype", "control", "rival",
     "random_weights", "verified", "batch", "tokens", "n", "median_s", "mean_s", "stddev_s",
@@ -22,17 +25,19 @@ CSV_FIELDS = (
 def to_csv(result: BenchResult) -> str:
     """Return a line per candidate, seconds and bytes as plain numbers.
 
-    A folder whose manifest can't be read has a line with nothing but that and the reason.
+    A folder whose manifest can't be read has a line with nothing but that and the reason. Text
+    that a spreadsheet would take for a formula has an apostrophe before it (OWASP, "CSV
+    injection"), and what a terminal would obey is written as escapes: names come from files.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for group in result.groups:
         for row in group.candidates:
-            writer.writerow(_csv_row(group, row))
+            writer.writerow(map(_plain, _csv_row(group, row)))
     for folder, reason in result.broken.items():
         known = {"engine": folder, "candidate": Path(folder).name, "failed": reason}
-        writer.writerow([known.get(name) for name in CSV_FIELDS])
+        writer.writerow([_plain(known.get(name)) for name in CSV_FIELDS])
     return text.getvalue()
 
 
@@ -48,3 +53,10 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
         row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
         *asdict(row.probe).values(), row.skipped, row.failed,
     ]  # fmt: skip
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    shown = visible(value)
+    return f"'{shown}" if shown.lstrip().startswith(FORMULA) else shown

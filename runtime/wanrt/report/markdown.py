@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import re
+
 from wanrt.report.headline import headlines
 from wanrt.report.table import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.results.result import BenchResult, CandidateResult
+from wanrt.terminal.screen import visible
 
 __all__ = ["to_markdown"]
+
+MARKUP = re.compile(
+    r"[\\`*<>|]|\](?=[(:\[])|(?<![^\W_])_|_(?![^\W_])"
+)  # within a word, _ means itself
 
 
 def to_markdown(result: BenchResult) -> str:
     """Return the terminal's tables in Markdown, with the machine above them."""
-    lines = [" · ".join(result.machine.headline), ""]
+    lines = [_plain(" · ".join(result.machine.headline)), ""]
     for group in result.groups:
-        lines += [title(group), "", _markdown_line((*COLUMNS[:-1], "weights"))]
+        lines += [_plain(title(group)), "", _markdown_line((*COLUMNS[:-1], "weights"))]
         lines.append("|---|---|--:|--:|---|--:|---|")
         for row, candidate in zip(table_rows(group), shown_rows(group), strict=True):
             cells = list(row.cells[:-1])
             if row.reason and not cells[2]:
                 cells[4] = row.reason
             lines.append(_markdown_line((*cells, _weights(candidate))))
-        lines += ["", *(f"- {line}" for line in (*headlines(group), *group_notes(group))), ""]
-    lines += [f"- failed: {reason}" for reason in result.broken.values()]
+        lines += [
+            "",
+            *(f"- {_plain(line)}" for line in (*headlines(group), *group_notes(group))),
+            "",
+        ]
+    lines += [f"- failed: {_plain(reason)}" for reason in result.broken.values()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -31,4 +42,9 @@ def _weights(row: CandidateResult) -> str:
 
 
 def _markdown_line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line: names come from files."""
+    return MARKUP.sub(r"\\\g<0>", visible(" ".join(text.split())))

@@ -1,4 +1,4 @@
-"""A bench's result as JSON, CSV and Markdown, and back; files appear whole or not at all."""
+"""A bench's result as JSON and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from wanrt.errors import ResultsError
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.storage.regular import JSON_BYTES, read_regular_text
-from wanrt.storage.strict_json import refuse_constant
+from wanrt.storage.strict_json import parse_json
 
 __all__ = ["read_results", "to_json"]
 
@@ -38,7 +38,7 @@ def to_json(result: BenchResult) -> str:
         "results": [_json_row(group, row) for group in result.groups for row in group.candidates],
         "broken": result.broken,
     }
-    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def read_results(path: Path) -> BenchResult:
@@ -49,18 +49,18 @@ def read_results(path: Path) -> BenchResult:
     """
     hint = "wanrt bench --json FILE writes what can be read here"
     try:
-        value = json.loads(read_regular_text(path, JSON_BYTES), parse_constant=refuse_constant)
+        value = parse_json(read_regular_text(path, JSON_BYTES))
     except OSError as error:
         raise ResultsError(f"{path} can't be read: {error.strerror}", hint) from None
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not JSON, or cut short: {error}", hint) from None
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if schema not in READABLE:
+    held = value if isinstance(value, dict) else {}
+    if (schema := held.get("schema")) not in READABLE:
         found = "no bench's results" if schema is None else f"of results schema {schema!r}"
         known = " and ".join(map(str, READABLE))
         raise ResultsError(f"{path} is {found}; this release reads {known}", hint)
     try:
-        return _restore(value)
+        return _restore(held)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -71,29 +71,29 @@ def read_results(path: Path) -> BenchResult:
 
 def _restore(value: dict[str, Any]) -> BenchResult:
     rows = [dict(row) for row in value["results"]]
+    keys = [_key(group) for group in value["groups"]]
+    if len(set(keys)) < len(keys):
+        raise ValueError("a model and workload are there twice")
+    if stray := next((row for row in rows if _key(row) not in keys), None):
+        raise ValueError(f"a row of no group: {' '.join(map(repr, _key(stray)))}")
     for row in rows:
         measured = row.pop("forward_s") or {"loads": (), "rounds": (), "times": ()}
         enqueued = measured.get("enqueued") or [None] * len(measured["times"])
         columns = zip(*(measured[n] for n in ("loads", "rounds", "times")), enqueued, strict=True)
         row["forwards"] = [dict(zip(FORWARD, values, strict=True)) for values in columns]
         row["advice"] = row.pop("warnings")
-    groups = [
-        {**g, "candidates": [r for r in rows if (r["model"], r["workload"]) == _key(g)]}
-        for g in value["groups"]
-    ]
+    groups = [{**g, "candidates": [r for r in rows if _key(r) == _key(g)]} for g in value["groups"]]
     context = dict(value["context"])
     context["advice"] = context.pop("warnings")
     found = {**context, "groups": groups, "broken": value["broken"]}
     result = TypeAdapter(BenchResult).validate_python(found)
     if any(not group.candidates for group in result.groups):
         raise ValueError("a group without candidates")
-    if any(f.seconds < 0 for row in result.rows for f in row.forwards):
-        raise ValueError("a forward of negative length")
     return result
 
 
-def _key(group: dict[str, Any]) -> tuple[str, str]:
-    return group["model"], group["workload"]
+def _key(group_or_row: dict[str, Any]) -> tuple[str, str]:
+    return group_or_row["model"], group_or_row["workload"]
 
 
 def _json_group(group: GroupResult) -> dict[str, object]:

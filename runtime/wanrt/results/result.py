@@ -12,8 +12,10 @@ from statistics import median
 
 from wanrt.machine.describe import Machine
 from wanrt.machine.nvml import Clocks
+from wanrt.manifest.fields import Count, Positive
+from wanrt.manifest.schema import Mode
 from wanrt.results.stats import Summary, summarize
-from wanrt.results.values import TICK_S, Advice, Forward, Probe, Ratio
+from wanrt.results.values import TICK_S, Advice, Factor, Forward, Probe, Ratio, Seconds
 
 __all__ = ["BenchResult", "CandidateResult", "GroupResult"]
 
@@ -28,15 +30,15 @@ class CandidateResult:
     engine: str
     identity: str
     label: str
-    mode: str
-    rank: int | None
+    mode: Mode
+    rank: Positive | None
     dtype: str
     random_weights: bool
     verified: bool
     full_finetune: bool
-    batch: int
-    tokens: int
-    flops: int
+    batch: Positive
+    tokens: Positive
+    flops: Positive
     baseline: str | None = None
     baseline_dtype: str | None = None
     forwards: tuple[Forward, ...] = ()
@@ -44,7 +46,7 @@ class CandidateResult:
     rival: str | None = None
     probe: Probe = field(default_factory=Probe)
     clocks: Clocks | None = None
-    predicted_s: float | None = None
+    predicted_s: Seconds | None = None
     ratio: Ratio | None = None
     skipped: str | None = None
     failed: str | None = None
@@ -94,12 +96,12 @@ class GroupResult:
     model: str
     workload: str
     candidates: tuple[CandidateResult, ...]
-    loads: int = 0
-    rounds: int = 0
-    sets: int = 1
+    loads: Count = 0
+    rounds: Count = 0
+    sets: Count = 1
     notes: tuple[str, ...] = ()
-    band: tuple[float, float] | None = None
-    half_width: float | None = None
+    band: tuple[Factor, Factor] | None = None
+    half_width: Factor | None = None
 
     def row_name(self, row: CandidateResult) -> str:
         """Return a row's label, with its dtype where the group has several."""

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-__all__ = ["Advice", "Forward", "Probe", "Ratio", "Verdict"]
+from pydantic import Field
+
+from wanrt.manifest.fields import Count
+
+__all__ = ["Advice", "Factor", "Forward", "Probe", "Ratio", "Seconds", "Verdict"]
+
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Factor = Annotated[float, Field(gt=1e-9, lt=1e9)]
+"""Of speed against the baseline's. What a file says beyond these limits is no measurement."""
 
 TICK_S = 1e-9
 """A clock that saw no time pass leaves rates and logarithms finite."""
@@ -20,10 +28,10 @@ class Forward:
     `enqueue_s` are the host's seconds of it until all was enqueued, where a device computes.
     """
 
-    load: int
-    round: int
-    seconds: float
-    enqueue_s: float | None = None
+    load: Count
+    round: Count
+    seconds: Seconds
+    enqueue_s: Seconds | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,12 @@ class Ratio:
     control's is not), and `verdict` what may be claimed.
     """
 
-    value: float
-    low: float | None
-    high: float | None
-    loads: int
-    rounds: int
-    p: float | None
+    value: Factor
+    low: Factor | None
+    high: Factor | None
+    loads: Count
+    rounds: Count
+    p: Annotated[float, Field(ge=0, le=1)] | None
     verdict: Verdict
 
 
@@ -55,13 +63,13 @@ class Probe:
     by inode.
     """
 
-    cold_load_s: float | None = None
-    warm_load_s: float | None = None
-    first_forward_s: float | None = None
-    memory_bytes: int | None = None
-    device_bytes: int | None = None
-    disk_bytes: int | None = None
-    shared_bytes: int | None = None
+    cold_load_s: Seconds | None = None
+    warm_load_s: Seconds | None = None
+    first_forward_s: Seconds | None = None
+    memory_bytes: Count | None = None
+    device_bytes: Count | None = None
+    disk_bytes: Count | None = None
+    shared_bytes: Count | None = None
 
 
 @dataclass(frozen=True)

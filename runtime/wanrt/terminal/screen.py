@@ -9,7 +9,7 @@ from typing import TextIO
 
 from wanrt.errors import ResultsError
 
-__all__ = ["print_line", "visible"]
+__all__ = ["print_line", "print_result", "visible"]
 
 REDIRECT = "send it somewhere else: > FILE"
 KEPT = "\n\N{NO-BREAK SPACE}"
@@ -50,6 +50,19 @@ def print_line(text: str, file: TextIO | None = None, end: str = "\n") -> None:
     except OSError as error:
         _silence(stream)
         raise ResultsError(f"what was found can't be printed: {error.strerror}", REDIRECT) from None
+
+
+def print_result(text: str) -> None:
+    """Print on stdout what took long to find; if that fails, on stderr, so that it isn't lost.
+
+    Raises:
+        ResultsError: stdout is closed, its reader is gone, or its disk is full.
+    """
+    try:
+        print_line(text, end="")
+    except ResultsError:
+        print_line(text, sys.stderr, end="")
+        raise
 
 
 def _silence(stream: TextIO) -> None:

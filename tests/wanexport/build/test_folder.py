@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from wanexport.build import folder as folders
-from wanexport.build.folder import draft_folder, publish, sweep_drafts
+from wanexport.build.folder import publish
 from wanexport.errors import BuildError
+from wanexport.storage import drafts
+from wanexport.storage.drafts import draft_folder, sweep_drafts
 
 NAME = "tiny-full"
 
@@ -39,7 +40,7 @@ def test_the_new_engine_takes_the_name(
     exchanged: bool, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanged:
-        monkeypatch.setattr(folders, "exchange", never)
+        monkeypatch.setattr(drafts, "exchange", never)
     replace(out)
     assert [p.name for p in out.iterdir()] == [NAME]
     assert [p.name for p in (out / NAME).iterdir()] == ["new"]
@@ -49,7 +50,7 @@ def test_a_build_killed_between_the_renames_loses_nothing(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(p.name for p in (out / NAME).iterdir())
-    monkeypatch.setattr(folders, "exchange", never)
+    monkeypatch.setattr(drafts, "exchange", never)
     child = os.fork()
     if child == 0:  # dies at the rename after the one that moves the old engine aside
         rename = Path.rename

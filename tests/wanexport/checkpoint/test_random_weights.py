@@ -182,7 +182,7 @@ class TestEnsureDemoCheckpoint:
         assert [path.name for path in tmp_path.iterdir()] == [".demo.lock"]
 
     def test_sweeps_what_a_killed_process_left(self, tmp_path: Path) -> None:
-        (tmp_path / ".demo.4194305.tmp").mkdir()
+        (tmp_path / ".demo.abc.draft").mkdir()
         assert self.ensure(tmp_path / "demo")
         assert {path.name for path in tmp_path.iterdir()} == {"demo", ".demo.lock"}
 

@@ -190,7 +190,7 @@ FLAGS = {
     },
     "estimate": {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
-        "--device", "--json", "--quiet", "-q",
+        "--device", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {"--config", "--json"},
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},

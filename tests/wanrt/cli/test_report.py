@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benches import FULL, SEPARATE, THROTTLED, bench, group, study
@@ -66,6 +67,12 @@ def test_plots_are_saved_as_svg_and_png(saved: Path) -> None:
     assert output.is_file()
 
 
+def _with(text: str, change: Callable[[Any], object]) -> str:
+    value = json.loads(text)
+    change(value)
+    return json.dumps(value)
+
+
 BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     "cut short": (lambda text: text[:-200], "is not JSON, or cut short"),
     "empty": (lambda _: "", "is not JSON, or cut short"),
@@ -77,6 +84,34 @@ BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
         "is of results schema 99",
     ),
     "without groups": (lambda _: '{"schema": 3}', "is no bench's results"),
+    "with a row of no group": (
+        lambda text: text.replace('"model": "wan2.1-i2v-14b"', '"model": "b"', 1),
+        "a row of no group: 'wan2.1-i2v-14b' '832x480x81'",
+    ),
+    "with a group twice": (
+        lambda text: _with(text, lambda value: value["groups"].append(value["groups"][0])),
+        "a model and workload are there twice",
+    ),
+    "of an unknown mode": (
+        lambda text: text.replace('"mode": "separate"', '"mode": "fast"'),
+        "mode: Input should be 'full', 'merged', 'separate' or 'swappable'",
+    ),
+    "with a forward of 1e308 s": (
+        lambda text: _with(text, lambda v: v["results"][0]["forward_s"].update(times=[1e308] * 72)),
+        "seconds: Input should be less than or equal to 1000000000",
+    ),
+    "with a number beyond a double's": (
+        lambda text: text.replace('"load_average": 0.0', '"load_average": 1e999'),
+        "is no finite number",
+    ),
+    "with half a character": (
+        lambda text: text.replace('"label": "full"', '"label": "\\ud800"'),
+        "surrogates not allowed",
+    ),
+    "with a key twice": (
+        lambda text: text.replace('"schema": 3', '"schema": 3, "schema": 3', 1),
+        "key schema is there twice",
+    ),
     "of wrong types": (
         lambda text: text.replace('"tokens": 32760', '"tokens": "many"'),
         "tokens: Input should be a valid integer",
@@ -116,6 +151,31 @@ def test_outputs_that_cannot_be_written(saved: Path) -> None:
     code, _, err = wanrt("report", saved, "-o", saved)
     assert code == 2
     assert json.loads(saved.read_text())
+
+
+def test_plots_of_groups_that_files_cannot_tell_apart(tmp_path: Path) -> None:
+    path, plots = tmp_path / "bench.json", tmp_path / "plots"
+    names = ("a/b", "a:b", "a" * 300, "a" * 299 + "b")
+    groups = (group(FULL, SEPARATE, model=name) for name in names)
+    path.write_text(to_json(bench(*groups)), encoding="utf-8")
+    assert wanrt("report", path, "--plots", plots)[0] == 0
+    drawn = [file.name for file in plots.iterdir() if file.name.endswith("-ratio.svg")]
+    assert len(drawn) == len(names)
+
+
+@pytest.mark.parametrize("option", ["-o", "--plots"])
+def test_what_another_program_wrote_is_replaced_with_force_only(saved: Path, option: str) -> None:
+    there = saved.with_name("out.html")
+    if option == "--plots":
+        there = saved.parent / "wan2.1-i2v-14b-832x480x81-ratio.svg"
+    there.write_text("mine")
+    given = (option, there.parent if option == "--plots" else there)
+    code, _, err = wanrt("report", saved, *given)
+    assert code == 1
+    assert "--force" in err
+    assert there.read_text() == "mine"
+    assert wanrt("report", saved, *given, "--force")[0] == 0
+    assert there.read_text() != "mine"
 
 
 def test_without_matplotlib_the_extra_is_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from wanrt.storage.files import (
     atomic_file,
     atomic_path,
     check_writable,
+    sweep_temporaries,
     temporary_name,
     write_text,
 )
@@ -42,6 +44,30 @@ def test_the_temporary_name_is_hidden_and_swept(tmp_path: Path) -> None:
     name = temporary_name(tmp_path / "x.json")
     assert name.parent == tmp_path
     assert name.match(".*.tmp")
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_that_writes_it(tmp_path: Path) -> None:
+    path, other = tmp_path / "x.json", tmp_path / ".y.json.1.tmp"
+    left = [path.with_name(".x.json.1.tmp"), path.with_name(".x.json.22.tmp")]
+    for file in (*left, other):
+        file.write_text("half")
+    with atomic_path(left[1].with_name("x.json")) as under_way:
+        sweep_temporaries(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [under_way.name]
+        under_way.write_text("whole")
+    assert path.read_text() == "whole"
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    left = path.with_name(".x.json.1.tmp")
+    left.write_text("half")
+    with left.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write_text(path, "{}")
+        assert left.read_text() == "half"
+    write_text(path, "{}")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:

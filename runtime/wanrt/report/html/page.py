@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
+from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -29,11 +30,13 @@ from wanrt.report.table import group_notes, reason_of, title, warned_rows
 from wanrt.results.json import to_json
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Forward, Ratio
-from wanrt.storage.files import write_file
+from wanrt.storage.files import check_writable, write_file
+from wanrt.terminal.screen import visible
 from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, Unit, pick, show
 
 __all__ = ["render_page", "save_plots"]
 
+STARTS = {".svg": rb"<\?xml", ".png": rb"\x89PNG"}
 LEADING = ("ratio", "rate")
 CAPTIONS = {
     "ratio": "Points are estimates, bars their 95 % intervals; a hollow point has none. Within the "
@@ -120,7 +123,7 @@ def render_page(result: BenchResult, stem: str = "bench") -> str:
         result=result,
         title=f"{lines[0]} · wanrt" if len(lines) == 1 else "wanrt bench",
         lines=lines,
-        sections=[_section(group, n) for n, group in enumerate(result.groups)],
+        sections=[_section(_named(group), n) for n, group in enumerate(result.groups)],
         facts=list(_facts(result)),
         stem=stem,
         download=f"data:application/json;base64,{encoded}",
@@ -130,32 +133,50 @@ def render_page(result: BenchResult, stem: str = "bench") -> str:
     )
 
 
-def save_plots(result: BenchResult, folder: Path) -> list[Path]:
+def save_plots(result: BenchResult, folder: Path, *, force: bool = False) -> list[Path]:
     """Write every plot as SVG and PNG, named by model, workload and plot; return the paths.
 
     Raises:
-        ResultsError: they can't be written.
+        ResultsError: they can't be written, or files of another kind have a plot's name: those are
+            replaced with `force` only.
     """
-    saved = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"{folder} can't be made: {error.strerror}") from None
-    for group in result.groups:
-        stem = re.sub(r"[^\w.-]+", "-", f"{group.model}-{group.workload}")
-        for plot in plots_of(group):
-            with styled(plot.name):
-                files = to_files(plot.draw(WIDE))
-            for suffix, data in files.items():
-                saved.append(folder / f"{stem}-{plot.name}{suffix}")
-                write_file(saved[-1], data)
-    return saved
+    stems = _stems(result.groups)
+    plots = [
+        (folder / f"{stem}-{plot.name}", plot) for stem, g in stems for plot in plots_of(_named(g))
+    ]
+    paths = {path: [Path(f"{path}{suffix}") for suffix in STARTS] for path, _ in plots}
+    for path in (path for both in paths.values() for path in both):
+        check_writable(path, kind=STARTS[path.suffix], force=force)
+    for path, plot in plots:
+        with styled(plot.name):
+            files = to_files(plot.draw(WIDE))
+        for target in paths[path]:
+            write_file(target, files[target.suffix])
+    return [path for both in paths.values() for path in both]
+
+
+def _stems(groups: Sequence[GroupResult]) -> list[tuple[str, GroupResult]]:
+    """Name groups for files, each by another name."""
+    found: dict[str, GroupResult] = {}
+    for group in groups:
+        stem = re.sub(r"[^\w.-]+", "-", f"{group.model}-{group.workload}", flags=re.ASCII)[:200]
+        unused = (f"{stem}-{n}" if n > 1 else stem for n in count(1))
+        found[next(name for name in unused if name not in found)] = group
+    return list(found.items())
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment.from_string(_resource("page.html"))
@@ -163,6 +184,12 @@ def _template() -> Template:
 
 def _resource(name: str) -> str:
     return resources.files("wanrt.report.html").joinpath(name).read_text(encoding="utf-8")
+
+
+def _named(group: GroupResult) -> GroupResult:
+    """Return a group whose candidates' names can be drawn: what would be obeyed is written out."""
+    rows = [replace(row, label=visible(row.label)) for row in group.candidates]
+    return replace(group, candidates=tuple(rows))
 
 
 def _section(group: GroupResult, number: int) -> dict[str, object]:

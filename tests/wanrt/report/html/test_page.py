@@ -45,6 +45,12 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+def test_what_would_be_obeyed_is_written_out() -> None:
+    shown = render_page(bench(group(FULL, replace(SEPARATE, label="a\x1b[2J\u202eb"))))
+    assert "\\x1b[2J\\u202eb" in shown
+    assert not {"\x1b", "\u202e"} & set(shown)
+
+
 def test_the_page_shows_everything(page: str) -> None:
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     for said in (
