@@ -42,7 +42,7 @@ class PlanMaker:
         target: the engine.
         model: the engine's graph, bound and saved as `model.onnx`.
         store: its weights.
-        reporter: who is told of it.
+        reporter: receives progress.
         made: keys of the plans that this build made; with `force` only they are taken as they are.
     """
 

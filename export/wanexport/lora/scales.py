@@ -131,7 +131,7 @@ def find_scale(
         alpha: what the file's alpha tensor says.
 
     Raises:
-        ValueError: metadata and tensors contradict each other, or the scale is no number to
+        ValueError: metadata and tensors contradict each other, or the scale isn't a number to
             multiply by.
         TimeoutError: the metadata's patterns take for ever.
     """
@@ -251,4 +251,4 @@ def _compile(pattern: str) -> regex.Pattern[str]:
     try:
         return regex.compile(rf"(.*\.)?({pattern})$")
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{pattern!r} in the metadata is no pattern: {error}") from None
+        raise ValueError(f"{pattern!r} in the metadata isn't a valid pattern: {error}") from None

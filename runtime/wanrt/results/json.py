@@ -66,7 +66,7 @@ def read_results(path: Path) -> BenchResult:
         where = ".".join(map(str, first["loc"]))
         raise ResultsError(f"{path}: {where}: {first['msg']}", hint) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} is no bench's results: {error}", hint) from None
+        raise ResultsError(f"{path} isn't a bench's results: {error}", hint) from None
 
 
 def _restore(value: dict[str, Any]) -> BenchResult:

@@ -30,7 +30,7 @@ class Change:
     """How much faster a candidate became: 0.02 is 2 %.
 
     `low` to `high` is the 95 % interval, None where one of the benches has a single load; `now` is
-    None for what is no longer measured. `failed` says that it became slower than allowed beyond
+    None for what isn't measured any more. `failed` says that it became slower than allowed beyond
     doubt, or is gone.
     """
 

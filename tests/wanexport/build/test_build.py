@@ -233,7 +233,7 @@ class TestConflict:
         folder = engines(out)["separate"]
         kept = folder.rename(out.parent / "elsewhere")
         folder.symlink_to(kept)
-        with pytest.raises(BuildError, match="it is no folder"):
+        with pytest.raises(BuildError, match="it isn't a folder"):
             self.again(force=True)
         assert folder.is_symlink()
         assert read_manifest(kept).mode == "separate"

@@ -317,6 +317,6 @@ def test_reports_each_engine_and_warns_of_an_adapter_without_effect(
         "  e  error 2.0e-06 (at most 1.0e-05), adapter's effect 5.0e-02",
         "  e  error 2.0e-06 (at most 1.0e-05), adapter's effect 1.0e-06",
         "  e  unverified: outputs not compared, linked weights not read",
-        "  e  there already, made from the same",
+        "  e  up to date",
     ]
     assert err.count("warning[no-effect]: e: the adapter moves the output by 1.0e-06") == 1
