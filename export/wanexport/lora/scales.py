@@ -197,7 +197,7 @@ def _belongs(beside: Path, file: SafetensorsFile) -> bool:
     if any(name.endswith("alpha") for name in file.tensors):
         return False
     raise AdapterError(
-        f"{file.path} states no alpha, and {beside} may be another file's: several lie there",
+        f"{file.path} states no alpha, and {beside} may belong to another LoRA file in its folder",
         "move the file away from it for scale 1, or into a folder with its own adapter_config.json",
     )
 

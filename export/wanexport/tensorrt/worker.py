@@ -153,7 +153,7 @@ def _write(path: Path, plan: trt.IHostMemory) -> str:
     except OSError as error:
         raise BuildError(
             f"the plan of {show_bytes(len(data))} can't be written: {error.strerror}",
-            "free some, or use --out on a larger disk",
+            "free disk space, or use --out on a larger disk",
         ) from None
     return digest.hexdigest()
 

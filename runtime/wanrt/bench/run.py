@@ -37,7 +37,7 @@ def bench_engines(
         paths: engine folders, or folders of engine folders.
         options: how to measure.
         testbed: where engines, clock and memory come from; this machine by default.
-        earlier: the result of a bench that was broken off; it goes on where that one ended.
+        earlier: the result of an interrupted bench, to continue where that one ended.
         on_round: called with the result so far, before the first and after every round, to save it.
         reporter: receives progress; silent by default.
 
@@ -118,7 +118,7 @@ def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:
 
 
 def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBench]) -> None:
-    """Let benches go on with an earlier result, or refuse one that measured something else."""
+    """Refuse to resume a bench that measured something else."""
     hint = "start over without --resume"
     for name, (was, now) in earlier.machine.list_differences(result.machine).items():
         raise ResultsError(

@@ -61,7 +61,7 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
             raise ResultsError(
                 f"the earlier bench ran with another {name} ({before}, now {value}): the engines "
                 "are not all that changed",
-                "compare all the same with --force",
+                "compare anyway with --force",
             )
 
 

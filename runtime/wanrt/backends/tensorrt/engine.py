@@ -265,7 +265,7 @@ def _check_options(
             "build it with --allow-weight-streaming",
         )
     if streaming is not None and streaming < 0:
-        raise EngineError(f"a weight-streaming budget of {streaming} bytes")
+        raise EngineError(f"the weight-streaming budget is negative: {streaming} bytes")
     if stream == 0 and graphs and streaming is None:
         raise EngineError(
             "CUDA's default stream can't be captured as a graph",
