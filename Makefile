@@ -8,6 +8,7 @@
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
 # make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
 # make campaign  kill commands at random, give them bad inputs, count what is wrong
+# make docs      write docs/cli.md from the commands' own help
 # make clean     remove the environment, caches and build folders; engines stay
 #
 # PYTHON (3.11 or newer) makes the environment VENV; both, PYTEST_ARGS, and JOBS (how many processes
@@ -37,7 +38,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test test-slow check lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu campaign clean
+.PHONY: demo test test-slow check docs lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu campaign clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -58,7 +59,7 @@ test-cpp: cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/cpp
 
 cpp-left-out:
-	@echo "left out: libwanrt, for want of $(LACKING);" \
+	@echo "left out: libwanrt, which needs $(LACKING);" \
 	  "on Debian: apt-get install cmake g++ pkg-config clang libclang-rt-dev"
 
 cpp: $(DEV)
@@ -69,6 +70,9 @@ lint: $(DEV) stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy $(MYPY_ARGS)
+
+docs: $(DEV)
+	$(BIN)/python tools/cli_reference.py docs/cli.md
 
 stubs: $(STUBS)/made
 

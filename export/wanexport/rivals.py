@@ -183,7 +183,10 @@ def _reader(folder: Path, manifest: Manifest) -> Callable[[str], Tensor]:
         dtype, shape = stored[value.dtype], tuple(value.shape.numpy())
         ref = TensorRef(name, dtype, shape, folder / value.location, offset)
         if length != ref.nbytes or offset + length > files.get(str(value.location), 0):
-            raise EngineError(f"{folder}: the graph's {name} lies nowhere", "rebuild the engine")
+            raise EngineError(
+                f"{folder}: the graph reads {name} from outside the recorded weight files",
+                "rebuild the engine",
+            )
         return ref.read()
 
     return read

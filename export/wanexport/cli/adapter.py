@@ -14,13 +14,27 @@ __all__ = ["adapter"]
 
 
 def adapter(
-    files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRA files.")],
-    engine: Annotated[Path, typer.Option("--for", metavar="ENGINE", help="One that can swap.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The canonical adapter.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE[:STRENGTH]", help="LoRA files, each with its strength."),
+    ],
+    engine: Annotated[
+        Path,
+        typer.Option("--for", metavar="ENGINE", help="Engine folder that will load the adapter."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="File to write, .safetensors."),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output if it exists.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make the canonical adapter that an engine loads; several files become one."""
+    """Convert LoRA files to an adapter that an engine can load.
+
+    Several files are combined into one adapter.
+    """
     from wanexport.lora.convert import make_canonical
     from wanexport.lora.find import parse_lora
     from wanrt.terminal.progress import Reporter

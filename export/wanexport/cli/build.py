@@ -11,6 +11,7 @@ import typer
 from wanexport.build.request import MODES, RANDOM, BuildRequest, check_usage
 from wanexport.cli import tensorrt_options
 from wanexport.cli.options import (
+    MODEL,
     Batch,
     ConfigName,
     EngineDtype,
@@ -32,56 +33,130 @@ from wanrt.terminal.screen import print_line
 
 __all__ = ["build"]
 
+SOURCES = "Sources"
+OUTPUT = "Output"
+
 
 def build(
     context: typer.Context,
-    rank: Annotated[
-        list[int] | None,
-        typer.Option("--rank", min=1, help="Rank of an adapter to make."),
-    ] = None,
-    mode: Annotated[
-        list[ModeName] | None, typer.Option("--mode", help="Engines to make; all by default.")
-    ] = None,
-    config: ConfigName = DEMO,
     base: Annotated[
         str | None,
-        typer.Option(metavar="DIR|FILE|ID|random", help="The base checkpoint."),
+        typer.Option(
+            metavar="DIR|FILE|ID|random",
+            help="Base checkpoint: a path, a repository in the Hugging Face cache, or random "
+            "weights [default for the demo: random].",
+            rich_help_panel=SOURCES,
+        ),
     ] = None,
     finetuned: Annotated[
-        str | None, typer.Option(metavar="DIR|FILE|ID", help="The full fine-tune's checkpoint.")
+        str | None,
+        typer.Option(
+            metavar="DIR|FILE|ID",
+            help="Checkpoint of the full fine-tune, for the engine 'full' [default: the base].",
+            rich_help_panel=SOURCES,
+        ),
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; repeat to combine."),
+        typer.Option(
+            "--lora",
+            metavar="FILE[:STRENGTH]",
+            help="LoRA file, folder or repository in the Hugging Face cache; repeat to combine.",
+            rich_help_panel=SOURCES,
+        ),
     ] = None,
+    rank: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--rank",
+            metavar="N",
+            min=1,
+            help="Make a random adapter of this rank, instead of reading --lora; repeatable.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    config: ConfigName = DEMO,
     dtype: EngineDtype = None,
-    backend: Annotated[Backend, typer.Option(help="What runs them.")] = "onnxruntime",
     width: Width = None,
     height: Height = None,
     frames: Frames = None,
     batch: Batch = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="One engine for all the configuration's sizes.")
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="Make one engine for all sizes of the configuration.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
+    mode: Annotated[
+        list[ModeName] | None,
+        typer.Option(
+            "--mode",
+            metavar="|".join(MODES),
+            help="How the engine holds the adapter; repeatable [default: all four].",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="Library that runs the engines.", rich_help_panel=OUTPUT),
+    ] = "onnxruntime",
     max_rank: Annotated[
-        int | None, typer.Option(min=1, help="Of the swappable engine; the largest asked.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Largest adapter rank that a swappable engine accepts [default: the largest "
+            "rank given].",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     merge_rest: Annotated[
-        bool, typer.Option("--merge-rest", help="Merge what a mode can't carry into its base.")
+        bool,
+        typer.Option(
+            "--merge-rest",
+            help="Merge those parts of a LoRA that can't stay separate, such as biases and "
+            "norms, into the base.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     weights: Annotated[
-        Literal["link", "copy"], typer.Option(help="copy makes folders that can be moved.")
+        Literal["link", "copy"],
+        typer.Option(
+            help="Link to the checkpoint's files, or copy them so that the folder can be moved.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "link",
     verify: Annotated[
         Literal["diffusers", "none"],
-        typer.Option(help="Compare outputs with; none reads no linked weights."),
+        typer.Option(
+            help="Reference model for the output check; 'none' skips it and leaves linked "
+            "weights unread.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "diffusers",
-    out: Annotated[Path, typer.Option(help="Where engines go.")] = Path("engines"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder to put engine folders into.", rich_help_panel=OUTPUT
+        ),
+    ] = Path("engines"),
     force: Annotated[
-        bool, typer.Option("--force", help="Rebuild and replace the engines there.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Rebuild and replace engines that already exist.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be built, and why.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show what would be built and why, without building.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     refit: tensorrt_options.Refit = None,
     bake: tensorrt_options.Bake = False,
@@ -98,7 +173,11 @@ def build(
     no_build_control: tensorrt_options.NoControl = False,
     quiet: Quiet = False,
 ) -> None:
-    """Build one engine per mode and rank; what is there already is kept."""
+    """Build one engine per mode and rank.
+
+    Engines that exist and are up to date are kept. Without --config and --base, it builds the
+    demo: a small model with random weights.
+    """
     settings = tensorrt_options.make_settings(
         backend,
         {

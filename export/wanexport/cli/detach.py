@@ -15,14 +15,18 @@ __all__ = ["detach"]
 
 
 def detach(
-    engine: Annotated[Path, typer.Argument(metavar="ENGINE", help="An engine folder.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The copy.")],
+    engine: Annotated[Path, typer.Argument(metavar="ENGINE", help="Engine folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an engine there, ENGINE itself too.")
+        bool,
+        typer.Option("--force", help="Replace an engine in DIR, which may be ENGINE itself."),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy an engine with the bytes it reads, for tools that refuse hard links (onnx, netron)."""
+    """Copy an engine without hard links, for other tools.
+
+    onnx, netron and polygraphy refuse models whose weight files are hard links.
+    """
     from wanexport.build.detach import detach_engine
     from wanrt.terminal.progress import Reporter
 

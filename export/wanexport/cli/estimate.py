@@ -32,10 +32,16 @@ __all__ = ["estimate"]
 def estimate(
     config: ConfigName = DEMO,
     rank: Annotated[
-        list[int] | None, typer.Option("--rank", min=1, help="Rank of an adapter; repeat.")
+        list[int] | None,
+        typer.Option("--rank", metavar="N", min=1, help="Rank of an adapter; repeatable."),
     ] = None,
     mode: Annotated[
-        list[ModeName] | None, typer.Option("--mode", help="Engines to price; all by default.")
+        list[ModeName] | None,
+        typer.Option(
+            "--mode",
+            metavar="|".join(MODES),
+            help="How the engine holds the adapter; repeatable [default: all four].",
+        ),
     ] = None,
     dtype: EngineDtype = None,
     width: Width = None,
@@ -45,18 +51,26 @@ def estimate(
     device: Annotated[
         list[str] | None,
         typer.Option(
-            "--device", metavar="NAME", help="As H100; cpu is this machine. All by default."
+            "--device",
+            metavar="NAME",
+            help="Device to predict for, such as H100, or cpu for this machine; repeatable "
+            "[default: all].",
         ),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save it all; - is stdout.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Save all figures as JSON; - is standard output."),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a FILE that estimate didn't write.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what engines would cost: bytes, flops, memory, and their speed at best on devices."""
+    """Estimate what engines cost, before building any.
+
+    Prints parameters, bytes, flops and memory, and the best speed that each device allows. Needs
+    neither checkpoint nor GPU.
+    """
     from wanexport.cli.estimate_text import costs_to_json, render_costs
     from wanexport.cost import choose_devices, predict_engines, price_engines
     from wanrt.storage.files import check_writable, write_text

@@ -13,17 +13,27 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    file: Annotated[str, typer.Argument(help="A LoRA or checkpoint: file, folder or cached id.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="File, folder or repository in the Hugging Face cache."
+        ),
+    ],
     config: Annotated[
-        str | None, typer.Option("--config", metavar="NAME|FILE", help="What it is meant for.")
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="NAME|FILE",
+            help="Configuration to check the file against [default: the shipped one that fits].",
+        ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="All of it as JSON, for scripts.")
+        bool, typer.Option("--json", help="Print everything as JSON, for scripts.")
     ] = False,
 ) -> None:
-    """Say what a LoRA or checkpoint holds, and what would be applied where.
+    """Show what a LoRA or checkpoint holds and where it applies.
 
-    Exits 1 when a build would refuse it.
+    Exits with 1 if a build would refuse the file.
     """
     from wanexport.inspection import describe_file, format_description, format_json
     from wanexport.model.config import load_config

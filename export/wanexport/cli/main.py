@@ -18,7 +18,7 @@ from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
 from wanrt.errors import UserError
 from wanrt.storage.interrupt import end_like_ctrl_c
-from wanrt.terminal.command import Command
+from wanrt.terminal.command import Command, Version
 from wanrt.terminal.screen import print_line
 
 __all__ = ["app", "main"]
@@ -28,10 +28,16 @@ app = typer.Typer(
     context_settings={"token_normalize_func": tensorrt_options.respell},
     help="Build engines of fine-tuned Wan2.1 models, with LoRA merged, separate or swappable.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _program(version: Version = False) -> None:
+    pass
+
+
 for command in (build, estimate, inspect, adapter, detach):
     app.command(cls=Command)(command)
 

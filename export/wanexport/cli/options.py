@@ -9,25 +9,73 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanexport.build.request import MODES
-from wanexport.model.config import Config, load_config, override
+from wanexport.model.config import Config, list_configs, load_config, override
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Mode
 
-__all__ = ["choose_modes", "resolve_config"]
+__all__ = ["MODEL", "choose_modes", "resolve_config"]
+
+MODEL = "Model and size"
 
 if TYPE_CHECKING:
     ModeName = Mode
 else:  # typer takes no list of a Literal
     ModeName = StrEnum("ModeName", {mode: mode for mode in MODES})
 
+
+def _complete_config(incomplete: str) -> list[str]:
+    return [name for name in list_configs() if name.startswith(incomplete)]
+
+
 ConfigName = Annotated[
-    str, typer.Option("--config", metavar="NAME|FILE", help="Shipped, a TOML, an engine.json.")
+    str,
+    typer.Option(
+        "--config",
+        metavar="NAME|FILE",
+        help="Name of a shipped configuration, or path of a .toml or engine.json file.",
+        autocompletion=_complete_config,
+        rich_help_panel=MODEL,
+    ),
 ]
-EngineDtype = Annotated[Dtype | None, typer.Option(help="Overrides the configuration's.")]
-Width = Annotated[int | None, typer.Option(help="Pixels.")]
-Height = Annotated[int | None, typer.Option(help="Pixels.")]
-Frames = Annotated[int | None, typer.Option(help="Frames, 4k + 1.")]
-Batch = Annotated[int | None, typer.Option(help="Videos per forward.")]
+EngineDtype = Annotated[
+    Dtype | None,
+    typer.Option(
+        help="Data type of weights and activations [default: the configuration's].",
+        rich_help_panel=MODEL,
+    ),
+]
+Width = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Width of the video [default: the configuration's].",
+        rich_help_panel=MODEL,
+    ),
+]
+Height = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Height of the video [default: the configuration's].",
+        rich_help_panel=MODEL,
+    ),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Frames of the video, 4k + 1 [default: the configuration's].",
+        rich_help_panel=MODEL,
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Videos per forward [default: the configuration's].",
+        rich_help_panel=MODEL,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
 
 

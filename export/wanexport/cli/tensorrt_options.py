@@ -15,60 +15,124 @@ from wanrt.terminal.units import parse_bytes
 
 __all__ = ["PlanFlags", "make_settings", "respell"]
 
+TENSORRT = "TensorRT"
 
 RefitName = Literal["none", "targets", "all"]
 LoraFormName = Literal["branch", "fused"]
 
 Refit = Annotated[
     RefitName | None,
-    typer.Option(help="Weights outside the plan: none may change, the adapter's, or all."),
+    typer.Option(
+        help="Keep the weights outside the plan, where none of them, the adapter's or all can be "
+        "exchanged later [default: none].",
+        rich_help_panel=TENSORRT,
+    ),
 ]
-Bake = Annotated[bool, typer.Option("--bake", help="Weights inside the plan; needs no GPU.")]
+Bake = Annotated[
+    bool,
+    typer.Option(
+        "--bake",
+        help="Put all weights into the plan [default for GPUs that aren't in this machine].",
+        rich_help_panel=TENSORRT,
+    ),
+]
 Capability = Annotated[
     str | None,
-    typer.Option("--compute-capability", metavar="89,120", help="GPUs to build for (RTX)."),
+    typer.Option(
+        "--compute-capability",
+        metavar="89,120",
+        help="Compute capabilities to build for, TensorRT-RTX only [default: this machine's "
+        "GPU, or all without one].",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 Level = Annotated[
     int | None,
-    typer.Option(min=0, max=5, help="TensorRT's effort, 0 to 5."),
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=5,
+        help="How long the builder searches for faster kernels [default: TensorRT's].",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 Workspace = Annotated[
     str | None,
-    typer.Option("--workspace", metavar="4GiB", help="Scratch memory of a kernel."),
+    typer.Option(
+        "--workspace",
+        metavar="SIZE",
+        help="Most scratch memory that a kernel may use, such as 4GiB [default: TensorRT's].",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 AuxStreams = Annotated[
     int | None,
-    typer.Option(min=0, max=64, help="Streams beside the caller's."),
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=64,
+        help="Most CUDA streams that the plan may use beside the caller's [default: TensorRT's].",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 Hardware = Annotated[
     HardwareCompatibility,
-    typer.Option(case_sensitive=False, help="Other GPUs to run on (TensorRT)."),
+    typer.Option(
+        case_sensitive=False,
+        help="Other GPUs that the plan can run on, TensorRT only.",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 VersionCompatible = Annotated[
     bool,
-    typer.Option("--version-compatible", help="Run with later versions."),
+    typer.Option(
+        "--version-compatible",
+        help="Build a plan that later versions of TensorRT can run; needs --bake.",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 WeightStreaming = Annotated[
     bool,
-    typer.Option("--allow-weight-streaming", help="Let wanrt keep weights in host memory."),
+    typer.Option(
+        "--allow-weight-streaming",
+        help="Build a plan whose weights can stay in host memory (wanrt --weight-streaming).",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 AllowUnfused = Annotated[
-    bool, typer.Option("--allow-unfused", help="Accept attention without a fused kernel.")
+    bool,
+    typer.Option(
+        "--allow-unfused",
+        help="Accept a plan in which attention has no fused kernel.",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 LoraForm = Annotated[
     LoraFormName | None,
     typer.Option(
         "--lora-form",
-        help="Unmerged adapters: beside their layer, or inside its product [default: by bytes].",
+        help="Compute an unmerged adapter beside its layer, or in one product with it [default: "
+        "whichever moves fewer bytes].",
+        rich_help_panel=TENSORRT,
     ),
 ]
 MemoryLimit = Annotated[
     str | None,
-    typer.Option("--memory-limit", metavar="48GiB", help="Of the builder; 90 % of what is free."),
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="Memory limit of the TensorRT builder process, such as 48GiB [default: 90% of free "
+        "memory].",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 NoControl = Annotated[
     bool,
-    typer.Option("--no-build-control", help="Don't build full again as a bench's control."),
+    typer.Option(
+        "--no-build-control",
+        help="Don't build 'full' a second time as a control for benches.",
+        rich_help_panel=TENSORRT,
+    ),
 ]
 
 
@@ -108,7 +172,7 @@ def make_settings(backend: Backend, flags: PlanFlags) -> PlanSettings | None:
         given = next((name for name, value in flags.items() if _is_given(name, value)), None)
         if given:
             raise UsageError(
-                f"--{given.replace('_', '-')} is TensorRT's",
+                f"--{given.replace('_', '-')} applies to TensorRT engines only",
                 "add --backend tensorrt or --backend tensorrt-rtx",
             )
         return None
@@ -150,7 +214,7 @@ def _capabilities(text: str | None) -> tuple[str, ...]:
         match = re.fullmatch(r"\s*(?:sm_?)?(\d{1,2})\.?(\d)\s*", word, re.IGNORECASE)
         if match is None:
             raise ConfigError(
-                f"--compute-capability {text}: {word.strip()!r} is none",
+                f"--compute-capability {text}: {word.strip()!r} isn't a compute capability",
                 "write it as 89 or 8.9, several with commas",
             )
         found.append(f"{match[1]}.{match[2]}")
@@ -166,7 +230,7 @@ def _bytes(flag: str, text: str | None) -> int | None:
     try:
         size = parse_bytes(plain)
     except ValueError:
-        raise ConfigError(f"--{flag} {text} is no size", "write it as 4GiB") from None
+        raise ConfigError(f"--{flag} {text} isn't a size with a unit", "write it as 4GiB") from None
     if not 0 < size < 1 << 48:
         raise ConfigError(f"--{flag} {text}: no machine has that", "write it as 4GiB")
     return size

@@ -14,6 +14,7 @@ import typer
 from wanrt.cli.options import (
     ENGINES,
     INTERRUPTED,
+    RUNNING,
     CudaGraph,
     DeviceName,
     Engines,
@@ -36,7 +37,32 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 STARTS = {"json": rb'\{\s*"schema"', "csv": b"model,workload,"}
-Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Save results; - is stdout.")]
+MEASURING = "Measuring"
+RESULTS = "Results"
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Save all results as JSON, after every round; - is standard output.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Save a line per engine as CSV; - is standard output.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Markdown = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Save the table as Markdown; - is standard output.",
+        rich_help_panel=RESULTS,
+    ),
+]
 
 
 def bench(
@@ -45,57 +71,140 @@ def bench(
     threads: Threads = None,
     weight_streaming: WeightStreaming = None,
     cuda_graph: CudaGraph = True,
-    mapped: Annotated[bool, typer.Option(help="Run from the files' pages, unpacked.")] = False,
-    warmup: Annotated[
-        int, typer.Option(min=0, max=1000, help="Forwards discarded at each visit.")
-    ] = 1,
+    mapped: Annotated[
+        bool,
+        typer.Option(
+            help="Run straight from the weight files, not from a copy repacked for speed.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
+    workload: WorkloadName = None,
+    rivals: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="RIVAL",
+            help="Also measure torch-eager or torch-compile with the same weights; repeatable.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
     half_width: Annotated[
         float,
-        typer.Option(metavar="PERCENT", parser=parse_percent, help="Of a ratio's 95 % interval."),
+        typer.Option(
+            metavar="PERCENT",
+            parser=parse_percent,
+            help="Target half-width of each ratio's 95% confidence interval.",
+            rich_help_panel=MEASURING,
+        ),
     ] = "0.5%",  # type: ignore[assignment]
     time_budget: Annotated[
-        float, typer.Option(min=0, help="Seconds of measuring; 3 loads are measured anyway.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Stop measuring after this time, but not before 3 loads.",
+            rich_help_panel=MEASURING,
+        ),
     ] = 120.0,
     loads: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Of every engine, instead of what follows.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="How often each engine is loaded [default: chosen after 3 pilot loads].",
+            rich_help_panel=MEASURING,
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="In every load, instead of what loading costs."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Rounds per load [default: about as long as loading takes, 3 to 20].",
+            rich_help_panel=MEASURING,
+        ),
     ] = None,
-    rivals: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="RIVAL", help="torch-eager, torch-compile; repeats."),
-    ] = None,
+    warmup: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=1000,
+            help="Forwards to discard before each measured one.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = 1,
     probe: Annotated[
-        bool, typer.Option(help="Loading times and memory, each engine alone.")
+        bool,
+        typer.Option(
+            help="First load each engine alone, to measure loading time and peak memory.",
+            rich_help_panel=MEASURING,
+        ),
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and the order.")] = 0,
-    workload: WorkloadName = None,
-    json: Output = None,
-    csv: Output = None,
-    markdown: Output = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Seed of the inputs and of the order of engines.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where --json FILE was broken off.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the interrupted bench that --json FILE holds.",
+            rich_help_panel=MEASURING,
+        ),
     ] = False,
+    json: Json = None,
+    csv: Csv = None,
+    markdown: Markdown = None,
     compare: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With the JSON of an earlier bench.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare with an earlier bench, saved by --json.",
+            rich_help_panel=RESULTS,
+        ),
     ] = None,
     fail_above: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", parser=parse_percent, help="Fail if this much slower."),
+        typer.Option(
+            metavar="PERCENT",
+            parser=parse_percent,
+            help="Exit with 1 if an engine is slower than in --compare FILE by more than this.",
+            rich_help_panel=RESULTS,
+        ),
     ] = None,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Compare across machines and versions; replace a FILE that bench didn't write.",
+            help="Compare across machines, versions and options; replace a FILE that bench "
+            "didn't write.",
+            rich_help_panel=RESULTS,
         ),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Spread, TFLOP/s.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Show more columns, such as spread and TFLOP/s.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure engines and compare them with the full fine-tune's: tokens per second, ratios."""
+    """Measure engines and compare them with the full fine-tune.
+
+    Prints tokens per second, and each engine's speed as a ratio to the engine 'full' with its 95%
+    confidence interval.
+    """
     from wanrt.bench.discover import choose_device, open_engines
     from wanrt.bench.options import BenchOptions
     from wanrt.bench.testbed import make_testbed
@@ -106,7 +215,7 @@ def bench(
     print_line("", end="")  # a closed stdout is known before the work
     chosen = _choose_exports(json, csv, markdown, compare, force)
     if not isfinite(time_budget):
-        raise typer.BadParameter("--time-budget is a number of seconds")
+        raise typer.BadParameter("--time-budget must be a number of seconds")
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
     folders = open_engines(engines or ENGINES)
@@ -175,7 +284,7 @@ def _bench(
         print_line(f"saved {path}", sys.stderr)
     if result.interrupted:
         if "json" in files:
-            print_line(f"go on with: --resume --json {files['json']}", sys.stderr)
+            print_line(f"to continue: wanrt bench ... --resume --json {files['json']}", sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
 
@@ -206,7 +315,7 @@ def _earlier(path: Path | None) -> BenchResult | None:
     from wanrt.results.json import read_results
 
     if path is None or str(path) == "-":
-        raise typer.BadParameter("--resume needs the --json FILE of the bench that was broken off")
+        raise typer.BadParameter("--resume needs --json FILE of the interrupted bench")
     return read_results(path) if path.exists() else None
 
 

@@ -21,9 +21,14 @@ __all__ = ["explain"]
 
 def explain(
     folder: EngineFolder,
-    json: Annotated[bool, typer.Option("--json", help="The kernels with every operand.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the kernels with all their operands as JSON.")
+    ] = False,
 ) -> None:
-    """List the kernels of a TensorRT-RTX engine and the bytes that each moves. Needs no GPU."""
+    """List a TensorRT-RTX plan's kernels and the bytes they move.
+
+    Works without a GPU.
+    """
     from wanrt.explain.plan import read_kernels
     from wanrt.manifest.read import read_manifest
 

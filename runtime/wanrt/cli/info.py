@@ -27,9 +27,9 @@ INDENT = 14
 
 def info(
     folder: EngineFolder,
-    json: Annotated[bool, typer.Option("--json", help="The manifest as it is.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print engine.json itself.")] = False,
 ) -> None:
-    """Show what an engine is."""
+    """Show what an engine is and what it was made from."""
     from wanrt.manifest.read import read_manifest
 
     manifest = read_manifest(folder)

@@ -17,17 +17,23 @@ from wanrt.cli.run import run
 from wanrt.cli.verify import verify
 from wanrt.errors import WanrtError
 from wanrt.storage.interrupt import end_like_ctrl_c
-from wanrt.terminal.command import Command
+from wanrt.terminal.command import Command, Version
 from wanrt.terminal.screen import print_line
 
 app = typer.Typer(
     name="wanrt",
     help="Run and bench the engines that wanexport builds.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _program(version: Version = False) -> None:
+    pass
+
+
 for command in (bench, report, run, info, verify, explain):
     app.command(cls=Command)(command)
 

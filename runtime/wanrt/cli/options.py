@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from wanrt.engine.engine import DeviceKind
 
 __all__ = [
-    "ENGINES", "INTERRUPTED", "CudaGraph", "DeviceName", "EngineFolder", "Engines", "Force",
-    "OnDevice", "Quiet", "Threads", "WeightStreaming", "WorkloadName", "device_kind",
+    "ENGINES", "INTERRUPTED", "RUNNING", "CudaGraph", "DeviceName", "EngineFolder", "Engines",
+    "Force", "OnDevice", "Quiet", "Threads", "WeightStreaming", "WorkloadName", "device_kind",
     "parse_percent", "parse_size",
 ]  # fmt: skip
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as a shell has it."""
 ENGINES = [Path("engines")]
+RUNNING = "Running"
 
 
 class DeviceName(StrEnum):
@@ -43,7 +44,7 @@ def parse_size(text: str) -> int:
     try:
         return parse_bytes(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no size, like 20GiB") from None
+        raise typer.BadParameter(f"{text!r} isn't a size, such as 20GiB") from None
 
 
 def parse_percent(text: str) -> float:
@@ -54,20 +55,43 @@ def parse_percent(text: str) -> float:
     except ValueError:
         value = -1.0
     if not text.strip().endswith("%") or not 0 < value < 1:
-        raise typer.BadParameter(f"{text!r} is no percentage, like 0.5%")
+        raise typer.BadParameter(f"{text!r} isn't a percentage, such as 0.5%")
     return value
 
 
 Engines = Annotated[
-    list[Path] | None, typer.Argument(help="Engine folders, or folders of them; engines/.")
+    list[Path] | None,
+    typer.Argument(
+        metavar="DIR", help="Engine folders, or folders that hold them [default: engines/]."
+    ),
 ]
-EngineFolder = Annotated[Path, typer.Argument(metavar="DIR", help="An engine folder.")]
-OnDevice = Annotated[DeviceName, typer.Option("--device", help="Where; auto: as they need.")]
+EngineFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Engine folder.")]
+OnDevice = Annotated[
+    DeviceName,
+    typer.Option(
+        "--device",
+        help="Device to run on; auto picks the GPU for TensorRT engines and the CPU otherwise.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="CPU threads; one per usable core by default.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1024,
+        help="CPU threads [default: one per usable core].",
+        rich_help_panel=RUNNING,
+    ),
 ]
 WorkloadName = Annotated[
-    str | None, typer.Option("--workload", metavar="NAME", help="One workload of a dynamic engine.")
+    str | None,
+    typer.Option(
+        "--workload",
+        metavar="NAME",
+        help="Size to run a dynamic engine at, such as 832x480x81 [default: its first].",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an output that this command didn't write.")
@@ -79,7 +103,14 @@ WeightStreaming = Annotated[
         "--weight-streaming",
         metavar="SIZE",
         parser=parse_size,
-        help="TensorRT: weights on the GPU.",
+        help="Bytes of weights to keep on the GPU, such as 20GiB; the rest is streamed. TensorRT "
+        "only [default: all].",
+        rich_help_panel=RUNNING,
     ),
 ]
-CudaGraph = Annotated[bool, typer.Option(help="TensorRT: run as a CUDA graph.")]
+CudaGraph = Annotated[
+    bool,
+    typer.Option(
+        help="Launch each forward as one CUDA graph. TensorRT only.", rich_help_panel=RUNNING
+    ),
+]

@@ -15,17 +15,28 @@ __all__ = ["report"]
 
 
 def report(
-    results: Annotated[Path, typer.Argument(metavar="FILE", help="What bench --json wrote.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Results that bench --json saved.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Beside it by default.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="HTML file to write [default: beside the results].",
+        ),
     ] = None,
     plots: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Each plot as PNG and SVG, too.")
+        Path | None, typer.Option(metavar="DIR", help="Also save each plot as PNG and SVG here.")
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make one HTML file of a bench's results: what was found, plots, every raw number."""
+    """Make an HTML page of a bench's results.
+
+    It is one file and holds the findings, the plots and every measured number.
+    """
     from wanrt.errors import ResultsError
     from wanrt.report.headline import summary_lines
     from wanrt.results.json import read_results

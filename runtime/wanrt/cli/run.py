@@ -30,19 +30,37 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "run_engine"]
 
+FILES = "Inputs and outputs"
 OUTPUTS = rb'.{8}\{"__metadata__":\{"(engine|inputs)":'  # what `save_tensors` begins with
 
 
 def run(
     folder: EngineFolder,
-    save: Annotated[Path, typer.Option(metavar="FILE", help="Write the outputs, safetensors.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
+    save: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="File for the outputs, .safetensors.", rich_help_panel=FILES
+        ),
+    ],
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Seed of random inputs.", rich_help_panel=FILES),
+    ] = 0,
     inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Inputs by name, safetensors.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Inputs by name, .safetensors [default: random].",
+            rich_help_panel=FILES,
+        ),
     ] = None,
     adapter: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A canonical adapter, of an engine that can swap."),
+        typer.Option(
+            metavar="FILE",
+            help="Adapter to load, made by wanexport adapter.",
+            rich_help_panel=FILES,
+        ),
     ] = None,
     workload: WorkloadName = None,
     device: OnDevice = DeviceName.auto,
@@ -53,7 +71,7 @@ def run(
 ) -> None:
     """Run one forward and save its outputs.
 
-    A bf16 engine is emulated on a CPU: fp32 arithmetic, every result rounded to bf16.
+    On a CPU a bf16 engine is emulated: it computes in fp32 and rounds every result to bf16.
     """
     from wanrt.engine.tensors import show_shape
     from wanrt.engine.values import is_finite
@@ -112,7 +130,7 @@ def run_engine(
         inputs: a safetensors file with the data inputs by name.
         workload: whose shapes to use; the manifest's first by default.
         adapter: a canonical adapter, for an engine that can swap.
-        reporter: who is told of it; nobody by default.
+        reporter: receives progress; silent by default.
 
     Raises:
         WanrtError: any of them can't be used.

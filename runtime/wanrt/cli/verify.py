@@ -23,11 +23,14 @@ __all__ = ["render_findings", "render_verdict", "verify"]
 def verify(
     engines: Engines = None,
     restore_mtime: Annotated[
-        bool, typer.Option(help="Where only the time differs, set the recorded one.")
+        bool,
+        typer.Option(
+            help="Where only a file's modification time differs, set it to the recorded one.",
+        ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rehash every file of engines and compare it with their manifests."""
+    """Rehash every file of engines and compare with engine.json."""
     from wanrt.bench.discover import open_engines
     from wanrt.manifest.folder import EngineFolder
     from wanrt.manifest.rehash import verify_engine

@@ -1,15 +1,33 @@
-"""How both commands read their arguments, beyond what Typer checks."""
+"""How both commands read their arguments and list them in --help, beyond what Typer does."""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-__all__ = ["Command"]
+from wanrt.terminal.screen import print_line
+
+__all__ = ["Command", "Version", "list_parameters"]
 
 MOST_BYTES = 255
+
+
+def print_version(asked: bool) -> None:
+    """Print the installed version and exit, if asked."""
+    if asked:
+        print_line(f"wanexport {metadata.version('wanexport')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=print_version, is_eager=True, help="Show the version and exit."
+    ),
+]
 
 
 class Command(TyperCommand):
@@ -30,6 +48,15 @@ class Command(TyperCommand):
             self._check_values(ctx, list(args))
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List arguments, then options by their panels, plainly.
+
+        Typer draws panels only as boxes, which narrow the text and can't be copied.
+        """
+        for title, records in list_parameters(self, ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
     def _check_values(self, ctx: Any, args: list[str]) -> None:
         values, _, _ = self.make_parser(ctx).parse_args(args=args)
         for param in self.get_params(ctx):
@@ -38,6 +65,21 @@ class Command(TyperCommand):
                 problem = _find_problem(text) if isinstance(text, str) else ""
                 if problem:
                     raise typer.BadParameter(problem, ctx=ctx, param=param)  # type: ignore[arg-type]
+
+
+def list_parameters(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return a command's arguments and options with their help, by panel, those of none last."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(ctx):
+        if (record := param.get_help_record(ctx)) is None:
+            continue
+        if param.param_type_name == "argument":
+            name, _, _ = record[0].partition(" <")
+            panels.setdefault("Arguments", []).append((name, record[1]))
+        else:
+            panel = getattr(param, "rich_help_panel", None) or "Options"
+            panels.setdefault(panel, []).append(record)
+    return panels | {"Options": panels.pop("Options", [])}
 
 
 def _find_problem(text: str) -> str:
