@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         app(given, prog_name="wanexport", standalone_mode=True, obj=given)
     except UserError as error:
         _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
+    except MemoryError:
+        _fail("this machine has too little memory for that", "")
     except SystemExit as stop:  # typer turns an interrupt into this code
         if stop.code == INTERRUPTED:
             print("interrupted; nothing half-made is left", file=sys.stderr)

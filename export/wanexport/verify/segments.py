@@ -98,7 +98,7 @@ def _run_segment(
         options = ort.SessionOptions()
         if emulated:  # the pairs of casts are the rounding, and would be folded
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.add_session_config_entry("session.disable_prepacking", "1")
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         results = session.run(outputs, {name: values[name].numpy() for name in needed})

@@ -302,6 +302,27 @@ def test_a_graph_that_onnxruntime_refuses_is_an_engine_error(tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_what_onnxruntime_cannot_say_in_utf8_is_an_engine_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_engine(tmp_path / "e", Tiny())
+    raw = read_raw(folder)
+    graph = (folder / "model.onnx").read_bytes().replace(b"Gemm", b"Ge\xff\xfe")
+    (folder / "model.onnx").write_bytes(graph)
+    raw["graphs"]["forward"]["sha256"] = sha256(graph).hexdigest()
+    write_manifest(folder, raw)
+    with pytest.raises(WanrtError, match="ONNX Runtime"):
+        load_engine(folder)
+    assert capfd.readouterr() == ("", "")  # nor does it log in colours what it raises
+
+
+def test_inputs_larger_than_memory_are_refused(tmp_path: Path) -> None:
+    manifest = read_manifest(make_engine(tmp_path / "e", Tiny()))
+    workload = manifest.workloads["64x32x1"].model_copy(update={"shapes": {"x": (2**40, 2**10)}})
+    with pytest.raises(WanrtError, match=r"are \d+\.\d GiB, and this machine has"):
+        make_inputs(manifest, workload, 0)
+
+
 def test_inputs_depend_on_seed_and_name_alone(tmp_path: Path) -> None:
     full = read_manifest(make_engine(tmp_path / "a", Tiny()))
     half = read_manifest(make_engine(tmp_path / "b", Tiny(dtype="fp16")))
