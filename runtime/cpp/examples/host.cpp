@@ -119,7 +119,7 @@ class Inputs {
   std::vector<wanrt::Tensor> tensors_;
 };
 
-// Throws where an output overflowed: it is no result.
+// Throws where an output overflowed, since that is not a result.
 void check_finite(wanrt::Engine& engine) {
   for (std::size_t i = 0; i < engine.manifest().info().outputs; ++i) {
     const wanrt::Tensor output = engine.output(i);
