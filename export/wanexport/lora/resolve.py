@@ -52,7 +52,7 @@ class LoraProblem:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a LoRA file's keys come to, on one model.
+    """A LoRA file's keys, resolved against one model.
 
     Args:
         dialect: for people.

@@ -50,7 +50,7 @@ REFUSED_OPTIONS = (
 
 
 class PeftSettings(BaseModel):
-    """What of PEFT's configuration decides how its tensors are applied."""
+    """The part of PEFT's configuration that decides how its tensors are applied."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
