@@ -16,7 +16,7 @@ from wanexport.cli.detach import detach
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
-from wanrt.errors import UserError
+from wanrt.errors import UserError, install_hint
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command, Version
 from wanrt.terminal.screen import print_line
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        _fail(f"{error.name} isn't installed", f"pip install 'wanexport[{extra}]'")
+        _fail(f"{error.name} isn't installed", install_hint(extra))
     sys.exit(0)
 
 
