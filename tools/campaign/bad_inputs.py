@@ -61,7 +61,7 @@ WORDS = ("", " ", "inf", "4,4", "--", "-x", "*", "%s", "{}", "../..", "/", ".", 
          "12.0", "hf:x/y", ":", ":0.5", "lora.safetensors:nan", "lora.safetensors:1e39", "4GiB",
          "-4GiB", "5%", "lora.safetensors", "engines", "bench.json")  # fmt: skip
 OUTPUTS = ("save", "output", "json", "csv", "markdown")
-REPEATS = ("warmup", "loads", "rounds")  # what is asked for takes as long as that, rightly
+REPEATS = ("warmup", "loads", "rounds", "threads")  # so much takes as long as that, rightly
 OURS = ("empty", "cut short", "bytes changed", "JSON changed", "a tensor changed")
 """How bad a file can be and still begin as this project's own, which a command may replace."""
 EXAMPLES = 20
@@ -96,15 +96,17 @@ class BadInputs:
     def _attempt(self, app: str, name: str, data: st.DataObject) -> Case:
         self._lay_out()
         argv = [app, name, *VALID[app][name]]
-        kinds, replaceable = [], set()
+        kinds: list[str] = []
+        outputs: dict[str, bool] = {}  # whether what lies there begins as this project's own
         for _ in range(data.draw(st.sampled_from([1, 1, 2]))):
             parameter = data.draw(st.sampled_from(self._commands[app, name]))
             value, kind = self._spoil(parameter, data)
             kinds.append(f"{parameter.name}={kind}")
             argv = _put(argv, parameter, value)
-            if parameter.name in OUTPUTS and kind.startswith(OURS):
-                replaceable.add(str(self._room / (value or "")))
+            if parameter.name in OUTPUTS:
+                outputs[str(self._room / (value or ""))] = kind.startswith(OURS)
         before = snapshot(self._room)
+        replaceable = {path for path, ours in outputs.items() if ours or "--force" in argv}
         outcome = run_command(argv, self._room)
         problem = outcome.problem()
         if not problem and (changed := _changed(before, snapshot(self._room)) - replaceable):

@@ -24,6 +24,8 @@ __all__ = ["MOST_BYTES", "MOST_SECONDS", "Outcome", "preload", "run_command"]
 MOST_SECONDS = 30.0
 """Of processor time, since campaigns run beside other work; of the clock three times as much."""
 MOST_BYTES = 2 << 30
+FINE = (0, 1, 2, 130, -signal.SIGKILL, -signal.SIGTERM)
+"""Exit statuses; SIGTERM ends a command as Ctrl-C does, unless it has hardly begun."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Outcome:
 
     def problem(self) -> str:
         """Say what no command may do, whatever it is given; nothing if all is well."""
-        if self.code not in (0, 1, 2, -signal.SIGKILL):
+        if self.code not in FINE:
             return f"exit status {self.code}"
         if "Traceback (most recent call last)" in self.said:
             return "a traceback"
@@ -73,19 +75,25 @@ def preload(argv: Sequence[str], room: Path) -> None:
             raise RuntimeError(f"{' '.join(argv)}: exit status {code}")
 
 
-def run_command(argv: Sequence[str], cwd: Path, kill_after: float | None = None) -> Outcome:
+def run_command(
+    argv: Sequence[str],
+    cwd: Path,
+    end_after: float | None = None,
+    by: signal.Signals = signal.SIGKILL,
+) -> Outcome:
     """Run `wanexport ...` or `wanrt ...` in a child.
 
     Args:
         argv: the command's name and its arguments.
         cwd: where it runs.
-        kill_after: seconds until SIGKILL; by default as long as a command may take at most.
+        end_after: seconds until a signal; by default as long as a command may take at most.
+        by: which signal.
     """
     with tempfile.TemporaryFile() as said:
         child = os.fork()
         if child == 0:
             _become(argv, cwd, said.fileno())
-        end = threading.Timer(kill_after or 3 * MOST_SECONDS, _kill, [child])
+        end = threading.Timer(end_after or 3 * MOST_SECONDS, _end, [child, by])
         end.start()
         _, status, usage = os.wait4(child, 0)
         end.cancel()
@@ -94,20 +102,21 @@ def run_command(argv: Sequence[str], cwd: Path, kill_after: float | None = None)
         text = said.read().decode(errors="replace")
     code = os.waitstatus_to_exitcode(status)
     seconds = usage.ru_utime + usage.ru_stime
-    if code == -signal.SIGKILL and kill_after is None:
+    if code == -signal.SIGKILL and end_after is None:
         code = -signal.SIGALRM  # nobody meant to kill it: it took too long
     return Outcome(code, text, seconds, usage.ru_maxrss << 10, left)
 
 
-def _kill(child: int) -> None:
+def _end(child: int, by: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, by)
 
 
 def _become(argv: Sequence[str], cwd: Path, said: int) -> None:
     """Be that command: never returns."""
     status = 70
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a new process has it
         os.setsid()
         os.chdir(cwd)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -145,7 +154,7 @@ def _find_session(leader: int) -> tuple[str, ...]:
     while (left := _list_session(leader)) and time.monotonic() < end:
         time.sleep(0.02)
     for number, _ in left:
-        _kill(number)
+        _end(number)
     return tuple(name for _, name in left)
 
 

@@ -1,10 +1,11 @@
-"""kill -9 of every command that writes, at a random time; then the same command once more."""
+"""kill of every command that writes, at a random time; then the same command once more."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Kills:
         self._whole: dict[str, tuple[float, dict[str, str]]] = {}
 
     def kill(self, rng: random.Random) -> Case:
-        """Kill one command at a random time, and run it again."""
+        """End one command at a random time, by SIGKILL or SIGTERM, and run it again."""
         name = rng.choices(list(KINDS), [kind.weight for kind in KINDS.values()])[0]
         kind = KINDS[name]
         if name not in self._whole:
@@ -70,8 +71,11 @@ class Kills:
         seconds, whole = self._whole[name]
         self._lay_out(kind)
         before = self._inputs()
-        killed = run_command(kind.argv, self._room, kill_after=max(0.01, rng.random() * seconds))
-        problems = [*self._check(killed, before)]
+        by = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+        ended = run_command(kind.argv, self._room, max(0.01, rng.random() * seconds), by)
+        problems = [*self._check(ended, before)]
+        if by == signal.SIGTERM and (leftovers := find_leftovers(self._room)):
+            problems.append(f"left after SIGTERM: {', '.join(leftovers)}")
         again = run_command(kind.argv, self._room)
         problems += self._check(again, before)
         if again.code:
@@ -80,7 +84,7 @@ class Kills:
             problems.append(f"left: {', '.join(leftovers)}")
         if hash_engines(self._room / "engines") != whole:
             problems.append("the engines differ from those of an undisturbed run")
-        return Case("kills", name, "; ".join(problems), " ".join(kind.argv))
+        return Case("kills", f"{name}, {by.name}", "; ".join(problems), " ".join(kind.argv))
 
     def _run_whole(self, kind: Kind) -> tuple[float, dict[str, str]]:
         self._lay_out(kind)
