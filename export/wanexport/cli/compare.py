@@ -23,31 +23,34 @@ Row = tuple[str, ...]
 
 
 def compare(
-    engine: Annotated[Path, typer.Argument(metavar="A", help="An engine folder.")],
+    engine: Annotated[Path, typer.Argument(metavar="A", help="Engine folder.")],
     other: Annotated[
         str,
         typer.Argument(
             metavar="B",
-            help="Another engine folder, or `diffusers`: diffusers' model with A's weights.",
+            help="Another engine folder, or 'diffusers' for diffusers' model with A's weights.",
         ),
     ],
     blocks: Annotated[
         bool,
         typer.Option(
             "--blocks",
-            help="Compare stem, every block and head, run one after the other on a CPU.",
+            help="Run both graphs piece by piece on a CPU, and name the first piece that differs.",
         ),
     ] = False,
     adapter: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Canonical adapter for a swappable engine [default: none, the base's output].",
+            help="Adapter to load into a swappable engine, made by wanexport adapter.",
         ),
     ] = None,
     workload: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Workload to run [default: the first that both have]."),
+        typer.Option(
+            metavar="NAME",
+            help="Size to run at, such as 832x480x81 [default: the first of A that B has].",
+        ),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -55,19 +58,23 @@ def compare(
             help="Device to run on; auto picks the GPU for TensorRT engines and the CPU otherwise."
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.")] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Relative L2 distance that counts as equal [default: by dtype, 1e-5 for fp32]."
+            metavar="L2",
+            help="Largest relative L2 distance that counts as equal "
+            "[default: 1e-5 for fp32, 5e-3 for fp16, 3e-2 for bf16].",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the outputs of two engines, or of an engine and diffusers, on the same inputs.
+    """Compare what two engines compute from the same inputs, or an engine and diffusers.
 
-    Exits 1 when they differ by more than the tolerance.
+    Exits with 1 if an output differs by more than the tolerance.
     """
+    if str(engine) == DIFFUSERS:
+        raise typer.BadParameter(f"name the engine first: wanexport compare {other} {DIFFUSERS}")
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise typer.BadParameter("--tolerance is a positive number, such as 1e-5")
     if blocks and seed:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,11 +41,12 @@ class Distance:
 
 
 def measure_distance(name: str, a: Tensor, b: Tensor) -> Distance:
-    """Compare two tensors of one shape."""
+    """Compare two tensors of as many elements; graphs for TensorRT keep a batch of 1 as rows."""
     from polygraphy.comparator import IterationResult, PsnrCompareFunc, SimpleCompareFunc
 
+    a, b = a.float().reshape(b.shape), b.float()
     first, second = (
-        IterationResult({name: value.float().numpy()}, runner_name=side)
+        IterationResult({name: value.numpy()}, runner_name=side)
         for side, value in (("A", a), ("B", b))
     )
     with _silent():
@@ -58,8 +60,8 @@ def measure_distance(name: str, a: Tensor, b: Tensor) -> Distance:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep Polygraphy from printing its tables and histograms."""
+    """Keep Polygraphy from printing its tables and histograms, and numpy from warning of NaN."""
     from polygraphy.logger import G_LOGGER
 
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(all="ignore"):
         yield
