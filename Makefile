@@ -57,7 +57,7 @@ test-cpp: cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/cpp
 
 cpp-left-out:
-	@echo "left out: libwanrt, for want of $(LACKING);" \
+	@echo "left out: libwanrt, which needs $(LACKING);" \
 	  "on Debian: apt-get install cmake g++ pkg-config clang libclang-rt-dev"
 
 cpp: $(DEV)

@@ -3,7 +3,7 @@
     make cpp && python benchmarks/cpp_host.py [--rounds 30] [--scratch DIR]
 
 Three claims. What the host adds to a forward of the demo's `full` and `swappable` engines: the time
-of binding all inputs anew and running a forward, less the backend's own. What opening the fp32
+of binding all inputs each time and running a forward, less the backend's own. What opening the fp32
 T2V-1.3B engine takes with its weights left in the files' pages (5.7 GB of random weights go to DIR
 and away again). What reading and checking a 14B engine folder takes: the demo's swappable engine,
 its manifest grown to 480 adapter inputs and its weights to I2V-14B's tensors in sparse files with
@@ -237,7 +237,7 @@ def _render(results: dict[str, Any]) -> str:
         f"What a host adds to the backend's time of one forward of the demo, median of "
         f"{results['rounds']} in turn:",
         "",
-        "| engine | host | backend | the forward's call | with binding anew | worst | share |",
+        "| engine | host | backend | the forward's call | with binding each time | worst | share |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for mode in ("full", "swappable"):

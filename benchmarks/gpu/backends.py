@@ -206,7 +206,7 @@ def attention(study: Study) -> str:
         raise SkippedError("ONNX Runtime has no inspector")
     told = json.loads((_built(study)["full"] / "layers.json").read_text())["engine"]
     if not told:
-        raise SkippedError("the builder told nothing")
+        raise SkippedError("the builder described no layers")
     layers = [str(layer).lower() for layer in told["Layers"]]
     fused = sum("mha" in layer or "attention" in layer for layer in layers)
     assert fused >= ATTENTIONS, f"{fused} of {len(layers)} layers name an attention"

@@ -241,7 +241,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         _edit(lambda m: m["graphs"].update(vae=_graph(m))), "neither 'forward' nor 'context' and"),
     "no workload": (_edit(lambda m: m.update(workloads={})), "workloads is empty"),
     "workload of another input": (
-        _edit(lambda m: m["workloads"]["64x32x1"]["shapes"].update(z=[1])), "z is no input"),
+        _edit(lambda m: m["workloads"]["64x32x1"]["shapes"].update(z=[1])), "z isn't an input"),
     "negative size": (
         _edit(lambda m: m["workloads"]["64x32x1"]["shapes"].update(x=[-1, 16])), "shapes"),
     "negative bytes": (_edit(lambda m: _first(m).update(bytes=-1)), "bytes"),
@@ -327,12 +327,12 @@ BROKEN: dict[str, tuple[Break, str]] = {
         _plan(lambda p, _: p["profiles"].append("64x32x1")), "profiles aren't the workloads"),
     "weights a list": (_plan(lambda p, _: p.update(weights=[])), "plan.weights"),
     "weights behind the file": (
-        _plan(lambda p, _: p["weights"].update(b=_range(offset=9999))), "b lies outside"),
+        _plan(lambda p, _: p["weights"].update(b=_range(offset=9999))), "b is outside"),
     "weights beyond 63 bits": (
         _plan(lambda p, _: p["weights"].update(b=_range(offset=2**63 - 1, bytes=2**63 - 1))),
-        "b lies outside"),
+        "b is outside"),
     "weights of an unlisted file": (
-        _plan(lambda p, _: p["weights"].update(b=_range("model.onnx"))), "b lies outside"),
+        _plan(lambda p, _: p["weights"].update(b=_range("model.onnx"))), "b is outside"),
     "weights before the file": (
         _plan(lambda p, _: p["weights"].update(b=_range(offset=-1))), "weights.b.offset"),
     "weights out of the folder": (
@@ -347,7 +347,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         _plan(lambda _, m: m.update(mode="full")), "a full engine of refit all can't swap"),
     "swap without inputs": (_plan(lambda p, _: p["swap"].pop("inputs")), "swap.inputs"),
     "swap outside the weights": (
-        _plan(lambda p, _: _sub(p, "base").update(q=_range(bytes=9999))), "q lies outside"),
+        _plan(lambda p, _: _sub(p, "base").update(q=_range(bytes=9999))), "q is outside"),
     "swap input of no dtype": (
         _plan(lambda p, _: _sub(p, "inputs")[0].pop("dtype")), "inputs.0.dtype"),
     "merge plan of one size": (
@@ -406,9 +406,9 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "context without denoise": (
         _split(lambda m: m["graphs"].pop("denoise")), "neither 'forward' nor 'context' and"),
     "context that no graph makes": (
-        _edit(lambda m: _input(m, "context")), "is no output of a context graph"),
+        _edit(lambda m: _input(m, "context")), "isn't an output of a context graph"),
     "context of another name": (
-        _split(lambda m: _input(m, "context", name="v")), "v is no output of a context graph"),
+        _split(lambda m: _input(m, "context", name="v")), "v isn't an output of a context graph"),
     "split file missing": (
         _split(lambda m: m["graphs"]["context"].update(file="c.onnx")), "c.onnx is missing"),
     "emulated file missing": (

@@ -10,6 +10,7 @@ import argparse
 import re
 import shlex
 import tomllib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,9 @@ def _check_polygraphy(arguments: list[str]) -> None:
 
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers()
-    for tool in TOOL_REGISTRY:
-        tool.setup_parser(subparsers)
+    with warnings.catch_warnings(action="ignore"):  # it lists plugins in Python's older way
+        for tool in TOOL_REGISTRY:
+            tool.setup_parser(subparsers)
     parser.parse_args(arguments)
 
 

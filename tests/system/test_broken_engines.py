@@ -75,7 +75,7 @@ EXPORT: dict[str, Case] = {
     ),
     "adapter into no folder": Case(
         lambda w: ["adapter", w.lora, "--for", w.swappable, "-o", w.tmp / "no" / "x"],
-        "no/x can't be written: .*/no is no folder",
+        "no/x can't be written: .*/no isn't a folder",
     ),
 }  # fmt: skip
 
@@ -141,7 +141,7 @@ RUNTIME: dict[str, Case] = {
     ),
     "adapter of other names": Case(
         lambda w: run(w.swappable, "--adapter", altered(w, lambda t: t.update(x=t.pop(A)))),
-        "holds x, which is no input of the engine",
+        "holds x, which isn't an input of the engine",
     ),
     "adapter without a half": Case(
         lambda w: run(w.swappable, "--adapter", altered(w, lambda t: t.pop(B))),
@@ -170,7 +170,7 @@ RUNTIME: dict[str, Case] = {
     "inputs of other names": Case(
         lambda w: run(w.swappable, "--inputs", w.lora), "no input"
     ),
-    "bench of nothing": Case(lambda w: ["bench", w.tmp / "none"], "is no folder"),
+    "bench of nothing": Case(lambda w: ["bench", w.tmp / "none"], "isn't a folder"),
     "bench of an empty folder": Case(lambda w: ["bench", w.tmp], "holds no engine"),
 }  # fmt: skip
 

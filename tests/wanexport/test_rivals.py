@@ -209,7 +209,10 @@ def test_an_exception_in_a_forward_is_one_line_and_the_process_goes_on(tiny: Loa
 @pytest.mark.usefixtures("stubs")
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("aborts", "ended with SIGABRT"), ("starves", "was killed, most likely for want of memory")],
+    [
+        ("aborts", "ended with SIGABRT"),
+        ("starves", "was killed, most likely because memory ran out"),
+    ],
 )
 def test_a_process_that_dies_in_a_forward(tiny: LoadJob, name: str, message: str) -> None:
     with hosting(LoadJob(tiny.engine, TINY, rival=name)) as hosted:

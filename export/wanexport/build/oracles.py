@@ -17,7 +17,7 @@ class Oracles:
     """Asks PEFT or diffusers about each LoRA file once.
 
     Args:
-        reporter: who is told of files that nobody else can read.
+        reporter: receives a line per file that nobody else can read.
     """
 
     reporter: Reporter

@@ -85,14 +85,14 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
     except OSError as error:
         where = error.filename or request.out  # a write that fails doesn't say to what
         raise BuildError(
-            f"{where}: {error.strerror or error}", "the build stopped there"
+            f"{where}: {error.strerror or error}", "nothing of this engine was kept"
         ) from error
 
 
 def _build(builder: _Builder, target: Target) -> Built:
     folder = target.folder
     if target.action == "reuse" or appeared_meanwhile(target):
-        builder.reporter.log(f"{target.name}: there already, made from the same")
+        builder.reporter.log(f"{target.name}: up to date")
         return Built(folder, target, None)
     with draft_folder(target.out, target.name) as draft:
         verification = _fill(builder, target, draft)

@@ -13,7 +13,7 @@ __all__ = ["why_not_replace"]
 def why_not_replace(folder: Path) -> str:
     """Say what keeps a folder from being replaced; nothing if it holds an engine and no more."""
     if folder.is_symlink() or not folder.is_dir():
-        return "it is no folder"
+        return "it isn't a folder"
     try:
         manifest = read_manifest_only(folder)
     except WanrtError as error:

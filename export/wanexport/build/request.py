@@ -102,7 +102,7 @@ class BuildRequest:
             raise UsageError(f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE")
         if self.ranks and self.loras:
             raise UsageError(
-                "--rank is the rank of a made adapter; a --lora file brings its own",
+                "--rank makes a random adapter, so it can't be combined with --lora",
                 "drop one of the two",
             )
         largest = max(self.ranks, default=1)

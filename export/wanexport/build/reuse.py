@@ -25,7 +25,7 @@ TOOLS = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")
 # The packages whose code shapes every engine; `lora` does where there is an adapter, `tensorrt`
 # where there is a plan (`PlanSettings.shaping`). The others only look at what was made.
 SHAPING = ("build", "checkpoint", "graph", "model", "storage", "weights")
-SAME = "made from the same"
+SAME = "up to date"
 
 
 def describe_inputs(target: Target) -> dict[str, str]:
@@ -88,7 +88,7 @@ def _difference(manifest: Manifest, inputs: Mapping[str, str]) -> str:
         if key == "verified" and was == "True":
             continue  # more than was asked for
         short = len(value) < 24 and len(was or "") < 24
-        return f"{key} was {was}, is {value}" if short else f"made from another {key}"
+        return f"{key} was {was}, is {value}" if short else f"it was built from another {key}"
     return ""
 
 

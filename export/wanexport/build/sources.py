@@ -83,7 +83,7 @@ class Weights:
     Args:
         origin: what it is called: the base, or a full fine-tune.
         checkpoint: None if it isn't made yet, in a dry run.
-        files: (path, sha256) of each file that it lies in.
+        files: (path, sha256) of each file that holds it.
     """
 
     origin: Origin

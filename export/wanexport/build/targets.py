@@ -121,7 +121,7 @@ def check_targets(out: Path, targets: Sequence[Target], also_bytes: int = 0) -> 
     for target in targets:
         if target.action == "conflict":
             raise BuildError(
-                f"engine {target.name} is there already, and {target.reason}",
+                f"engine {target.name} already exists: {target.reason}",
                 "replace it with --force, or build into another folder with --out",
             )
         if target.action == "foreign":

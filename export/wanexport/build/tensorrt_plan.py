@@ -42,7 +42,7 @@ class PlanMaker:
         target: the engine.
         model: the engine's graph, bound and saved as `model.onnx`.
         store: its weights.
-        reporter: who is told of it.
+        reporter: receives progress.
         made: keys of the plans that this build made; with `force` only they are taken as they are.
     """
 
@@ -140,7 +140,7 @@ class PlanMaker:
             found = self._pool.find(key)
         self.made.add(key)
         if found is not None:
-            self.reporter.log(f"{name}: its plan is there already")
+            self.reporter.log(f"{name}: its plan exists")
             return found
         with self.reporter.phases(f"{name}: building its plan") as show:
             return self._pool.make(key, job, lambda p: show(p.name, p.done, p.steps))

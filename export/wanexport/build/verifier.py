@@ -38,7 +38,7 @@ class Comparer:
     """Compares one engine after the other; what the reference said is asked once.
 
     Args:
-        reporter: who is told of it.
+        reporter: receives progress.
     """
 
     reporter: Reporter

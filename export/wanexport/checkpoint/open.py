@@ -1,7 +1,7 @@
 """A base or fine-tuned checkpoint: its files, its tensors by name, its architecture.
 
 Only headers are read. Diffusers' format, Wan's original one and single files as ComfyUI uses them
-are told apart by their tensors' names; everything else is refused by name.
+are recognised by their tensors' names; everything else is refused by name.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def _collect(files: Iterable[SafetensorsFile], location: Location) -> dict[str, 
         for name, ref in file.tensors.items():
             if name in stored:
                 raise CheckpointError(
-                    f"{location.path}: {name} lies in {stored[name].path.name} and {ref.path.name}"
+                    f"{location.path}: {name} is in both {stored[name].path.name} and "
+                    f"{ref.path.name}"
                 )
             stored[name] = replace(ref, path=own_path(ref.path))
     for name in sorted(stored.keys() | (location.weight_map or stored).keys()):

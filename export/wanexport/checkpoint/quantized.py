@@ -1,6 +1,6 @@
 """Quantised checkpoints: which scale belongs to which weight. No scale is ever dropped.
 
-ComfyUI's fp8_scaled of both years, LightX2V's and musubi's, and bare casts; the formats are told
+ComfyUI's fp8_scaled of both years, LightX2V's and musubi's, and bare casts; the formats are found
 apart by keys, dtypes and shapes, never by a file's name.
 """
 

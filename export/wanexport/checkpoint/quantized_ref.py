@@ -1,4 +1,4 @@
-"""A quantised tensor where it lies: q, its scale and the scheme; decoding is the last step."""
+"""A quantised tensor in its file: q, its scale and the scheme; decoding is the last step."""
 
 from __future__ import annotations
 

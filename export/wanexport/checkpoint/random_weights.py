@@ -1,7 +1,7 @@
 """Checkpoints of random weights that behave like weights: for tests, the demo and benchmarks.
 
 Linear weights are N(0, 1/fan_in), norms near 1, biases small but not zero, so unit-normal inputs
-stay finite through all blocks. Every value is drawn anew; none is repeated within a tensor. Each
+stay finite through all blocks. No value is repeated within a tensor. Each
 tensor has its own stream, seeded with (seed, name), so it doesn't depend on the other tensors, the
 shards or the number of threads. The stream is PyTorch's; another release or another kind of CPU
 may draw other values.

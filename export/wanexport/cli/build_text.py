@@ -45,7 +45,7 @@ def format_built(built: Sequence[Built]) -> str:
     for engine, name in zip(built, names, strict=True):
         found = engine.verification
         if found is None:
-            note = "there already, made from the same"
+            note = "up to date"
         elif found.error is None:
             note = "unverified: outputs not compared, linked weights not read"
         else:

@@ -11,7 +11,7 @@ __all__ = ["record_command"]
 def record_command(argv: Sequence[str]) -> tuple[str, ...]:
     """Return a command's arguments, paths within this folder relative to it.
 
-    Whoever runs them again does so from here, and where a home folder lies is nobody's business.
+    Whoever runs them again does so from here, and the path of a home folder is nobody's business.
     """
     here = Path.cwd()
     return tuple(_record(argument, here) for argument in argv)

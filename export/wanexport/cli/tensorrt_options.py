@@ -172,7 +172,7 @@ def make_settings(backend: Backend, flags: PlanFlags) -> PlanSettings | None:
         given = next((name for name, value in flags.items() if _is_given(name, value)), None)
         if given:
             raise UsageError(
-                f"--{given.replace('_', '-')} is TensorRT's",
+                f"--{given.replace('_', '-')} applies to TensorRT engines only",
                 "add --backend tensorrt or --backend tensorrt-rtx",
             )
         return None
@@ -214,7 +214,7 @@ def _capabilities(text: str | None) -> tuple[str, ...]:
         match = re.fullmatch(r"\s*(?:sm_?)?(\d{1,2})\.?(\d)\s*", word, re.IGNORECASE)
         if match is None:
             raise ConfigError(
-                f"--compute-capability {text}: {word.strip()!r} is none",
+                f"--compute-capability {text}: {word.strip()!r} isn't a compute capability",
                 "write it as 89 or 8.9, several with commas",
             )
         found.append(f"{match[1]}.{match[2]}")
@@ -230,7 +230,7 @@ def _bytes(flag: str, text: str | None) -> int | None:
     try:
         size = parse_bytes(plain)
     except ValueError:
-        raise ConfigError(f"--{flag} {text} is no size", "write it as 4GiB") from None
+        raise ConfigError(f"--{flag} {text} isn't a size with a unit", "write it as 4GiB") from None
     if not 0 < size < 1 << 48:
         raise ConfigError(f"--{flag} {text}: no machine has that", "write it as 4GiB")
     return size

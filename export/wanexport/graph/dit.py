@@ -1,7 +1,7 @@
 """The Wan2.1 DiT in three pieces that trace well: stem, block and head.
 
 The modules and parameters are diffusers' own (`models/transformers/transformer_wan.py`, 0.36 to
-0.42); only the forwards are written anew. What differs from the originals, and why:
+0.42); only the forwards are rewritten. What differs from the originals, and why:
 
 - Every Linear sees a matrix [rows, features], so it becomes one Gemm that reads the weight as the
   checkpoint stores it.

@@ -102,7 +102,7 @@ def resolve_adapter(
             doesn't fit it, lacks its other half, or belongs to a kind that isn't supported.
     """
     if not abs(strength) <= LARGEST:
-        raise AdapterError(f"{path}: strength {strength:g} is no number that fp32 can multiply")
+        raise AdapterError(f"{path}: strength {strength:g} is out of fp32's range")
     file = open_safetensors(path, AdapterError)
     resolution = resolve_file(file, shapes, strength)
     if resolution.problems:
@@ -148,8 +148,8 @@ def merge_blocks(
 ) -> Iterator[torch.Tensor]:
     """Yield a parameter with all adapters merged: in fp32, from pristine values, rounded once.
 
-    It comes in as many blocks as the weight does, or, if a change of it is no low-rank product, in
-    one.
+    It comes in as many blocks as the weight does, or in one if a change of it isn't a low-rank
+    product.
 
     Args:
         name: diffusers' name of the parameter.

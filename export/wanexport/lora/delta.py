@@ -31,7 +31,7 @@ class Delta:
         parameter: diffusers' name of the parameter.
         shape: the parameter's shape.
         kind: how the change is written: lora, loha, lokr, or diff for all its values.
-        tensors: role -> where the tensor lies; `magnitude` makes it DoRA.
+        tensors: role -> the tensor in its file; `magnitude` makes it DoRA.
         scale: the file's own factor.
         strength: the user's.
     """
@@ -186,7 +186,7 @@ def _misfit_of_product(delta: Delta, a: str, b: str) -> str:
     if rank == 0:
         return f"{delta.tensors[a].name} has rank 0"
     if len(delta.shape) < 2:
-        return f"{delta.parameter} is no matrix, so no product can change it"
+        return f"{delta.parameter} isn't a matrix, so a low-rank product can't change it"
     return _compare(delta.tensors[a], (rank, width)) or _compare(delta.tensors[b], (out, rank))
 
 
@@ -200,13 +200,13 @@ def _misfit_of_loha(delta: Delta) -> str:
 
 def _misfit_of_lokr(delta: Delta) -> str:
     if len(delta.shape) < 2:
-        return f"{delta.parameter} is no matrix, so no product can change it"
+        return f"{delta.parameter} isn't a matrix, so a low-rank product can't change it"
     sizes = []
     for role in ("kron_w1", "kron_w2"):
         if role in delta.tensors:
             shape = delta.tensors[role].shape
             if len(shape) < 2 or (role == "kron_w1" and len(shape) > 2):
-                return f"{delta.tensors[role].name} is {list(shape)}, which is no matrix"
+                return f"{delta.tensors[role].name} is {list(shape)}, which isn't a matrix"
         else:
             a, b = delta.tensors[f"{role}_a"], delta.tensors[f"{role}_b"]
             if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:

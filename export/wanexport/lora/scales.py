@@ -131,7 +131,7 @@ def find_scale(
         alpha: what the file's alpha tensor says.
 
     Raises:
-        ValueError: metadata and tensors contradict each other, or the scale is no number to
+        ValueError: metadata and tensors contradict each other, or the scale isn't a number to
             multiply by.
         TimeoutError: the metadata's patterns take for ever.
     """
@@ -197,7 +197,7 @@ def _belongs(beside: Path, file: SafetensorsFile) -> bool:
     if any(name.endswith("alpha") for name in file.tensors):
         return False
     raise AdapterError(
-        f"{file.path} states no alpha, and {beside} may be another file's: several lie there",
+        f"{file.path} states no alpha, and {beside} may belong to another LoRA file in its folder",
         "move the file away from it for scale 1, or into a folder with its own adapter_config.json",
     )
 
@@ -251,4 +251,4 @@ def _compile(pattern: str) -> regex.Pattern[str]:
     try:
         return regex.compile(rf"(.*\.)?({pattern})$")
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{pattern!r} in the metadata is no pattern: {error}") from None
+        raise ValueError(f"{pattern!r} in the metadata isn't a valid pattern: {error}") from None

@@ -39,6 +39,6 @@ def check_disk(out: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BuildError(
-            f"the build writes {show_bytes(needed)}, {folder} has {show_bytes(free)} free",
-            "free some, or use --out on a larger disk",
+            f"the build writes {show_bytes(needed)}, but {folder} has {show_bytes(free)} free",
+            "free disk space, or use --out on a larger disk",
         )

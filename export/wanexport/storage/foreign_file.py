@@ -1,4 +1,4 @@
-"""Files that aren't safetensors, told by their first bytes: what they are, and the way out.
+"""Files that aren't safetensors, recognised by their first bytes: what they are, and the way out.
 
 Nothing here is unpickled: of a pickle only its strings are read, to name what it holds.
 """

@@ -48,7 +48,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class TensorRef(StoredTensor):
-    """A tensor where it lies: `nbytes` bytes at `offset` of `path`."""
+    """A tensor in its file: `nbytes` bytes at `offset` of `path`."""
 
     path: Path
     offset: int

@@ -115,7 +115,7 @@ def _explain_crash(code: int, log: str, memory_limit: int | None) -> BuildError:
     told = [line for line in log.splitlines() if line.strip()]
     last = f": {told[-1].strip()[:300]}" if told else ""
     if code == -signal.SIGKILL:
-        return BuildError("the builder was killed, for want of memory most likely", "see dmesg")
+        return BuildError("the builder was killed, most likely because memory ran out", "see dmesg")
     if code < 0:
         name = signal.Signals(-code).name
         if memory_limit is not None:  # it doesn't check all that it allocates

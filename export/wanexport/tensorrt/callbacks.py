@@ -44,7 +44,7 @@ class Monitor(trt.IProgressMonitor):
         self._on_phase(Phase(name=phase_name, parent=parent_phase, done=0, steps=num_steps))
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Tell that a phase came further; the build goes on."""
+        """Report how far a phase is; the build continues."""
         steps = self._steps.get(phase_name, 0)
         if step + 1 < steps:
             self._on_phase(Phase(name=phase_name, done=step + 1, steps=steps))

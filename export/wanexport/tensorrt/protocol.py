@@ -1,4 +1,4 @@
-"""What a plan's builder is told and what it answers, as JSON between two processes."""
+"""What a plan's builder is asked and what it answers, as JSON between two processes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ SIGNS = (
 
 
 def is_exhausted(told: str) -> bool:
-    """Tell whether what a library or a crashed process said means want of memory."""
+    """Tell whether a library or a crashed process ran out of memory, by what it said."""
     return any(sign in told for sign in SIGNS)
 
 

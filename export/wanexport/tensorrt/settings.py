@@ -158,7 +158,8 @@ def _check_refit(settings: PlanSettings, toolchain: Toolchain) -> None:
         )
     if settings.version_compatible:
         raise ConfigError(
-            f"a version-compatible plan runs without a refitter, so --refit {refit} is none",
+            f"--version-compatible and --refit {refit} can't be combined: version-compatible plans "
+            "can't be refitted",
             "put the weights into it with --bake, or drop --version-compatible",
         )
     if refit in ("targets", "all") and toolchain.library.startswith(BIASES_AT_RISK):

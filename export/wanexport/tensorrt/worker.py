@@ -141,7 +141,7 @@ def _build(job: BuilderJob, logger: Logger, on_phase: Callable[[Phase], None]) -
 
 
 def _write(path: Path, plan: trt.IHostMemory) -> str:
-    """Write a plan from where it lies and return its SHA-256."""
+    """Write a plan straight from TensorRT's memory and return its SHA-256."""
     data = np.frombuffer(memoryview(plan), np.uint8).data
     digest = hashlib.sha256()
     try:
@@ -153,7 +153,7 @@ def _write(path: Path, plan: trt.IHostMemory) -> str:
     except OSError as error:
         raise BuildError(
             f"the plan of {show_bytes(len(data))} can't be written: {error.strerror}",
-            "free some, or use --out on a larger disk",
+            "free disk space, or use --out on a larger disk",
         ) from None
     return digest.hexdigest()
 
@@ -198,7 +198,7 @@ def _explain(errors: list[str], job: BuilderJob) -> BuildError:
             "build with --dtype fp16 or bf16 (fp32 attention is never fused), or accept slow "
             "attention whose scores take memory with --allow-unfused",
         )
-    limited = "if it is want of memory: raise --memory-limit" if job.memory_limit else ""
+    limited = "if memory ran out: raise --memory-limit" if job.memory_limit else ""
     return BuildError(f"TensorRT can't build it: {_last(errors)}", limited)
 
 

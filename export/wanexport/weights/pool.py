@@ -62,7 +62,7 @@ class Pool:
         return open_safetensors(path).tensors
 
     def copy(self, source: Path, on_bytes: Callable[[int], None]) -> Path:
-        """Return a copy of a file that can't be linked from where it lies, made once."""
+        """Return a copy, made once, of a file that can't be linked."""
         digest = sha256_file(source)
         path = pool_path(self.folder, digest)
         with self._alone():

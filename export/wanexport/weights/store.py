@@ -1,7 +1,7 @@
 """Bind a graph's initializers to byte ranges of safetensors files inside the engine folder.
 
 A tensor whose bytes don't change is never copied: its file is linked into `weights/`. What must
-change its dtype, or can't be linked from where it lies, goes once into a pool beside the engines,
+change its dtype, or can't be linked, goes once into a pool beside the engines,
 named by the hash of the file it came from, and is linked from there. So does what is quantised.
 """
 

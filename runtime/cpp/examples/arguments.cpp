@@ -33,7 +33,7 @@ long read_count(const char* text, long least, long most) {
   errno = 0;
   const long count = std::strtol(text, &end, 10);
   if (end == text || *end != '\0' || errno != 0 || count < least || count > most) {
-    throw UsageError("'" + std::string(text) + "' is no whole number from " +
+    throw UsageError("'" + std::string(text) + "' isn't a whole number from " +
                      std::to_string(least) + " to " + std::to_string(most));
   }
   return count;
@@ -43,14 +43,14 @@ double read_number(const char* text) {
   char* end = nullptr;
   const double number = std::strtod(text, &end);
   if (end == text || *end != '\0' || !std::isfinite(number) || number < 0) {
-    throw UsageError("'" + std::string(text) + "' is no number from 0 on");
+    throw UsageError("'" + std::string(text) + "' isn't a number from 0 on");
   }
   return number;
 }
 
 wanrt_device read_device(const std::string& text) {
   if (text != "cpu" && text != "cuda") {
-    throw UsageError("'" + text + "' is no device: cpu or cuda");
+    throw UsageError("'" + text + "' isn't a device: cpu or cuda");
   }
   return text == "cuda" ? WANRT_CUDA : WANRT_CPU;
 }

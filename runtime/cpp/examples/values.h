@@ -10,5 +10,5 @@ void fill_random(const wanrt::Tensor& tensor, std::uint64_t seed);
 // Whether dtype, shape and every bit are the same.
 bool equal_bits(const wanrt::Tensor& a, const wanrt::Tensor& b);
 
-// |a - b| / |b| in the L2 norm; infinite if shapes or dtypes differ, or a value is no number.
+// |a - b| / |b| in the L2 norm; infinite if shapes or dtypes differ, or a value isn't a number.
 double distance(const wanrt::Tensor& a, const wanrt::Tensor& b);

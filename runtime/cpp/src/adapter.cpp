@@ -52,7 +52,7 @@ void check_metadata(const std::map<std::string, std::string>& metadata) {
 void check_tensor(const StoredTensor& tensor, const Specs& specs) {
   const auto found = specs.find(tensor.name);
   if (found == specs.end()) {
-    throw Refusal("holds " + tensor.name + ", which is no input of the engine");
+    throw Refusal("holds " + tensor.name + ", which isn't an input of the engine");
   }
   const TensorSpec& spec = *found->second;
   if (tensor.dtype != stored_name(spec.dtype)) {

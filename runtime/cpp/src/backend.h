@@ -20,7 +20,7 @@ struct Options {
   std::string workload;               // empty: any
   void* stream = nullptr;             // the caller's; null: the backend's own
   bool no_graph = false;              // TensorRT: put every forward on the stream by itself
-  wanrt_progress progress = nullptr;  // null: nobody wants to be told
+  wanrt_progress progress = nullptr;  // null: not called
   void* progress_context = nullptr;
 };
 

@@ -51,7 +51,7 @@ void check_memory(const char* kind, const TensorSpec& spec, const View& view, wa
     refuse(std::string(kind) + " " + spec.name + " has no memory");
   }
   if (view.memory == WANRT_DEVICE && device == WANRT_CPU) {
-    refuse(std::string(kind) + " " + spec.name + " lies in device memory, the engine runs on a CPU",
+    refuse(std::string(kind) + " " + spec.name + " is in device memory, the engine runs on a CPU",
            "give it host memory, or open the engine with the device WANRT_CUDA");
   }
 }

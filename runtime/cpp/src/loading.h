@@ -1,4 +1,4 @@
-// A backend loaded, with its progress told to the caller, who may give up.
+// A backend loaded, with its progress reported to the caller, who may stop it.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 namespace wanrt::impl {
 
-// Load the engine's backend. If the caller wants to be told of it, a thread of its own loads while
+// Load the engine's backend. If the caller wants progress, a thread of its own loads while
 // this one tells. Throws Error; one of WANRT_CANCELLED, with nothing left behind, if he gave up.
 std::unique_ptr<Backend> load_backend(const Folder& folder, const Options& options);
 

@@ -101,11 +101,11 @@ TEST_CASE("values that no tensor has") {
     return refusal(fed.engine, {bad, fed.second});
   };
   CHECK(altered([](auto& t) { t.memory = static_cast<wanrt_memory>(999); }) ==
-        "x lies in memory 999, neither WANRT_HOST nor WANRT_DEVICE");
+        "x is in memory 999, neither WANRT_HOST nor WANRT_DEVICE");
   CHECK(altered([](auto& t) { t.memory = static_cast<wanrt_memory>(-1); }) ==
-        "x lies in memory -1, neither WANRT_HOST nor WANRT_DEVICE");
+        "x is in memory -1, neither WANRT_HOST nor WANRT_DEVICE");
   CHECK(altered([](auto& t) { t.memory = WANRT_DEVICE; }) ==
-        "input x lies in device memory, the engine runs on a CPU");
+        "input x is in device memory, the engine runs on a CPU");
   CHECK(altered([](auto& t) { t.dtype = static_cast<wanrt_dtype>(999); }) ==
         "input x is of another dtype, the engine takes fp32");
   CHECK(altered([](auto& t) { t.rank = SIZE_MAX; }) ==

@@ -43,7 +43,7 @@ TEST_CASE("files that aren't adapters of this engine leave the one that is loade
       {"isn't a canonical adapter", tiny::safetensors({kA, kB}, nullptr)},
       {"isn't a canonical adapter", tiny::adapter({kA, kB}, {{"format", "x"}})},
       {"has version 2, this wanrt reads 1", tiny::adapter({kA, kB}, {{"version", "2"}})},
-      {"holds z, which is no input of the engine", tiny::adapter({kA, kB, {"z", {1}, {1}}})},
+      {"holds z, which isn't an input of the engine", tiny::adapter({kA, kB, {"z", {1}, {1}}})},
       {"holds lora_A of to_q without its other half", tiny::adapter({kA})},
       {"holds to_q.lora_A of shape [3], the engine takes up to [2, 3]",
        tiny::adapter({{tiny::kLoraA, {3}, {1, 2, 3}}, kB})},

@@ -159,13 +159,14 @@ def _check_emulated(manifest: Manifest, *, allowed: bool) -> None:
         return
     hint = "run it with --device cuda, or build it with --dtype fp32"
     if allowed:
-        hint += "; the engine has no emulated form, which a new build writes"
+        hint += ", or rebuild it for an emulated form"
     raise UnsupportedError("bf16 doesn't run on ONNX Runtime's CPU", hint)
 
 
 def _refuse(folder: Path, manifest: Manifest, options: dict[str, bool]) -> None:
+    others = "TensorRT" if manifest.backend == "onnxruntime" else "ONNX Runtime"
     for name, given in options.items():
         if given:
             raise UnsupportedError(
-                f"{folder} is a {manifest.backend} engine, {name} is nothing to it"
+                f"{name} applies to {others} engines only; {folder} is a {manifest.backend} engine"
             )

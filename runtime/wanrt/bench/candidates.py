@@ -64,7 +64,7 @@ class Candidate:
 
     @property
     def identity(self) -> str:
-        """What a bench that goes on knows the engine by: its manifest's SHA-256."""
+        """What identifies the engine when a bench is resumed: its manifest's SHA-256."""
         return sha256(self.manifest.to_json().encode()).hexdigest()
 
     @property

@@ -27,10 +27,10 @@ def open_engines(paths: Iterable[Path]) -> list[OpenedFolder]:
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
-            raise ResultsError(f"{path} is no folder", "build engines: wanexport build --rank 32")
+            raise ResultsError(f"{path} isn't a folder", "build engines: wanexport build --rank 32")
         inside = [path] if (path / MANIFEST_NAME).exists() else _engines_in(path)
         if not inside:
-            raise ResultsError(f"{path} holds no engine", "build some: wanexport build --rank 32")
+            raise ResultsError(f"{path} holds no engine", "build one: wanexport build --rank 32")
         for folder in inside:
             found.setdefault(real_path(folder), folder)
     return [try_open(folder) for folder in found.values()]

@@ -44,7 +44,7 @@ class GroupBench:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What groups are told apart by: model and workload."""
+        """What identifies a group: model and workload."""
         return self._group.model, self._group.name
 
     @property
@@ -70,7 +70,7 @@ class GroupBench:
             if row is None or row.identity != candidate.identity:
                 raise ResultsError(
                     f"{candidate.folder} isn't what the earlier bench measured",
-                    "measure anew, without --resume",
+                    "start over without --resume",
                 )
             entry.probe, entry.clocks = row.probe, row.clocks
             entry.forwards = list(row.forwards)
@@ -78,7 +78,7 @@ class GroupBench:
             label, dtype = next(iter(known))
             raise ResultsError(
                 f"the earlier bench had {label} {dtype}, which is gone",
-                "measure anew, without --resume",
+                "start over without --resume",
             )
         self._earlier = earlier
         self.timed = timed
@@ -179,7 +179,7 @@ class GroupBench:
         if self._sets != sets:
             raise ResultsError(
                 f"memory now holds the engines in {sets} sets, not {self._sets}",
-                "free some, or measure anew, without --resume",
+                "free memory, or start over without --resume",
             )
         begun = [entry for entry in self._entries if entry.forwards]
         while begun and all(self._whole(entry, self._done) for entry in begun if entry.active):

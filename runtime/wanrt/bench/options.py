@@ -9,7 +9,7 @@ from wanrt.engine.engine import DeviceKind
 __all__ = ["EXTENDABLE", "BenchOptions"]
 
 EXTENDABLE = {"half_width", "loads", "time_budget_s"}
-"""Options that a bench which goes on may have another value of."""
+"""Options that may change when a bench is resumed."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class Hosted:
         self.close()
         if code == -signal.SIGKILL:
             return EngineError(
-                f"{self._job.name}: its process was killed, most likely for want of memory",
+                f"{self._job.name}: its process was killed, most likely because memory ran out",
                 "free memory or bench fewer engines at once; dmesg may know more",
             )
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -37,9 +37,9 @@ def bench_engines(
         paths: engine folders, or folders of engine folders.
         options: how to measure.
         testbed: where engines, clock and memory come from; this machine by default.
-        earlier: the result of a bench that was broken off; it goes on where that one ended.
+        earlier: the result of an interrupted bench, to continue where that one ended.
         on_round: called with the result so far, before the first and after every round, to save it.
-        reporter: who is told of it; nobody by default.
+        reporter: receives progress; silent by default.
 
     Raises:
         ResultsError: there is nothing to bench, or `earlier` is of other engines, options or
@@ -118,8 +118,8 @@ def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:
 
 
 def _resume(earlier: BenchResult, result: BenchResult, benches: Sequence[GroupBench]) -> None:
-    """Let benches go on with an earlier result, or refuse one that measured something else."""
-    hint = "measure anew, without --resume"
+    """Refuse to resume a bench that measured something else."""
+    hint = "start over without --resume"
     for name, (was, now) in earlier.machine.list_differences(result.machine).items():
         raise ResultsError(
             f"the earlier bench ran on another machine or with other versions: {name} was {was}, "

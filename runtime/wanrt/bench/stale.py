@@ -1,4 +1,4 @@
-"""Engines whose files or sources changed since they were made, and what makes them anew."""
+"""Engines whose files or sources changed since they were made, and what rebuilds them."""
 
 from __future__ import annotations
 

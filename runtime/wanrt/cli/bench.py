@@ -212,7 +212,7 @@ def bench(
     print_line("", end="")  # a closed stdout is known before the work
     chosen = _choose_exports(json, csv, markdown, compare, force)
     if not isfinite(time_budget):
-        raise typer.BadParameter("--time-budget is a number of seconds")
+        raise typer.BadParameter("--time-budget must be a number of seconds")
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
     folders = open_engines(engines or ENGINES)
@@ -281,7 +281,7 @@ def _bench(
         print_line(f"saved {path}", sys.stderr)
     if result.interrupted:
         if "json" in files:
-            print_line(f"go on with: --resume --json {files['json']}", sys.stderr)
+            print_line(f"to continue: wanrt bench ... --resume --json {files['json']}", sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
 
@@ -312,7 +312,7 @@ def _earlier(path: Path | None) -> BenchResult | None:
     from wanrt.results.json import read_results
 
     if path is None or str(path) == "-":
-        raise typer.BadParameter("--resume needs the --json FILE of the bench that was broken off")
+        raise typer.BadParameter("--resume needs --json FILE of the interrupted bench")
     return read_results(path) if path.exists() else None
 
 

@@ -130,7 +130,7 @@ def run_engine(
         inputs: a safetensors file with the data inputs by name.
         workload: whose shapes to use; the manifest's first by default.
         adapter: a canonical adapter, for an engine that can swap.
-        reporter: who is told of it; nobody by default.
+        reporter: receives progress; silent by default.
 
     Raises:
         WanrtError: any of them can't be used.

@@ -109,7 +109,7 @@ def _check_tensor(
     if name not in specs:
         near = difflib.get_close_matches(name, specs, n=1)
         also = f"; the nearest is {near[0]}" if near else ""
-        raise ValueError(f"holds {name}, which is no input of the engine{also}")
+        raise ValueError(f"holds {name}, which isn't an input of the engine{also}")
     spec = specs[name]
     if dtype != SAFETENSORS[spec.dtype]:
         raise ValueError(f"holds {name} in {dtype}, the engine takes {spec.dtype}")

@@ -104,7 +104,7 @@ def _copy(threads: int) -> Run:
 
 
 def _gemm_model(element: int, weight: Array) -> bytes:
-    """Return an ONNX model of y = x W^T; onnx itself is no dependency of the runtime.
+    """Return an ONNX model of y = x W^T; the runtime doesn't depend on onnx itself.
 
     The numbers are the fields of ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto and
     ValueInfoProto in onnx.proto.

@@ -38,7 +38,7 @@ class Part(BaseModel):
 class TensorSpec(Part):
     """One input or output of a graph.
 
-    `range` bounds values that aren't unit normal (the timestep lies in 0 to 1000); `module` names
+    `range` bounds values that aren't unit normal (the timestep: 0 to 1000); `module` names
     the adapted module of an adapter input. The caller feeds `data`, an adapter `lora_A`, `lora_B`
     and `strengths`, the context graph `context`, the runtime `card`.
     """

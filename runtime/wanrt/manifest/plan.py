@@ -97,7 +97,7 @@ class PlanFile(File):
         swapped = self.swap.base if self.swap else {}
         for name, part in (*self.weights.items(), *swapped.items()):
             if part.offset + part.bytes > weights.get(part.file, 0):
-                raise ValueError(f"{name} lies outside the weight files")
+                raise ValueError(f"{name} is outside the weight files")
         if self.refit == "baked" and self.weights:
             raise ValueError("a baked plan takes no weights")
         if self.swap and (mode != "merged" or self.refit not in ("targets", "all")):

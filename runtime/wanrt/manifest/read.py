@@ -23,7 +23,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder/engine.json`, without touching the weights.
 
     Raises:
-        ManifestError: the file is missing, malformed, of a newer schema, or names a file that lies
+        ManifestError: the file is missing, malformed, of a newer schema, or names a file that is
             outside the folder, is missing, or has another size than recorded.
     """
     manifest = read_manifest_only(folder)
@@ -85,7 +85,7 @@ def _read_text(path: Path) -> str:
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Check that every file that a manifest names lies in the folder and has the recorded size.
+    """Check that every file that a manifest names is in the folder and has the recorded size.
 
     Raises:
         ManifestError: one is missing, leads out of the folder, or has another size.
@@ -95,7 +95,7 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def check_file(folder: Path, file: str, size: int) -> None:
-    """Check that a file lies in the folder and has the recorded size.
+    """Check that a file is in the folder and has the recorded size.
 
     Raises:
         ManifestError: it is missing, leads out of the folder, or has another size.

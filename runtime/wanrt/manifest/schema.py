@@ -146,7 +146,7 @@ class Manifest(Part):
         for key, workload in self.workloads.items():
             unknown = sorted(set(workload.shapes) - names)
             if unknown:
-                raise ValueError(f"workload {key}: {unknown[0]} is no input of a graph")
+                raise ValueError(f"workload {key}: {unknown[0]} isn't an input of a graph")
             if (workload.context is None) == self.is_split:
                 there = "out" if workload.context is None else ""
                 raise ValueError(f"workload {key}: with{there} a context, unlike graphs")
@@ -162,7 +162,7 @@ class Manifest(Part):
             raise ValueError(f"input {strengths[1].name} is a second of role strengths")
         for spec in graph.inputs:
             if spec.role == "context" and spec.name not in fed:
-                raise ValueError(f"input {spec.name} is no output of a context graph")
+                raise ValueError(f"input {spec.name} isn't an output of a context graph")
             if spec.role == "card" and self.cards == 1:
                 raise ValueError(f"input {spec.name} is a card's, of an engine for one card")
 

@@ -14,7 +14,7 @@ __all__ = [
 ]  # fmt: skip
 
 SPELLED_OUT = 4
-"""More candidates than this are told by their extremes or their number."""
+"""More candidates than this are summed up by their extremes or their number."""
 
 ADAPTED = ("separate", "swappable")
 Members = Sequence[tuple[CandidateResult, Ratio]]

@@ -76,7 +76,7 @@ def _hint(advice: Advice) -> list[str]:
 
 
 def shown_rows(group: GroupResult) -> list[CandidateResult]:
-    """Return the rows of a table: an A/A is told beside its baseline, a second build by itself."""
+    """Return the rows of a table: an A/A is shown beside its baseline, a second build by itself."""
     told = {row.engine for row in group.candidates if not row.control}
     return [row for row in group.candidates if not row.control or row.engine not in told]
 

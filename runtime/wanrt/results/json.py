@@ -56,9 +56,9 @@ def read_results(path: Path) -> BenchResult:
         raise ResultsError(f"{path} is not JSON, or cut short: {error}", hint) from None
     held = value if isinstance(value, dict) else {}
     if (schema := held.get("schema")) not in READABLE:
-        found = "no bench's results" if schema is None else f"of results schema {schema!r}"
+        found = "isn't a bench's results" if schema is None else f"is of results schema {schema!r}"
         known = " and ".join(map(str, READABLE))
-        raise ResultsError(f"{path} is {found}; this release reads {known}", hint)
+        raise ResultsError(f"{path} {found}; this release reads schemas {known}", hint)
     try:
         return _restore(held)
     except ValidationError as error:
@@ -66,7 +66,7 @@ def read_results(path: Path) -> BenchResult:
         where = ".".join(map(str, first["loc"]))
         raise ResultsError(f"{path}: {where}: {first['msg']}", hint) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} is no bench's results: {error}", hint) from None
+        raise ResultsError(f"{path} isn't a bench's results: {error}", hint) from None
 
 
 def _restore(value: dict[str, Any]) -> BenchResult:

@@ -30,7 +30,7 @@ class Change:
     """How much faster a candidate became: 0.02 is 2 %.
 
     `low` to `high` is the 95 % interval, None where one of the benches has a single load; `now` is
-    None for what is no longer measured. `failed` says that it became slower than allowed beyond
+    None for what isn't measured any more. `failed` says that it became slower than allowed beyond
     doubt, or is gone.
     """
 
@@ -61,7 +61,7 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
             raise ResultsError(
                 f"the earlier bench ran with another {name} ({before}, now {value}): the engines "
                 "are not all that changed",
-                "compare all the same with --force",
+                "compare anyway with --force",
             )
 
 

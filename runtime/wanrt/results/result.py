@@ -24,7 +24,8 @@ __all__ = ["BenchResult", "CandidateResult", "GroupResult"]
 class CandidateResult:
     """One row: an engine, with its adapter if it is swappable, a control or a rival.
 
-    `identity` is the SHA-256 of the engine's manifest, by which a bench that goes on knows it.
+    `identity` is the SHA-256 of the engine's manifest, which identifies the engine when a bench is
+    resumed.
     """
 
     engine: str

@@ -169,7 +169,7 @@ def summarize(seconds: Sequence[float]) -> Summary:
 
 
 def robust_z(values: Sequence[float]) -> list[float]:
-    """Return how many median absolute deviations each value lies above the median.
+    """Return how many median absolute deviations each value is above the median.
 
     All zeros if the deviation is zero: half of the values are equal and nothing can be said.
     """

@@ -13,7 +13,7 @@ __all__ = ["Advice", "Factor", "Forward", "Probe", "Ratio", "Seconds", "Verdict"
 
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Factor = Annotated[float, Field(gt=1e-9, lt=1e9)]
-"""Of speed against the baseline's. What a file says beyond these limits is no measurement."""
+"""Of speed against the baseline's. What a file says beyond these limits can't be a measurement."""
 
 TICK_S = 1e-9
 """A clock that saw no time pass leaves rates and logarithms finite."""

@@ -146,7 +146,7 @@ def check_writable(
     folder = path.parent
     if not folder.is_dir():
         raise ResultsError(
-            f"{path} can't be written: {folder} is no folder",
+            f"{path} can't be written: {folder} isn't a folder",
             f"mkdir -p {shlex.quote(str(folder))}",
         )
     if path.is_dir():

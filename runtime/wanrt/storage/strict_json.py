@@ -41,5 +41,5 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} isn't a finite number")
     return number

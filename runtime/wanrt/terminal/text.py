@@ -51,7 +51,7 @@ def group_digits(number: int) -> str:
 
 
 def first_three(names: Sequence[str]) -> str:
-    """Return `a, b, c, ...`: three names, whose number is told elsewhere."""
+    """Return `a, b, c, ...`: three names, whose number is shown elsewhere."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

@@ -139,7 +139,7 @@ class TestConflict:
     def refused(self, out: Path, why: str, **changes: object) -> None:
         """The build is refused for a reason and changes nothing; with force it replaces."""
         before = snapshot(out)
-        with pytest.raises(BuildError, match=f"is there already, and .*{why}") as caught:
+        with pytest.raises(BuildError, match=f"already exists: .*{why}") as caught:
             self.again(**changes)
         assert "--force" in caught.value.hint
         assert snapshot(out) == before
@@ -152,7 +152,7 @@ class TestConflict:
     def test_a_lora_edited_in_place(self, out: Path) -> None:
         before = sample(engines(out)["separate"])
         write_lora(self.lora, seed=1)
-        self.refused(out, "made from another adapter")
+        self.refused(out, "built from another adapter")
         assert not np.array_equal(sample(engines(out)["separate"]), before)
 
     @pytest.mark.usefixtures("out")
@@ -179,7 +179,7 @@ class TestConflict:
             self.again(loras=nearly)
 
     def test_another_base(self, out: Path, sources: Path) -> None:
-        self.refused(out, "made from another base", base=str(sources / "finetuned"))
+        self.refused(out, "built from another base", base=str(sources / "finetuned"))
 
     def test_copied_weights(self, out: Path) -> None:
         self.refused(out, "weights was link, is copy", copy=True)
@@ -202,7 +202,7 @@ class TestConflict:
             "--mode", "separate", "--out", out, "--verify", "none",
         )  # fmt: skip
         assert outcome.code == 1
-        assert "made from another config" in outcome.err
+        assert "built from another config" in outcome.err
 
     def test_a_file_of_the_engine_is_gone(self, out: Path) -> None:
         (engines(out)["separate"] / "model.onnx").unlink()
@@ -233,7 +233,7 @@ class TestConflict:
         folder = engines(out)["separate"]
         kept = folder.rename(out.parent / "elsewhere")
         folder.symlink_to(kept)
-        with pytest.raises(BuildError, match="it is no folder"):
+        with pytest.raises(BuildError, match="it isn't a folder"):
             self.again(force=True)
         assert folder.is_symlink()
         assert read_manifest(kept).mode == "separate"

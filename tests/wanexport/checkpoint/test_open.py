@@ -206,7 +206,7 @@ BROKEN: list[Broken] = [
     ("shard-header", lengthen_header, "is not a whole safetensors file"),
     ("shard-empty", lambda f: shard_of(f, Q).write_bytes(b""), "not a whole safetensors file"),
     ("shard-a-folder", lambda f: replace_by_folder(shard_of(f, Q)), "lacks diffusion_pytorch"),
-    ("tensor-twice", duplicate, f"{Q} lies in .* and "),
+    ("tensor-twice", duplicate, f"{Q} is in both .* and "),
     (
         "tensor-missing",
         lambda f: edit_shard(f, Q, lambda t: t.pop(Q)),

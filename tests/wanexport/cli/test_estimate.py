@@ -178,7 +178,7 @@ def test_json_holds_it_all(tmp_path: Path) -> None:
     assert (code, err.splitlines()) == (
         1,
         [
-            f"error: {tmp_path}/no/plan.json can't be written: {tmp_path}/no is no folder",
+            f"error: {tmp_path}/no/plan.json can't be written: {tmp_path}/no isn't a folder",
             f"hint: mkdir -p {tmp_path}/no",
         ],
     )  # fmt: skip

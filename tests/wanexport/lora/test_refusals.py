@@ -165,7 +165,7 @@ REFUSALS: dict[str, tuple[LoraFile, str]] = {
                 "diffusion_model.blocks.0.norm3.lora_B.weight": torch.ones(128, 4),
             }
         ),
-        r"norm2\.weight is no matrix",
+        r"norm2\.weight isn't a matrix",
     ),
     "bias-of-norm-without": (
         broken(**{"diffusion_model.blocks.0.self_attn.norm_q.diff_b": torch.zeros(128)}),
@@ -230,7 +230,7 @@ REFUSALS: dict[str, tuple[LoraFile, str]] = {
         LoraFile({f"transformer.{i}.lora_A.weight": torch.ones(1) for i in range(65_537)}),
         r"holds 65,537 tensors, at most 65,536",
     ),
-    "metadata-pattern": (with_metadata(alpha_pattern={"(": 1}), r"is no pattern"),
+    "metadata-pattern": (with_metadata(alpha_pattern={"(": 1}), r"isn't a valid pattern"),
 }
 
 

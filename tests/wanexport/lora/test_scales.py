@@ -56,7 +56,7 @@ def test_adapter_config_of_several_files_is_peft_s_own(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8}')
     peft = resolve_adapter(made.save(tmp_path / "adapter_model.safetensors"), SHAPES)
     check_gains(peft, {k: 2 * gain for k, gain in made.gains.items()})
-    with pytest.raises(AdapterError, match="may be another file's"):
+    with pytest.raises(AdapterError, match="may belong to another LoRA"):
         resolve(made, tmp_path)
     stated = make_lora("D-musubi", CROSS, alpha=2.0)
     check_gains(resolve(stated, tmp_path), stated.gains)

@@ -87,14 +87,14 @@ class TestWhatDecidesReuse:
         options["tensorrt"] = PlanSettings("tensorrt", refit="none", control=False)
         build(tmp_path, **options)
         fake_builder(**machine)
-        with pytest.raises(BuildError, match="made from another backend") as caught:
+        with pytest.raises(BuildError, match="built from another backend") as caught:
             build(tmp_path, **options)
         assert "--force" in caught.value.hint
 
     def test_another_setting(self, tmp_path: Path) -> None:
         options: dict[str, Any] = {"modes": ("full",), "dtype": "fp16", "verify": False}
         build(tmp_path, tensorrt=PlanSettings("tensorrt-rtx"), **options)
-        with pytest.raises(BuildError, match="made from another backend"):
+        with pytest.raises(BuildError, match="built from another backend"):
             build(tmp_path, tensorrt=PlanSettings("tensorrt-rtx", optimization_level=5), **options)
 
 
@@ -123,7 +123,7 @@ class TestAPlanIsMended:
     ) -> None:
         self.build(tmp_path)
         monkeypatch.setattr("wanexport.tensorrt.settings.code_hash", lambda: "another")
-        with pytest.raises(BuildError, match="made from another backend"):
+        with pytest.raises(BuildError, match="built from another backend"):
             self.build(tmp_path)
 
     def test_the_rank_it_swaps_in_is_part_of_it(self, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class TestRefusals:
         ("fail", "said"),
         [
             ("crash", "TensorRT's builder crashed with SIGSEGV"),
-            ("kill", "the builder was killed, for want of memory most likely"),
+            ("kill", "the builder was killed, most likely because memory ran out"),
             ("mute", "the builder ended without a plan"),
             ("no such kernel", "no such kernel"),
         ],
@@ -65,23 +65,23 @@ class TestRefusals:
             (("--backend", "tensorrt-rtx", "--compute-capability", "90"),
              "doesn't build for compute capability 90", "it builds for 80, 86, 89, 120, 121"),
             (("--backend", "tensorrt-rtx", "--compute-capability", "ada"),
-             "'ada' is none", "write it as 89"),
+             "'ada' isn't a compute capability", "write it as 89"),
             (("--backend", "tensorrt-rtx", "--refit", "none"),
              "can't be built without a GPU and its driver", "--bake"),
             (("--backend", "tensorrt-rtx", "--version-compatible"),
              "TensorRT-RTX builds no version-compatible plans", "drop --version-compatible"),
             (("--backend", "tensorrt-rtx", "--workspace", "4096"),
-             "--workspace 4096 is no size", "write it as 4GiB"),
+             "--workspace 4096 isn't a size with a unit", "write it as 4GiB"),
             (("--backend", "tensorrt-rtx", "--refit", "none", "--bake"),
              "--bake puts the weights into the plan", "drop one of the two"),
             (("--backend", "tensorrt-rtx", "--hardware-compatibility-level", "ampere+"),
              "TensorRT-RTX has no --hardware-compatibility-level", "--compute-capability 89,120"),
             (("--backend", "tensorrt-rtx", "--workspace", "much"),
-             "--workspace much is no size", "write it as 4GiB"),
+             "--workspace much isn't a size with a unit", "write it as 4GiB"),
             (("--backend", "tensorrt"),
              "tensorrt isn't installed", "--extra-index-url https://pypi.nvidia.com"),
-            (("--bake",), "--bake is TensorRT's", "--backend tensorrt-rtx"),
-            (("--memory-limit", "4GiB"), "--memory-limit is TensorRT's", "--backend tensorrt"),
+            (("--bake",), "--bake applies to TensorRT engines only", "--backend tensorrt-rtx"),
+            (("--memory-limit", "4GiB"), "applies to TensorRT engines only", "--backend tensorrt"),
         ],
         ids=lambda value: "-".join(value).replace("--", "") if isinstance(value, tuple) else "",
     )  # fmt: skip
@@ -91,7 +91,7 @@ class TestRefusals:
         builder.find_toolchain.cache_clear()
         out = tmp_path / "engines"
         code, said, problem = wanexport("build", "--mode", "full", *flags, "--out", out)
-        usage = ("is TensorRT's", "TensorRT-RTX has", "builds no", "--bake puts")
+        usage = ("applies to TensorRT engines only", "TensorRT-RTX has", "builds no", "--bake puts")
         wrong_usage = any(words in error for words in usage)
         assert (code, said) == (2 if wrong_usage else 1, "")
         assert error in problem
@@ -133,5 +133,5 @@ class TestTheGpuDecides:
 
     def test_a_version_compatible_plan_has_no_refitter(self) -> None:
         settings = PlanSettings("tensorrt", refit="all", version_compatible=True)
-        with pytest.raises(ConfigError, match="runs without a refitter"):
+        with pytest.raises(ConfigError, match="can't be refitted"):
             resolve_settings(settings)

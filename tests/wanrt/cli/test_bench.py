@@ -88,7 +88,7 @@ def test_a_broken_off_bench_goes_on(
     code, out, err = wanrt("bench", family, *fixed)
     assert code == 130
     assert "interrupted" in out
-    assert f"go on with: --resume --json {saved}" in err
+    assert f"to continue: wanrt bench ... --resume --json {saved}" in err
     part = json.loads(saved.read_text())["results"][0]["forward_s"]
     scripted()
     code, _, _ = wanrt("bench", family, *fixed, "--resume")
@@ -107,7 +107,7 @@ def test_resume_without_a_file_begins(family: Path, tmp_path: Path) -> None:
     assert wanrt("bench", family, "--loads", 1, *new)[0] == 0
     code, _, err = wanrt("bench", family, "--resume")
     assert code == 2
-    assert "--resume needs the --json FILE" in err
+    assert "--resume needs --json FILE" in err
 
 
 @pytest.mark.parametrize("value", ["0.5", "0%", "100%", "half", "-1%"])

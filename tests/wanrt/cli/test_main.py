@@ -104,14 +104,14 @@ def test_wrong_usage_exits_with_2(case: str) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "bench without engines/": (["bench"], "engines is no folder"),
-    "verify without engines/": (["verify"], "engines is no folder"),
-    "bench of nothing": (["bench", "{tmp}/none"], "is no folder"),
+    "bench without engines/": (["bench"], "engines isn't a folder"),
+    "verify without engines/": (["verify"], "engines isn't a folder"),
+    "bench of nothing": (["bench", "{tmp}/none"], "isn't a folder"),
     "bench of an empty folder": (["bench", "{tmp}"], "holds no engine"),
     "unknown workload": (["bench", "{e}", "--workload", "x"], "no engine has the workload 'x'"),
     "results to nowhere": (["bench", "{e}", "--json", "{tmp}/no/x.json"], "can't be written"),
     "info of nothing": (["info", "{tmp}"], "is not an engine folder"),
-    "verify nothing": (["verify", "{tmp}/none"], "is no folder"),
+    "verify nothing": (["verify", "{tmp}/none"], "isn't a folder"),
     "run without engine": (["run", "{tmp}", *SAVE], "is not an engine folder"),
     "run on CUDA": (["run", "{e}/tiny-full", *SAVE, "--device", "cuda"], "CUDA"),
     "run to nowhere": (
@@ -240,7 +240,7 @@ class TestSave:
         found = wanrt("run", family / "tiny-full", "--save", missing / "out.safetensors")
         assert (found.code, found.out) == (1, "")
         assert found.err.splitlines() == [
-            f"error: {missing}/out.safetensors can't be written: {missing} is no folder",
+            f"error: {missing}/out.safetensors can't be written: {missing} isn't a folder",
             f"hint: mkdir -p '{missing}'",
         ]
 

@@ -77,13 +77,13 @@ BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     "cut short": (lambda text: text[:-200], "is not JSON, or cut short"),
     "empty": (lambda _: "", "is not JSON, or cut short"),
     "no text": (lambda _: "\udcff", "is not JSON, or cut short"),
-    "a list": (lambda _: "[]", "is no bench's results"),
-    "another program's": (lambda _: '{"results": []}', "is no bench's results"),
+    "a list": (lambda _: "[]", "isn't a bench's results"),
+    "another program's": (lambda _: '{"results": []}', "isn't a bench's results"),
     "of another schema": (
         lambda text: text.replace('"schema": 3', '"schema": 99', 1),
         "is of results schema 99",
     ),
-    "without groups": (lambda _: '{"schema": 3}', "is no bench's results"),
+    "without groups": (lambda _: '{"schema": 3}', "isn't a bench's results"),
     "with a row of no group": (
         lambda text: text.replace('"model": "wan2.1-i2v-14b"', '"model": "b"', 1),
         "a row of no group: 'wan2.1-i2v-14b' '832x480x81'",
@@ -102,7 +102,7 @@ BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     ),
     "with a number beyond a double's": (
         lambda text: text.replace('"load_average": 0.0', '"load_average": 1e999'),
-        "is no finite number",
+        "isn't a finite number",
     ),
     "with half a character": (
         lambda text: text.replace('"label": "full"', '"label": "\\ud800"'),

@@ -281,7 +281,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     write_text(path, "two")
     assert path.read_text() == "two"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ResultsError, match="nowhere is no folder"):
+    with pytest.raises(ResultsError, match="nowhere isn't a folder"):
         write_text(tmp_path / "nowhere" / "out.json", "x")
     with pytest.raises(ResultsError, match="it is a folder"):
         write_text(tmp_path, "x")

@@ -20,7 +20,7 @@ def flatten_stream(model: ir.Model) -> None:
 
     A Reshape between a Gemm and what follows keeps the builder from fusing the two. Attention and
     rotary embedding keep their three dimensions, with a Reshape before and behind. It holds where
-    batch is 1: with more, one video's gate is no row that broadcasts over all tokens.
+    batch is 1: with more, one video's gate can't be broadcast as a row over all tokens.
     """
     video = dims(model.graph.inputs[0])
     if video is None or video[0] != 1:

@@ -108,7 +108,7 @@ typedef struct wanrt_tensor {
   double low, high;              /* where values lie; low == high: unit normal (mean 0) */
 } wanrt_tensor;
 
-/* What an engine is; engines/README.md tells the fields. A rank of 0 is none. */
+/* What an engine is; engines/README.md lists the fields. A rank of 0 means that there is none. */
 typedef struct wanrt_info {
   const char *name, *model, *mode, *dtype, *backend;
   int64_t rank, max_rank;
@@ -140,7 +140,7 @@ typedef struct wanrt_options {
   const char* workload; /* take this workload's shapes only; NULL: any that the engine takes */
   void* stream;         /* a cudaStream_t that forwards are put on; NULL: the engine's own */
   int no_graph;         /* 1: TensorRT puts forwards on the stream without a CUDA graph */
-  wanrt_progress progress; /* told of loading; NULL: nobody is */
+  wanrt_progress progress; /* called while loading; NULL: never */
   void* progress_context;  /* passed to it */
 } wanrt_options;
 

@@ -39,7 +39,7 @@ void check_tensor(const wanrt_tensor& tensor) {
   check_shape(tensor);
   const std::string name = tensor.name;
   if (tensor.memory != WANRT_HOST && tensor.memory != WANRT_DEVICE) {
-    refuse_usage(name + " lies in memory " + std::to_string(tensor.memory) +
+    refuse_usage(name + " is in memory " + std::to_string(tensor.memory) +
                  ", neither WANRT_HOST nor WANRT_DEVICE");
   }
   const auto address = reinterpret_cast<std::uintptr_t>(tensor.data);

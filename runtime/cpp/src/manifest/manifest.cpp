@@ -124,7 +124,7 @@ std::string_view find_role_problem(const TensorSpec& spec, const std::set<std::s
     return "isn't fp32 of [max_rank]";
   }
   if (spec.role == Role::context && fed.count(spec.name) == 0) {
-    return "is no output of a context graph";
+    return "isn't an output of a context graph";
   }
   if (spec.role == Role::card && manifest.cards == 1) {
     return "is a card's, of an engine for one card";
@@ -183,7 +183,7 @@ void check_consistent(const Manifest& manifest) {
     for (const auto& [input, shape] : workload.shapes) {
       if (inputs.count(input) == 0) {
         refuse_at("engine.json",
-                  "workload " + workload.name + ": " + input + " is no input of a graph");
+                  "workload " + workload.name + ": " + input + " isn't an input of a graph");
       }
     }
     if (workload.context != manifest.is_split()) {

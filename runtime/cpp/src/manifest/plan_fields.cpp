@@ -73,7 +73,7 @@ void check_inside(const WeightRanges& ranges, const Manifest& manifest) {
                      [&path = range.file](const auto& one) { return one.file.file == path; });
     const std::int64_t bytes = found == manifest.weights.end() ? 0 : found->file.bytes;
     if (range.offset > bytes || range.bytes > bytes - range.offset) {
-      refuse_at("engine.json", name + " lies outside the weight files");
+      refuse_at("engine.json", name + " is outside the weight files");
     }
   }
 }

@@ -111,7 +111,7 @@ Merger::Merger(TensorRt& tensorrt, nvinfer1::ICudaEngine& engine, const Folder& 
   }
   for (const auto& [name, range] : swap_.base) {
     if (plan_.weights.count(name) == 0) {
-      refuse(folder_, name + " is no weight of the plan");
+      refuse(folder_, name + " isn't a weight of the plan");
     }
   }
 }

@@ -79,7 +79,7 @@ class TensorRtBackend final : public Backend {
     try {
       guard_.emplace(device_);  // while the members below are freed
     } catch (const Error&) {
-      static_cast<void>(folder_);  // the device is lost, and so is what lies there
+      static_cast<void>(folder_);  // the device is lost, and so is what it held
     }
   }
   TensorRtBackend(const TensorRtBackend&) = delete;

@@ -99,7 +99,8 @@ TEST_CASE("files that aren't adapters of this engine") {
   Merging m;
   m.fed.engine.swap(m.one);
   const std::string bad = m.folder.write("bad.safetensors", tiny::adapter({a_of("to_v")}));
-  CHECK(refusal(m.fed.engine, bad) == bad + " holds to_v.lora_A, which is no input of the engine");
+  CHECK(refusal(m.fed.engine, bad) ==
+        bad + " holds to_v.lora_A, which isn't an input of the engine");
   const std::string wide = m.folder.write(
       "wide.safetensors",
       tiny::adapter({{"to_k.lora_A", {3, 3}, Values(9)}, {"to_k.lora_B", {3, 3}, Values(9)}}));
@@ -162,5 +163,5 @@ TEST_CASE("a swap that can't be") {
   CHECK(ends(opened([&](Json&, Json& m) { swap(m)["inputs"][0]["role"] = "data"; }),
              "adapter input to_q.lora_A has shape [2, 3]"));
   CHECK(ends(opened([&](Json&, Json& m) { swap(m)["base"]["x"] = swap(m)["base"]["to_q.weight"]; }),
-             "swap: x is no weight of the plan"));
+             "swap: x isn't a weight of the plan"));
 }

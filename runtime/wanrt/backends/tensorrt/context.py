@@ -83,7 +83,7 @@ class Execution:
         return sizes(self._open().get_tensor_shape(name))
 
     def place(self, name: str, address: int) -> None:
-        """Say where an input or output lies, aligned to `ALIGNMENT` bytes."""
+        """Set the address of an input or output, aligned to `ALIGNMENT` bytes."""
         if self._addresses.get(name) == address:
             return
         self.forget()
@@ -130,7 +130,7 @@ class Execution:
         return self._context
 
     def _settle(self) -> None:
-        """Run in the shared block where it lies now."""
+        """Run in the shared block at its present address."""
         address = self._scratch.address
         if address != self._memory:
             self.forget()

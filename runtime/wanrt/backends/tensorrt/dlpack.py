@@ -68,7 +68,7 @@ class TensorView:
 
 
 def view_tensor(name: str, value: object, stream: int, gpu: int) -> TensorView:
-    """Return where an array or DLPack tensor lies, without copying what is contiguous.
+    """Return the address of an array or DLPack tensor, without copying what is contiguous.
 
     Args:
         name: what errors call it.
@@ -77,7 +77,7 @@ def view_tensor(name: str, value: object, stream: int, gpu: int) -> TensorView:
         gpu: the number of the GPU that will.
 
     Raises:
-        EngineError: it is neither, can't be exported, lies on another GPU, or isn't contiguous
+        EngineError: it is neither, can't be exported, is on another GPU, or isn't contiguous
             there.
     """
     if isinstance(value, np.ndarray):
@@ -111,10 +111,10 @@ def _view_capsule(name: str, capsule: object, value: object, gpu: int) -> Tensor
     shape = tuple(tensor.shape[: tensor.ndim])
     device = tensor.device.type
     if device not in (CPU, CUDA, CUDA_HOST, CUDA_MANAGED):
-        raise EngineError(f"input {name} lies on a device that isn't CUDA's (DLPack type {device})")
+        raise EngineError(f"input {name} is on a device that isn't CUDA's (DLPack type {device})")
     on_device = device in (CUDA, CUDA_MANAGED)
     if device == CUDA and tensor.device.id != gpu:
-        raise EngineError(f"input {name} lies on GPU {tensor.device.id}, the engine is on {gpu}")
+        raise EngineError(f"input {name} is on GPU {tensor.device.id}, the engine is on {gpu}")
     address = (tensor.data or 0) + tensor.byte_offset
     dtype = _dtype_name(tensor.dtype)
     if tensor.strides and not _is_packed(shape, tensor.strides[: tensor.ndim]):

@@ -115,7 +115,7 @@ class TrtEngine(Engine):
     def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`.
 
-        A contiguous tensor on the GPU is read where it lies and stays referenced; another is
+        A contiguous tensor on the GPU is read in place and stays referenced; another is
         copied to the GPU once.
 
         Raises:
@@ -193,7 +193,7 @@ class TrtEngine(Engine):
         if self._swapper is not None and self._swapper.needs_reload:
             raise EngineError(
                 f"{self._folder}: a swap failed halfway and couldn't be undone",
-                "swap again, or load the engine anew",
+                "swap again, or load the engine again",
             )
 
     def _load(self, stack: ExitStack, streaming: int | None, graphs: bool) -> Execution:
@@ -265,7 +265,7 @@ def _check_options(
             "build it with --allow-weight-streaming",
         )
     if streaming is not None and streaming < 0:
-        raise EngineError(f"a weight-streaming budget of {streaming} bytes")
+        raise EngineError(f"the weight-streaming budget is negative: {streaming} bytes")
     if stream == 0 and graphs and streaming is None:
         raise EngineError(
             "CUDA's default stream can't be captured as a graph",

@@ -37,7 +37,7 @@ class Feed:
 class TrtIo:
     """The data inputs and the outputs of an engine.
 
-    A tensor on the GPU is read where it lies, another from a block that it is copied to. Blocks
+    A tensor on the GPU is read in place, another from a block that it is copied to. Blocks
     stay where they are as long as shapes do, so that a CUDA graph stays valid.
     """
 
@@ -131,7 +131,7 @@ class TrtIo:
         raise EngineError(f"no workload has the shapes {given}", f"there are {'; '.join(there)}")
 
     def _place_input(self, name: str, view: TensorView) -> int:
-        """Return where an input lies: its own address, or a block that it was copied to."""
+        """Return an input's address: its own, or a block that it was copied to."""
         if view.on_device and view.address % ALIGNMENT == 0:
             return view.address
         size = _bytes(view.shape, view.dtype)

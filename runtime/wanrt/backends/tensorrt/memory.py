@@ -49,7 +49,7 @@ class Scratch:
 
     @property
     def address(self) -> int:
-        """Where the block lies now."""
+        """The block's present address."""
         assert self._blocks is not None
         return self._blocks.take("scratch", self.size)
 

@@ -67,7 +67,7 @@ class PaddedAdapter:
 
     @property
     def needs_reload(self) -> bool:
-        """Never, as far as the device does what it is told."""
+        """Never, unless the device fails."""
         return False
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ CAPTIONS = {
     "ratio": "Points are estimates, bars their 95 % intervals; a hollow point has none. Within the "
     "controls' band nothing may be claimed.",
     "rate": "Batch x tokens / the median over loads of each load's median forward.",
-    "rounds": "Of each candidate: its typical forward, and how far each round lies from it. A "
+    "rounds": "Of each candidate: its typical forward, and how far each round is from it. A "
     "triangle is a round beyond the panel.",
     "memory": "Peak of anonymous memory: mapped file pages don't count. Files shared with the full "
     "fine-tune's engine are on the disk once.",

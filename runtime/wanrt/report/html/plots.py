@@ -1,6 +1,6 @@
 """The plots of a bench: one function per question, each from a group to a figure.
 
-Figures are drawn anew for every width: what is readable on a desk isn't on a phone.
+Figures are drawn for every width: what is readable on a desk isn't on a phone.
 """
 
 from __future__ import annotations
