@@ -84,7 +84,7 @@ class Outlook:
 
 
 def price_engines(request: BuildRequest) -> tuple[Cost, ...]:
-    """Return the costs of the engines that a build makes, its adapters those that --rank makes."""
+    """Return the costs of the engines that a build would make, with random adapters of --rank."""
     wanted: list[tuple[Mode, int | None]] = []
     for mode in request.modes:
         if mode == "full":
@@ -97,7 +97,7 @@ def price_engines(request: BuildRequest) -> tuple[Cost, ...]:
 
 
 def choose_devices(names: Sequence[str], dtype: Dtype) -> list[DeviceRates]:
-    """Return devices by name, `cpu` being this machine, measured; all of them without a name.
+    """Return devices by name, all by default; `cpu` is this machine, measured.
 
     Raises:
         WanrtError: there is no such device.

@@ -148,6 +148,22 @@ def test_one_bit_is_told(tmp_path: Path) -> None:
     assert host("sanitized", *command, "--tolerance", "1").returncode == 1
 
 
+def test_an_output_that_overflows_is_no_result(tmp_path: Path) -> None:
+    folder = make_engine(tmp_path / "engine", Tiny())
+    inputs, _ = expect(folder, tmp_path)
+    save_file(load_file(inputs) | {"x": np.full((6, 16), np.inf, np.float32)}, inputs)
+    done = host("plain", folder, "--inputs", inputs)
+    assert (done.returncode, done.stderr) == (1, "error: output y isn't finite\n")
+
+
+def test_a_name_is_only_shown(tmp_path: Path) -> None:
+    """The library has no control characters in its messages; the host knows marks of direction."""
+    done = host("plain", tmp_path / "a\x1b[2J\u202e\u009bb\ud7ffé")
+    assert done.returncode == 1
+    shown = r"a [2J\xe2\x80\xae\xc2\x9bb" + "\ud7ffé"
+    assert done.stderr.startswith(f"error: {tmp_path}/{shown}")
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_random_inputs(dtype: str, tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "engine", Tiny(dtype=dtype))

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md",
     ROOT / "engines/README.md", ROOT / "runtime/cpp/README.md", *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmarks/results/*.md")),
 )  # fmt: skip
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OTHERS = {"cmake", "cp", "wanrt-host", "python"}  # whose arguments nothing here can read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,12 @@ SPECIAL: dict[str, Callable[[Path], str]] = {
     "pipe": _fifo, "socket": _socket, "device": _device, "loop": _loop
 }  # fmt: skip
 
+
+def _beside(samples: Samples, path: Path) -> Path:
+    """Copy a valid LoRA into the folder of what is to be its settings."""
+    return Path(shutil.copy(samples.lora, path.with_name("lora.safetensors")))
+
+
 INPUTS: dict[str, tuple[str, Callable[[Samples, Path], list[object]]]] = {
     "base": ("x.safetensors", lambda w, p: w.full(base=p)),
     "finetuned": ("x.safetensors",
@@ -51,6 +58,7 @@ INPUTS: dict[str, tuple[str, Callable[[Samples, Path], list[object]]]] = {
     "adapter": ("x.safetensors",
                 lambda w, p: ["adapter", p, "--for", w.swappable, "-o", "o.safetensors"]),
     "engine.json": ("engine.json", lambda _, p: ["estimate", "--config", p]),
+    "settings": ("adapter_config.json", lambda w, p: w.merged(_beside(w, p))),
 }  # fmt: skip
 RUNTIME: dict[str, tuple[str, Callable[[Samples, Path], list[object]]]] = {
     "inputs": ("x.safetensors",

@@ -43,7 +43,7 @@ Refs = dict[str, TensorRef]
 
 
 def detach_engine(engine: Path, output: Path, reporter: Reporter, *, force: bool) -> int:
-    """Write an engine once more, with copies of the bytes that it reads, and return how many.
+    """Copy an engine together with the bytes that it reads, and return how many bytes that were.
 
     Args:
         engine: the folder to read.

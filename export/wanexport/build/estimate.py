@@ -1,4 +1,4 @@
-"""About what making an engine writes, and what memory it takes."""
+"""Estimates of what a build writes and how much memory it needs."""
 
 from __future__ import annotations
 

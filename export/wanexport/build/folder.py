@@ -1,4 +1,4 @@
-"""A finished draft becomes an engine folder, whole or not at all."""
+"""Publish finished drafts as engine folders, whole or not at all."""
 
 from __future__ import annotations
 

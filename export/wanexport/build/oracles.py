@@ -24,7 +24,7 @@ class Oracles:
     _answers: dict[Path, Answer] = field(default_factory=dict)
 
     def ask(self, target: Target) -> Oracle | None:
-        """Return who else reads a target's adapters as we do; None if one of them can't be read.
+        """Return which other reader agrees on a target's adapters; None if it can't read them.
 
         Where PEFT read one file and diffusers another, it is diffusers, whose loader uses both.
 

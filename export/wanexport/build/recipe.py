@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Built:
-    """What became of one engine of a request."""
+    """The outcome for one engine of a request."""
 
     path: Path
     target: Target
@@ -64,7 +64,7 @@ class _Builder:
 
 
 def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
-    """Make every engine of a request that isn't there yet, or say why that can't be done.
+    """Build every engine of a request that doesn't exist yet.
 
     Raises:
         WanExportError: a source can't be used, an engine of that name was made from something else

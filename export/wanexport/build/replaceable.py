@@ -11,7 +11,7 @@ __all__ = ["why_not_replace"]
 
 
 def why_not_replace(folder: Path) -> str:
-    """Say what keeps a folder from being replaced; nothing if it holds an engine and no more."""
+    """Return why a folder can't be replaced; empty if it holds an engine and nothing else."""
     if folder.is_symlink() or not folder.is_dir():
         return "it isn't a folder"
     try:

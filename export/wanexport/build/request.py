@@ -1,4 +1,4 @@
-"""What the user asked for, resolved and checked against itself; nothing is read yet."""
+"""The user's request, with defaults filled in and contradictions refused; no file is read yet."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ class BuildRequest:
 
     @property
     def needs_base(self) -> bool:
-        """Whether any engine has the base's weights in it; a full fine-tune brings all of its."""
+        """Whether any engine contains the base's weights; a full fine-tune brings its own."""
         return self.finetuned is None or set(self.modes) != {"full"}
 
     def swaps_in_place(self, mode: Mode) -> bool:
-        """Tell whether engines of a mode exchange what is merged into their weights."""
+        """Tell whether engines of a mode can exchange an adapter merged into their weights."""
         refit = self.tensorrt.refit if self.tensorrt else None
         return mode == "merged" and refit in ("targets", "all")
 
@@ -128,7 +128,7 @@ class BuildRequest:
 
 
 def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
-    """Fill in what a request leaves to the libraries and the GPU that are here.
+    """Fill in what a request leaves open, from this machine's libraries and GPU.
 
     Raises:
         WanExportError: a library isn't installed, or can't build what is asked.
@@ -145,7 +145,7 @@ UNMERGED: tuple[Mode, ...] = ("separate", "swappable")
 
 
 def check_usage(request: BuildRequest) -> None:
-    """Refuse a flag that no engine of a request has a use for.
+    """Refuse a flag that has no effect on any engine of a request.
 
     Raises:
         UsageError: it names the flag and what it needs.

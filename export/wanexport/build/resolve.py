@@ -1,4 +1,4 @@
-"""From a request and its sources to the engines it comes to; nothing after it asks the request."""
+"""Resolve a request and its sources into engines; later stages don't read the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an engine that is there is the one asked for: all that shaped it, then and now."""
+"""Whether an existing engine can be reused: compare everything that shapes it, then and now."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def describe_inputs(target: Target) -> dict[str, str]:
 
 
 def decide_action(target: Target) -> tuple[Action, str]:
-    """Compare what an existing folder was made from with what it would be made from now."""
+    """Compare what an existing folder was built from with what it would be built from now."""
     if not os.path.lexists(target.folder):
         return "build", "new"
     try:
@@ -75,7 +75,7 @@ def decide_action(target: Target) -> tuple[Action, str]:
 
 
 def appeared_meanwhile(target: Target) -> bool:
-    """Whether another build has made, since it was resolved, exactly the engine that is to be."""
+    """Whether another build has made exactly this engine since it was resolved."""
     return target.action == "build" and decide_action(target)[1] == SAME
 
 

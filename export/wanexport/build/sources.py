@@ -57,7 +57,7 @@ class AdapterSet:
 
     @property
     def label(self) -> str:
-        """What engine names call it: r32, or r32-NAME for files."""
+        """Its part of an engine's name: r32, or r32-NAME for files."""
         return "-".join(filter(None, (f"r{self.rank}" if self.rank else "", self.name)))
 
     @property
@@ -72,7 +72,7 @@ class AdapterSet:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All modules that are adapted, in whatever way."""
+        """All modules that the adapters change, in any way."""
         return tuple(sorted({target for a in self.adapters for target in a.targets}))
 
 
@@ -121,7 +121,7 @@ class Sources:
 
 
 def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sources:
-    """Open what the request names, and make what it leaves to us.
+    """Open the files that the request names, and make the random ones.
 
     Seeded weights and adapters lie in `OUT/.made`, so that engines can link to them. A dry run
     makes nothing.

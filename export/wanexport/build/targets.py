@@ -1,4 +1,4 @@
-"""The engines that a request comes to, each with all that making it takes."""
+"""The engines of a request, each with everything needed to build it."""
 
 from __future__ import annotations
 

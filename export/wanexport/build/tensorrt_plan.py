@@ -36,7 +36,7 @@ LAYERS_NAME = "layers.json"
 
 @dataclass(frozen=True)
 class PlanMaker:
-    """Makes the plan of one engine whose graph and weights lie in its draft folder.
+    """Makes the plan of one engine whose graph and weights are in its draft folder.
 
     Args:
         target: the engine.

@@ -35,7 +35,7 @@ ROUNDED = ("fp16", "bf16")  # what torch computes in on a CPU, to say what the d
 
 @dataclass
 class Comparer:
-    """Compares one engine after the other; what the reference said is asked once.
+    """Compares engines one after the other; each reference is run once.
 
     Args:
         reporter: receives progress.

@@ -1,4 +1,4 @@
-"""A checkpoint's architecture, read from its tensors' shapes and held against what it should be."""
+"""A checkpoint's architecture, read from its tensors' shapes and compared with the expected one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known and isn't a checkpoint that engines can be made of: refused by its own name."""
+"""Known models and files that engines can't be built from: each is refused by its name."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def refuse_foreign(stored: Mapping[str, TensorRef], where: str) -> None:
 
 
 def refuse_other_part(stored: Mapping[str, TensorRef], where: str) -> NoReturn:
-    """Refuse a file in which nothing is a DiT's, and say what it is."""
+    """Refuse a file that holds no tensor of a DiT, and say what it is."""
     for keys, part in OTHER_PARTS:
         found = [name for name in stored if re.search(keys, name)]
         if found:

@@ -39,7 +39,7 @@ ORIGINAL_KEY = re.compile(r"^(text_embedding|time_embedding|head|img_emb)\.|\.se
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole, checked checkpoint; its tensors lie where they lay.
+    """A complete, checked checkpoint; its tensors stay in their files.
 
     Args:
         path: the folder or file it was read from.

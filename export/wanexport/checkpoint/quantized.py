@@ -77,7 +77,7 @@ def read_formats(files: Iterable[SafetensorsFile], where: str) -> dict[str, dict
 def pair_scales(
     stored: Mapping[str, TensorRef], formats: Mapping[str, Mapping[str, object]], where: str
 ) -> dict[str, TensorRef]:
-    """Return a DiT's tensors, each quantised one with its scale, and no key that says how.
+    """Return a DiT's tensors, each quantised one together with its scale.
 
     Args:
         stored: name -> tensor, without what wrappers stand around them.

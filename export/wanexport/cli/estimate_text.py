@@ -45,7 +45,7 @@ def render_costs(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlo
 
 
 def costs_to_json(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlook]) -> str:
-    """Return all of it with its parts, in bytes, flops and seconds."""
+    """Return all costs with their parts, in bytes, flops and seconds."""
     document = {
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from wanexport.cli.detach import detach
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
-from wanrt.errors import UserError
+from wanrt.errors import UserError, install_hint
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command, Version
 from wanrt.terminal.screen import print_line
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         app(given, prog_name="wanexport", standalone_mode=True, obj=given)
     except UserError as error:
         _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
+    except MemoryError:
+        _fail("this machine has too little memory for that", "")
     except SystemExit as stop:  # typer turns an interrupt into this code
         if stop.code == INTERRUPTED:
             print("interrupted; nothing half-made is left", file=sys.stderr)
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        _fail(f"{error.name} isn't installed", f"pip install 'wanexport[{extra}]'")
+        _fail(f"{error.name} isn't installed", install_hint(extra))
     sys.exit(0)
 
 

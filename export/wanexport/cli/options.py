@@ -1,4 +1,4 @@
-"""Flags that several commands have, and what is made of them."""
+"""Flags that several commands share, and how their values are used."""
 
 from __future__ import annotations
 

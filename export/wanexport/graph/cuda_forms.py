@@ -33,7 +33,7 @@ NARROWED = ("Add", "LayerNormalization", "Mul", "RMSNormalization", "RotaryEmbed
 
 
 def lower_for_cuda(model: ir.Model) -> None:
-    """Apply every form, and drop what nothing reads any more."""
+    """Apply every form, and drop nodes that nothing reads any more."""
     fold_modulation(model)
     scale_in_attention(model)
     narrow(model)

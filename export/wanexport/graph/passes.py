@@ -1,4 +1,4 @@
-"""Graph passes over ONNX IR, each with a check of what it promises.
+"""Graph passes over ONNX IR; each checks its own result.
 
 Initializers keep their checkpoint names through all of them: that is how weights are bound, and how
 TensorRT's refitter finds them. Values of weights are never looked at; they aren't there.

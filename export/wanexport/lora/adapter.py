@@ -83,7 +83,7 @@ class Adapter:
         return found
 
     def describe_parts(self) -> tuple[str, ...]:
-        """Return what people call each change: `DoRA of blocks.0.attn2.to_q.weight`."""
+        """Return each change's usual name: `DoRA of blocks.0.attn2.to_q.weight`."""
         return tuple(delta.title for delta in self.deltas)
 
 

@@ -1,4 +1,4 @@
-"""Adapter files that are written here: canonical ones for engines, seeded ones of random values.
+"""Writing adapter files: canonical ones for engines, and seeded random ones.
 
 `engines/README.md` specifies the canonical adapter: `MODULE.lora_A` [r, in] and `MODULE.lora_B`
 [out, r] in the engine's dtype, scale and strength folded into B.

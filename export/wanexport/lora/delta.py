@@ -56,7 +56,7 @@ class Delta:
 
     @property
     def title(self) -> str:
-        """What people call it: `DoRA of blocks.0.attn2.to_q.weight`."""
+        """Its usual name: `DoRA of blocks.0.attn2.to_q.weight`."""
         names = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "diff": "diff"}
         kind = "DoRA" if "magnitude" in self.tensors else names[self.kind]
         if "magnitude" in self.tensors and self.kind != "lora":

@@ -1,4 +1,4 @@
-"""From what a user calls a LoRA to its file, its name in engines, and its changes of a model."""
+"""Find a LoRA's file from what the user typed, its name in engines, and its changes of a model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def find_lora(name: str) -> Path:
 
 
 def name_lora(path: Path) -> str:
-    """Return what engine names call a LoRA: its file, or whose it is if all are called like it."""
+    """Return a LoRA's name in engines: its file's, or its repository's if the file's is common."""
     if path.stem not in USUAL_NAMES:
         return path.stem
     cached = hub_file(path)

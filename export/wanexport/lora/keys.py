@@ -98,7 +98,7 @@ class Key:
 
 
 def split_key(text: str) -> Key | None:
-    """Take a key apart; None if nothing of LoRA is about it."""
+    """Take a key apart; None if it isn't a LoRA key."""
     for pattern, role in SUFFIXES:
         match = pattern.fullmatch(text)
         if match:
@@ -172,7 +172,7 @@ class ModuleIndex:
         return self._names.get(written)
 
     def detect_namings(self, keys: Iterable[Key]) -> set[Naming]:
-        """Return whose names a file uses, as far as names that only one of them has tell."""
+        """Return which writers' names a file uses, judged by names that only one writer has."""
         found: set[Naming] = set()
         for key in keys:
             written = self._dotted(key)

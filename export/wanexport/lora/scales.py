@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from wanexport.errors import AdapterError
 from wanexport.storage.tensor_file import SafetensorsFile
+from wanrt.storage.regular import read_regular_text
 
 __all__ = [
     "LARGEST",
@@ -48,7 +50,7 @@ REFUSED_OPTIONS = (
 
 
 class PeftSettings(BaseModel):
-    """What of PEFT's configuration decides how its tensors are applied."""
+    """The part of PEFT's configuration that decides how its tensors are applied."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -164,13 +166,14 @@ def read_settings(file: SafetensorsFile) -> PeftSettings | None:
     """
     text, where = file.metadata.get(DIFFUSERS_KEY), f"{file.path}: {DIFFUSERS_KEY}"
     beside = file.path.with_name(PEFT_CONFIG)
-    is_beside = text is None and beside.is_file() and _belongs(beside, file)
+    is_beside = text is None and os.path.lexists(beside) and _belongs(beside, file)
     if is_beside:
         where = str(beside)
         try:
-            with beside.open(encoding="utf-8") as held:
-                text = held.read(JSON_BYTES + 1)
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_regular_text(beside, JSON_BYTES)
+        except OSError as error:
+            raise AdapterError(f"{where} can't be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
             raise AdapterError(f"{where} can't be read: {error}") from None
     if text is None:
         return None

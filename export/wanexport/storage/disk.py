@@ -1,4 +1,4 @@
-"""Whether what is to be written can be, and how sizes are said."""
+"""Whether a build can write its output: place and free space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_disk", "check_out"]
 
 
 def check_out(out: Path) -> None:
-    """Refuse a place where no folder can be.
+    """Refuse an output folder that can't be created or written to.
 
     Raises:
         BuildError: it, or something above it, is a file, or nothing can be written there.
@@ -28,7 +28,7 @@ def check_out(out: Path) -> None:
 
 
 def check_disk(out: Path, needed: int) -> None:
-    """Refuse a build that can't fit.
+    """Refuse a build that needs more disk space than is free.
 
     Raises:
         BuildError: the disk has less room than the build writes.

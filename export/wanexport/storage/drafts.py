@@ -25,7 +25,7 @@ OLD = ".old"
 
 @contextmanager
 def draft_folder(out: Path, name: str) -> Iterator[Path]:
-    """Make a folder to build in; whatever is left of it afterwards is removed."""
+    """Make a folder to build in, and remove what is left of it afterwards."""
     draft, handle = _make_held(out, name)
     try:
         draft.chmod(0o755)

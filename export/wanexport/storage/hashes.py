@@ -1,4 +1,4 @@
-"""Content hashes, remembered: reading 33 GB again to learn what is known takes 20 s or more.
+"""Content hashes with a cache, since reading 33 GB again takes 20 s or more.
 
 A file's hash is cached under its (device, inode, size, mtime). What writes over a file in place
 and restores its mtime deceives the cache; `wanrt verify` rehashes and doesn't use it.

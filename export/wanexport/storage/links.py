@@ -1,4 +1,4 @@
-"""One file's bytes at a second place without copying them, and the pool for what can't be."""
+"""Put a file's bytes in a second place without copying them, or in a pool if that is impossible."""
 
 from __future__ import annotations
 

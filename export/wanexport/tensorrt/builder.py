@@ -37,7 +37,7 @@ KINDS: dict[str, type[Phase | Finished | BuilderProblem]] = {
 
 @lru_cache
 def find_toolchain(backend: TensorRt) -> Toolchain:
-    """Say what builds plans here.
+    """Return the library and GPU that build plans on this machine.
 
     Raises:
         BuildError: the library isn't installed, or `tensorrt` finds no GPU.

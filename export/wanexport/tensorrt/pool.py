@@ -31,7 +31,7 @@ class PlanPool:
     folder: Path
 
     def find(self, key: str) -> Finished | None:
-        """Return the account of a plan that is there, its bytes as they were, or None."""
+        """Return the record of an existing plan with unchanged bytes, or None."""
         account = self.folder / f"{key}.json"
         try:
             found = Finished.model_validate_json(account.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How TensorRT plans are to be built: what was asked, resolved against what is here."""
+"""Settings of TensorRT plans: the user's, completed from this machine's library and GPU."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class PlanSettings:
 
     @property
     def shaping(self) -> dict[str, object]:
-        """What of them shapes an engine; an engine made with other values is another one."""
+        """The settings that shape an engine; other values make another engine."""
         kept = asdict(self)
         for apart in ("lora_form", "memory_limit", "control", "toolchain"):
             del kept[apart]

@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def describe_toolchain(backend: str) -> Toolchain:
-    """Say what builds plans here."""
+    """Return the library and GPU that build plans on this machine."""
     try:
         gpu, reason = open_cuda().gpu(), None
     except UnsupportedError as error:

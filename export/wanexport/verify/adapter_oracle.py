@@ -1,4 +1,4 @@
-"""Another reader of a LoRA file: PEFT or diffusers' loader, asked for what ours says.
+"""A second reader of LoRA files, PEFT or diffusers' loader, to compare ours with.
 
 The reference that an engine is compared with is merged by our own code, so a misread scale passes
 that. Here the file's own keys, alpha tensors and metadata go to code that no one here wrote: for

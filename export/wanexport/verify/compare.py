@@ -1,4 +1,4 @@
-"""Show that an engine's graph and weights compute what they should, before the engine may exist."""
+"""Compare an engine's graph and weights with the reference before the engine is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a plan on the GPU that built it, and compare what comes out, before the engine may exist.
+"""Run a plan on the GPU that built it and compare its outputs, before the engine is published.
 
 A stripped plan whose refit went wrong says zero, and TensorRT 11.3 could lose a bias: neither shows
 in the graph, which is verified on a CPU.

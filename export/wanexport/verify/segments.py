@@ -112,7 +112,7 @@ def _run_segment(
     options = ort.SessionOptions()
     if emulated:  # the pairs of casts are the rounding, and would be folded
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)

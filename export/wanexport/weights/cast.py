@@ -1,4 +1,4 @@
-"""Tensors in another dtype, rounded once, and refused if that loses them."""
+"""Cast tensors to another dtype, rounded once; overflow is refused."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +15,7 @@
 
 #include "arguments.h"
 #include "values.h"
+#include "visible.h"
 
 namespace {
 
@@ -25,11 +27,11 @@ double tokens_of(const wanrt_workload& workload) {
 
 void print_info(const wanrt::ManifestView& manifest, const wanrt_workload& workload) {
   const wanrt_info info = manifest.info();
-  std::printf("%s: %s", info.name, info.mode);
+  std::printf("%s: %s", visible(info.name).c_str(), info.mode);
   if (info.rank > 0 || info.max_rank > 0) {
     std::printf(" r%s", std::to_string(info.rank > 0 ? info.rank : info.max_rank).c_str());
   }
-  std::printf(" %s, %s, %.0f tokens per forward%s\n", info.dtype, workload.name,
+  std::printf(" %s, %s, %.0f tokens per forward%s\n", info.dtype, visible(workload.name).c_str(),
               tokens_of(workload), info.random_weights != 0 ? ", random weights" : "");
 }
 
@@ -39,7 +41,7 @@ void print_tensors(const char* kind, const std::vector<wanrt::Tensor>& tensors) 
     for (const std::int64_t size : tensor.sizes()) {
       shape += (shape.empty() ? "" : ", ") + std::to_string(size);
     }
-    std::printf("  %s %s [%s]\n", kind, tensor.name, shape.c_str());
+    std::printf("  %s %s [%s]\n", kind, visible(tensor.name).c_str(), shape.c_str());
   }
 }
 
@@ -69,20 +71,22 @@ double run_forwards(wanrt::Engine& engine, long count) {
 bool compare(wanrt::Engine& engine, const std::string& path, double tolerance) {
   const wanrt::Tensors file(path);
   const std::vector<wanrt::Tensor> expected = file.all();
+  const std::string shown = visible(path);
   bool near = true;
   for (std::size_t i = 0; i < engine.manifest().info().outputs; ++i) {
     const wanrt::Tensor output = engine.output(i);
+    const std::string name = visible(output.name);
     const auto found = std::find_if(expected.begin(), expected.end(), [&](const auto& tensor) {
       return std::string(tensor.name) == output.name;
     });
     if (found == expected.end()) {
-      std::printf("  %s isn't in %s\n", output.name, path.c_str());
+      std::printf("  %s isn't in %s\n", name.c_str(), shown.c_str());
       near = false;
     } else if (equal_bits(output, *found)) {
-      std::printf("  %s equals %s bit by bit\n", output.name, path.c_str());
+      std::printf("  %s equals %s bit by bit\n", name.c_str(), shown.c_str());
     } else {
       const double error = distance(output, *found);
-      std::printf("  %s differs from %s: relative L2 distance %.3g\n", output.name, path.c_str(),
+      std::printf("  %s differs from %s: relative L2 distance %.3g\n", name.c_str(), shown.c_str(),
                   error);
       near = near && tolerance > 0 && error <= tolerance;
     }
@@ -115,6 +119,16 @@ class Inputs {
   std::vector<wanrt::Tensor> tensors_;
 };
 
+// Throws where an output overflowed, since that is not a result.
+void check_finite(wanrt::Engine& engine) {
+  for (std::size_t i = 0; i < engine.manifest().info().outputs; ++i) {
+    const wanrt::Tensor output = engine.output(i);
+    if (!is_finite(output)) {
+      throw std::runtime_error(std::string("output ") + output.name + " isn't finite");
+    }
+  }
+}
+
 // Load an adapter, run forwards with it, and compare; return whether the outputs are right.
 bool visit(wanrt::Engine& engine, const Arguments& arguments, std::size_t index, double tokens) {
   std::string name = "forward";
@@ -127,8 +141,9 @@ bool visit(wanrt::Engine& engine, const Arguments& arguments, std::size_t index,
     }
   }
   const double seconds = run_forwards(engine, arguments.forwards);
-  std::printf("%s: %.4g ms, %.4g tokens per second\n", name.c_str(), seconds * 1e3,
+  std::printf("%s: %.4g ms, %.4g tokens per second\n", visible(name).c_str(), seconds * 1e3,
               tokens / seconds);
+  check_finite(engine);
   return arguments.goldens.empty() ||
          compare(engine, arguments.goldens[index], arguments.tolerance);
 }
@@ -185,15 +200,15 @@ int run_command(int argc, char** argv) {
     }
     return run(arguments) ? 0 : 1;
   } catch (const UsageError& error) {
-    std::fprintf(stderr, "%s\nerror: %s\n", kUsage, error.what());
+    std::fprintf(stderr, "%s\nerror: %s\n", kUsage, visible(error.what()).c_str());
     return 2;
   } catch (const wanrt::Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", visible(error.what()).c_str());
     if (!error.hint().empty()) {
-      std::fprintf(stderr, "hint: %s\n", error.hint().c_str());
+      std::fprintf(stderr, "hint: %s\n", visible(error.hint()).c_str());
     }
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", visible(error.what()).c_str());
   }
   return 1;
 }

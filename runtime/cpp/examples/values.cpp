@@ -81,6 +81,15 @@ void fill_random(const wanrt::Tensor& tensor, std::uint64_t seed) {
   }
 }
 
+bool is_finite(const wanrt::Tensor& tensor) {
+  for (std::size_t i = 0; tensor.dtype != WANRT_OTHER && i < size_of(tensor); ++i) {
+    if (!std::isfinite(load(tensor, i))) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool equal_bits(const wanrt::Tensor& a, const wanrt::Tensor& b) {
   return same_kind(a, b) && (a.bytes == 0 || std::memcmp(a.data, b.data, a.bytes) == 0);
 }

@@ -7,6 +7,9 @@
 // Fill an input with values: in its range, or from -1 to 1 if it has none.
 void fill_random(const wanrt::Tensor& tensor, std::uint64_t seed);
 
+// Whether no value is NaN or infinite.
+bool is_finite(const wanrt::Tensor& tensor);
+
 // Whether dtype, shape and every bit are the same.
 bool equal_bits(const wanrt::Tensor& a, const wanrt::Tensor& b);
 

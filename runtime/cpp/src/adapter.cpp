@@ -102,8 +102,8 @@ void check_recorded(const std::string& path, const File& file, const Folder& fol
 
 void check_values(const Adapter& matrices, const Specs& specs) {
   for (const auto& [name, matrix] : matrices) {
-    if (!all_finite(specs.at(name)->dtype, matrix.data)) {
-      throw Refusal("holds values in " + name + " that aren't finite");
+    if (!all_usable(specs.at(name)->dtype, matrix.data)) {
+      throw Refusal("holds values in " + name + " that aren't finite, or whose products aren't");
     }
   }
 }

@@ -19,14 +19,15 @@ std::string join(const std::vector<std::string>& sizes) {
   return text + "]";
 }
 
-// A value is infinite or no number where all bits of its exponent are set.
+// Floats are ordered as their bits are, the sign apart.
 template <typename Word>
-bool has_full_exponent(const Buffer& values, Word exponent) {
+bool any_beyond(const Buffer& values, Word limit) {
+  constexpr auto kMagnitude = static_cast<Word>(static_cast<Word>(~Word{0}) >> 1U);
   bool found = false;
   for (std::size_t at = 0; at + sizeof(Word) <= values.size(); at += sizeof(Word)) {
     Word word = 0;
     std::memcpy(&word, values.data() + at, sizeof word);
-    found |= (word & exponent) == exponent;  // without a branch: vectors of words
+    found |= static_cast<Word>(word & kMagnitude) > limit;  // without a branch: vectors of words
   }
   return found;
 }
@@ -61,11 +62,11 @@ const char* dtype_name(wanrt_dtype dtype) {
   return "of another dtype";
 }
 
-bool all_finite(wanrt_dtype dtype, const Buffer& values) {
+bool all_usable(wanrt_dtype dtype, const Buffer& values) {
   if (dtype == WANRT_FP32) {
-    return !has_full_exponent<std::uint32_t>(values, 0x7F800000U);
+    return !any_beyond<std::uint32_t>(values, 0x5F800000U);
   }
-  return !has_full_exponent<std::uint16_t>(values, dtype == WANRT_FP16 ? 0x7C00U : 0x7F80U);
+  return !any_beyond<std::uint16_t>(values, dtype == WANRT_FP16 ? 0x7BFFU : 0x5F80U);
 }
 
 std::optional<std::size_t> tensor_bytes(const Shape& shape, std::size_t element_bytes) {

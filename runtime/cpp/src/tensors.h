@@ -49,8 +49,8 @@ class Buffer {
 std::size_t dtype_bytes(wanrt_dtype dtype);
 const char* dtype_name(wanrt_dtype dtype);
 
-// Whether no value is infinite or not a number.
-bool all_finite(wanrt_dtype dtype, const Buffer& values);
+// Whether all values are finite, and at most 2^64 (fp16: any), so that products of two are, too.
+bool all_usable(wanrt_dtype dtype, const Buffer& values);
 
 // Bytes of a tensor, or nothing if they don't fit into 63 bits.
 std::optional<std::size_t> tensor_bytes(const Shape& shape, std::size_t element_bytes);

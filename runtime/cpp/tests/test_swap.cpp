@@ -51,10 +51,12 @@ TEST_CASE("files that aren't adapters of this engine leave the one that is loade
        tiny::adapter({{tiny::kLoraA, {1, 4}, {1, 2, 3, 4}}, kB})},
       {"has rank 3 at to_q.lora_A, the engine takes up to 2",
        tiny::adapter({{tiny::kLoraA, {3, 3}, Values(9)}, kB})},
-      {"holds values in to_q.lora_A that aren't finite",
+      {"holds values in to_q.lora_A that aren't finite, or whose products aren't",
        tiny::adapter({{tiny::kLoraA, {1, 3}, {1, std::nanf(""), 3}}, kB})},
-      {"holds values in to_q.lora_B that aren't finite",
+      {"holds values in to_q.lora_B that aren't finite, or whose products aren't",
        tiny::adapter({kA, {tiny::kLoraB, {3, 1}, {10, 20, -INFINITY}}})},
+      {"holds values in to_q.lora_B that aren't finite, or whose products aren't",
+       tiny::adapter({kA, {tiny::kLoraB, {3, 1}, {10, 20, -1.9e19F}}})},
       {"has ranks 1 and 2 at to_q", tiny::adapter({kA, {tiny::kLoraB, {3, 2}, Values(6)}})},
   };
   const tiny::Folder folder;

@@ -1,1 +1,1 @@
-"""What executes an engine. Imports engine and what is below, `load` alone names the backends."""
+"""What executes an engine. Imports engine and what is below; only `load` names the backends."""

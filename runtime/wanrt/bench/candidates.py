@@ -74,7 +74,7 @@ class Candidate:
 
     @property
     def runs(self) -> bool:
-        """Whether it could be measured, as far as is known before anything is loaded."""
+        """Whether it can be measured, as far as known before anything is loaded."""
         return self.skipped is None and self.failed is None
 
     @property

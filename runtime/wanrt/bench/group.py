@@ -53,7 +53,7 @@ class GroupBench:
         return next((rates.full_name for rates in self._rates.values() if rates), None)
 
     def resume(self, earlier: GroupResult, timed: str, *, same_aim: bool) -> None:
-        """Go on where an earlier bench of the same group ended.
+        """Continue where an earlier bench of the same group ended.
 
         Args:
             earlier: what it measured.
@@ -88,7 +88,7 @@ class GroupBench:
             self._loads = self._loads or earlier.loads or None
 
     def run(self, budget_s: float, save: Callable[[], None], reporter: Reporter) -> float:
-        """Measure all entries and return the seconds that took, probes apart."""
+        """Measure all entries and return how many seconds that took, without probes."""
         self._probe(reporter)
         start = self._testbed.now()
         with reporter.work("measuring the device"):

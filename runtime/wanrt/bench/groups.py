@@ -37,7 +37,7 @@ class Group:
 
 @dataclass
 class BenchPlan:
-    """What a bench will measure, what it can't place, and what isn't what it was made from.
+    """What a bench will measure, which folders are broken, and which engines are stale.
 
     `broken` holds folders whose manifest can't be read: nobody knows in which group they belong.
     """

@@ -20,7 +20,7 @@ from wanrt.errors import EngineError, WanrtError
 
 __all__ = ["Hosted", "open_hosted"]
 
-PATIENCE_S = 10.0  # for a process that was told to end
+PATIENCE_S = 10.0  # for a process that was asked to end
 TAIL = 4096  # bytes of what it printed
 # OpenMP's threads may spin through the gaps within a forward, 0.1 ms or so, but not between them
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}

@@ -111,6 +111,7 @@ def bench(
         typer.Option(
             metavar="N",
             min=1,
+            max=1000,
             help="How often each engine is loaded [default: chosen after 3 pilot loads].",
             rich_help_panel=MEASURING,
         ),
@@ -120,6 +121,7 @@ def bench(
         typer.Option(
             metavar="N",
             min=1,
+            max=1000,
             help="Rounds per load [default: about as long as loading takes, 3 to 20].",
             rich_help_panel=MEASURING,
         ),
@@ -129,6 +131,7 @@ def bench(
         typer.Option(
             metavar="N",
             min=0,
+            max=1000,
             help="Forwards to discard before each measured one.",
             rich_help_panel=MEASURING,
         ),

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if error.hint:
             print_line(f"hint: {error.hint}", sys.stderr)
         sys.exit(1)
+    except MemoryError:
+        print_line("error: this machine has too little memory for that", sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)

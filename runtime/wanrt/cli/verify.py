@@ -1,4 +1,4 @@
-"""`wanrt verify`: what of engine folders isn't as their manifests have it, and what helps."""
+"""`wanrt verify`: files that differ from their manifest, and what to do about them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def render_findings(folder: Path, findings: Sequence[Finding]) -> str:
 def render_verdict(
     paths: Sequence[Path], findings: Sequence[tuple[OpenedFolder, Sequence[Finding]]]
 ) -> str:
-    """Return what helps engines that aren't right, then how many that is.
+    """Return how to mend the engines that differ, then their number.
 
     Args:
         paths: what was asked for, which the advice repeats.

@@ -1,4 +1,4 @@
-"""Whether what a caller feeds is what an engine takes: names, dtypes, shapes."""
+"""Check a caller's inputs against the engine's: names, dtypes, shapes."""
 
 from __future__ import annotations
 

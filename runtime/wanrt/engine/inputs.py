@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
+import psutil
 
 from wanrt.errors import EngineError
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Manifest, Workload
 from wanrt.storage.dtypes import Array, numpy_dtype
+from wanrt.terminal.units import show_bytes
 
 __all__ = ["make_inputs"]
 
@@ -21,13 +24,18 @@ def make_inputs(manifest: Manifest, workload: Workload, seed: int) -> dict[str, 
     fed the same values, rounded to its dtype.
 
     Raises:
-        EngineError: the manifest doesn't give an input's shape.
+        EngineError: the manifest doesn't give an input's shape, or more than memory holds.
     """
-    return {
-        spec.name: _draw(spec, _shape(spec, workload), seed)
-        for spec in manifest.forward.inputs
-        if spec.role == "data"
-    }
+    data = {spec: _shape(spec, workload) for spec in manifest.forward.inputs if spec.role == "data"}
+    needed = sum(
+        math.prod(shape) * numpy_dtype(spec.dtype).itemsize for spec, shape in data.items()
+    )
+    if needed > (total := psutil.virtual_memory().total):
+        raise EngineError(
+            f"the inputs of a forward are {show_bytes(needed)}, and this machine has "
+            f"{show_bytes(total)}"
+        )
+    return {spec.name: _draw(spec, shape, seed) for spec, shape in data.items()}
 
 
 def _shape(spec: TensorSpec, workload: Workload) -> tuple[int, ...]:

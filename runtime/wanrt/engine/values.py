@@ -1,4 +1,4 @@
-"""Whether values can be computed with: what isn't finite, or makes products that aren't."""
+"""Check values: they must be finite and small enough for their products to be finite."""
 
 from __future__ import annotations
 

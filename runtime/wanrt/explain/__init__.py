@@ -1,1 +1,1 @@
-"""What a builder made of a graph, read as data. Imports storage and errors."""
+"""What a builder made of a graph, read from its plan. Imports storage and errors."""

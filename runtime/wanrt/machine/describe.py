@@ -54,7 +54,7 @@ class Machine:
 
     @property
     def lasting(self) -> Machine:
-        """The machine without what was so for the moment only."""
+        """The machine's lasting properties, without its momentary state."""
         return replace(self, load_average=0.0, gpu_processes=(), gpu_utilisation=None)
 
     def list_differences(self, other: Machine) -> dict[str, tuple[object, object]]:

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of CUDA's first GPU. Written from its docs, not run yet.
+"""CUDA's first GPU as NVIDIA's management library sees it. Written from its docs, not run yet.
 
 https://docs.nvidia.com/deploy/nvml-api: nvmlDeviceGetMemoryInfo, nvmlDeviceGetClockInfo,
 nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses,

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["ADAPTER_ROLES", "Count", "Dtype", "File", "Part", "Positive", "Sha256", "TensorSpec"]
+__all__ = [
+    "ADAPTER_ROLES",
+    "Count",
+    "Dtype",
+    "File",
+    "Instant",
+    "Part",
+    "Positive",
+    "Sha256",
+    "TensorSpec",
+]
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 InputRole = Literal["data", "lora_A", "lora_B", "strengths", "context", "card"]
@@ -26,6 +36,8 @@ RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Instant = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""Nanoseconds since 1970; some tools date files before that."""
 Dim = Count | Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 

@@ -1,4 +1,4 @@
-"""Engine folders as they are handed on: engine.json is read once, by whoever opens the folder."""
+"""Opened engine folders: engine.json is read once, when a folder is opened."""
 
 from __future__ import annotations
 

@@ -17,6 +17,8 @@ __all__ = [
 ]  # fmt: skip
 
 MANIFEST_NAME = "engine.json"
+# `--force` replaces nothing whose engine.json can't be read
+AGAIN = "move the folder away and build the engine again"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -46,16 +48,16 @@ def parse_manifest(text: str, where: str) -> Manifest:
     try:
         raw = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where} is not JSON: {error}", "rebuild the engine") from None
+        raise ManifestError(f"{where} is not JSON: {error}", AGAIN) from None
     if not isinstance(raw, dict):
-        raise ManifestError(f"{where} is not a JSON object", "rebuild the engine")
+        raise ManifestError(f"{where} is not a JSON object", AGAIN)
     version = raw.get("schema_version")
     if isinstance(version, bool | float):  # pydantic takes both for the 1 that they equal
-        raise ManifestError(f"{where}: schema_version: Input should be 1", "rebuild the engine")
+        raise ManifestError(f"{where}: schema_version: Input should be 1", AGAIN)
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ManifestError(
             f"{where} has schema version {version}, this wanrt reads up to {SCHEMA_VERSION}",
-            "upgrade: pip install -U wanexport",
+            "install a newer wanexport",
         )
     try:
         return Manifest.model_validate_json(text)
@@ -63,9 +65,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "engine.json"
         problem = " ".join(first["msg"].removeprefix("Value error, ").split())
-        raise ManifestError(
-            f"{where}: {place}: {problem}", "rebuild the engine with this release's wanexport"
-        ) from None
+        raise ManifestError(f"{where}: {place}: {problem}", AGAIN) from None
 
 
 def _read_text(path: Path) -> str:

@@ -21,7 +21,7 @@ CHUNK = 8 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """What is true of one file: nothing wrong, or a sentence that names it and says what is.
+    """One file's state: right, or a sentence that names the problem.
 
     `copied` says that its time alone is wrong, not its bytes.
     """

@@ -12,7 +12,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from wanrt.manifest.fields import ADAPTER_ROLES, Count, Dtype, File, Part, Positive, TensorSpec
+from wanrt.manifest.fields import (
+    ADAPTER_ROLES,
+    Count,
+    Dtype,
+    File,
+    Instant,
+    Part,
+    Positive,
+    TensorSpec,
+)
 from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
 from wanrt.manifest.plan import PlanFile
 
@@ -79,7 +88,7 @@ class WeightFile(File):
     copied, or that somebody wrote over the bytes the engine runs with.
     """
 
-    mtime_ns: Count
+    mtime_ns: Instant
     origin: Literal["base", "finetuned", "adapter", "merged", "constants"]
     storage: Literal["reflink", "hardlink", "pool", "copy", "own"]
 

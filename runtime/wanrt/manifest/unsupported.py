@@ -8,7 +8,7 @@ __all__ = ["find_unsupported"]
 
 
 def find_unsupported(manifest: Manifest) -> str | None:
-    """Return what of an engine this version doesn't run, beside what it runs instead; or None."""
+    """Return the feature that this version can't run, and what it runs instead; or None."""
     roles = {spec.role for graph in manifest.graphs.values() for spec in graph.inputs}
     quantized = manifest.quantization.scheme if manifest.quantization else ""
     reasons = {

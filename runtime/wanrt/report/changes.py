@@ -1,4 +1,4 @@
-"""What became faster or slower since an earlier bench, as text."""
+"""Changes of speed since an earlier bench, as text."""
 
 from __future__ import annotations
 

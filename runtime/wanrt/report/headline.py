@@ -32,7 +32,7 @@ def summary_lines(result: BenchResult) -> list[str]:
 
 
 def headline(group: GroupResult) -> str:
-    """Return what is known of a group in one line; there is always something to say."""
+    """Return a group's finding in one line, never empty."""
     return "; ".join(sentences(group)) + _bracket(shared_marks(group))
 
 
@@ -48,13 +48,13 @@ def sentences(group: GroupResult) -> list[str]:
 
 
 def shared_marks(group: GroupResult) -> tuple[str, ...]:
-    """Return what holds for the weights of all measured rows; otherwise each name tells its own."""
+    """Return the marks that all measured rows share; those of single rows stay with their names."""
     told = {marks(row) for row in group.candidates if row.forwards}
     return next(iter(told)) if len(told) == 1 else ()
 
 
 def marks(row: CandidateResult) -> tuple[str, ...]:
-    """Return what a reader must know of a row's weights before he believes it."""
+    """Return what a reader must know about a row's weights."""
     random = ("random weights",) if row.random_weights else ()
     return random if row.verified else (*random, "unverified")
 

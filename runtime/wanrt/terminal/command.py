@@ -31,7 +31,7 @@ Version = Annotated[
 
 
 class Command(TyperCommand):
-    """A command that takes no value which nobody means.
+    """A command that refuses values that can only be mistakes.
 
     `--base "$BASE"` with an unset variable is an empty string. It would mean the default, or the
     folder that the command runs in. Line breaks, escapes and marks of direction in a name would

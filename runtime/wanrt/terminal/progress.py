@@ -18,7 +18,7 @@ from wanrt.terminal.units import BYTES, pick, shorten, show_bytes
 
 __all__ = ["LONG_S", "Piece", "Reporter"]
 
-LONG_S = 2.0  # shorter work is neither shown nor told
+LONG_S = 2.0  # shorter work is neither shown nor logged
 BAR_WIDTH = 12
 FIGURES_WIDTH = 47  # "123.4/567.8 GiB  123.4 MiB/s  0:10:50 left", spinner and bar not counted
 WINDOW_S = 3600.0  # a block of a 14B model takes 15 s, and time left needs several

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,15 @@ class TestFinetuned:
             model = onnx.load(engines(study)[mode] / "model.onnx", load_external_data=False)
             graphs.append([(n.op_type, tuple(n.input)) for n in model.graph.node])
         assert graphs[0] == graphs[1]
+
+
+def test_a_checkpoint_dated_before_1970(sources: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(sources / "finetuned", base)
+    for file in base.iterdir():
+        os.utime(file, ns=(-(10**18), -(10**18)))
+    build(tmp_path / "out", modes=("full",), base=str(base))
+    assert wanrt("verify", tmp_path / "out").code == 0
 
 
 class TestMerged:

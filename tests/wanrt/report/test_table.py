@@ -114,7 +114,8 @@ no `full` engine of this model and workload: no ratios
 2 loads of every engine, 3 rounds of 2 forwards each
 
 failed: engines/d/engine.json is not JSON: Expecting property name enclosed in
-    double quotes: line 1 column 2 (char 1) (rebuild the engine)
+    double quotes: line 1 column 2 (char 1) (move the folder away and build the
+    engine again)
 
 interrupted: only what was measured until then is shown
 """

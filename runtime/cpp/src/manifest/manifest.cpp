@@ -1,6 +1,7 @@
 #include "manifest/manifest.h"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "error.h"
@@ -14,6 +15,8 @@ namespace wanrt::impl {
 namespace {
 
 constexpr std::int64_t kSchemaVersion = 1;
+// `--force` replaces nothing whose engine.json can't be read
+constexpr const char* kAgain = "move the folder away and build the engine again";
 
 std::int64_t read_rank(Object& object, const char* key) {
   const Json* value = object.find(key);
@@ -87,7 +90,7 @@ WeightFile read_weight_file(const Json& value, const std::string& place) {
   Object object(value, place);
   WeightFile file;
   file.file = read_file_entry(object);
-  file.mtime_ns = object.count("mtime_ns");
+  file.mtime_ns = object.count("mtime_ns", std::numeric_limits<std::int64_t>::min());
   file.constants = object.choice("origin", {"base", "finetuned", "adapter", "merged",
                                             "constants"}) == "constants";
   const std::string storage =
@@ -341,10 +344,10 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
   try {
     document = parse_json(text);
   } catch (const FormatError& error) {
-    throw Error(WANRT_MANIFEST_ERROR, where + " is " + error.what(), "rebuild the engine");
+    throw Error(WANRT_MANIFEST_ERROR, where + " is " + error.what(), kAgain);
   }
   if (!document.root.is_object()) {
-    throw Error(WANRT_MANIFEST_ERROR, where + " is not a JSON object", "rebuild the engine");
+    throw Error(WANRT_MANIFEST_ERROR, where + " is not a JSON object", kAgain);
   }
   const auto version = document.root.find("schema_version");
   if (version != document.root.end() && version->is_number() &&
@@ -357,8 +360,7 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
   try {
     return read_root(document);
   } catch (const FormatError& error) {
-    throw Error(WANRT_MANIFEST_ERROR, where + ": " + error.what(),
-                "rebuild the engine with this release's wanexport");
+    throw Error(WANRT_MANIFEST_ERROR, where + ": " + error.what(), kAgain);
   }
 }
 

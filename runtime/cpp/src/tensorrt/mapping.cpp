@@ -13,12 +13,15 @@
 namespace wanrt::impl {
 
 Mapping::Mapping(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat facts = {};
   void* data = MAP_FAILED;
-  if (descriptor >= 0 && ::fstat(descriptor, &facts) == 0) {
+  if (descriptor >= 0 && ::fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode)) {
     size_ = static_cast<std::size_t>(facts.st_size);
     data = size_ == 0 ? nullptr : ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  }
+  if (descriptor >= 0 && !S_ISREG(facts.st_mode)) {
+    errno = EINVAL;
   }
   const std::error_code problem(errno, std::generic_category());
   if (descriptor >= 0) {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanrt.errors import EngineError, UnsupportedError, WanrtError
+from wanrt.errors import EngineError, UnsupportedError, WanrtError, install_hint
 from wanrt.machine.cores import usable_cores
 from wanrt.storage.dtypes import NUMPY, ONNX, Array
 
@@ -27,8 +27,9 @@ __all__ = [
 
 DLPACK_CPU = 1
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-EXTRAS = {"cpu": "pip install 'wanexport[cpu]'", "cuda": "pip install 'wanexport[gpu]'"}
-SEVERITY_ERROR = 3
+EXTRAS = {"cpu": install_hint("cpu"), "cuda": install_hint("gpu")}
+# On a CPU what is logged, in colours, is raised as well; why CUDA is missing is only logged.
+SEVERITY = {"cpu": 4, "cuda": 3}
 
 
 def check_runtime(device: str) -> None:
@@ -65,7 +66,7 @@ def open_session(
     options = options or ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
-    options.log_severity_level = SEVERITY_ERROR
+    options.log_severity_level = SEVERITY[device]
     options.enable_mem_pattern = static
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # The arena grows by doubling; weights in it would waste up to as much again.
@@ -78,7 +79,8 @@ def open_session(
         cuda = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         providers.insert(0, (PROVIDERS["cuda"], cuda))
         _preload_cuda()
-    session = ort.InferenceSession(model, options, providers=providers)
+    # or it would print on stdout that it tries again, elsewhere
+    session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if session.get_providers()[0] != PROVIDERS[device]:
         raise UnsupportedError(
             f"ONNX Runtime fell back from {PROVIDERS[device]} to {session.get_providers()[0]}",
@@ -134,7 +136,8 @@ def backend_errors(folder: Path) -> Iterator[None]:
     except state.NotImplemented as error:
         raise UnsupportedError(f"{folder}: ONNX Runtime can't run it: {_line(error)}") from error
     except Exception as error:
-        if type(error).__module__ != state.__name__ and not isinstance(error, RuntimeError):
+        named = isinstance(error, RuntimeError | UnicodeDecodeError)  # a name that isn't UTF-8
+        if type(error).__module__ != state.__name__ and not named:
             raise
         raise EngineError(f"{folder}: ONNX Runtime: {_line(error)}") from error
 

@@ -1,4 +1,4 @@
-"""Whether a plan can run here, from what its manifest says, before TensorRT sees it."""
+"""Check from its manifest whether a plan can run here, before TensorRT loads it."""
 
 from __future__ import annotations
 

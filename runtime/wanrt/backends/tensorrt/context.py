@@ -120,7 +120,7 @@ class Execution:
             self._cuda.destroy_graph(graph)
 
     def close(self) -> None:
-        """Free the context and its graph; the block of memory is others' too."""
+        """Free the context and its graph; the shared memory block stays."""
         self.forget()
         self._context = None
         self._engine = None

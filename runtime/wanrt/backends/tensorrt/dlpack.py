@@ -1,4 +1,4 @@
-"""Where a tensor's bytes lie, read from its DLPack capsule: numpy knows neither bf16 nor GPUs.
+"""A tensor's address, read from its DLPack capsule, since numpy knows neither bf16 nor GPUs.
 
 The structures are those of dlpack.h, versions 0 and 1. The capsule is only borrowed: as long as it
 lives, so does the tensor's memory.

@@ -279,7 +279,7 @@ def test_cuda_needs_its_extra(tmp_path: Path) -> None:
         pytest.skip("this onnxruntime has the provider")
     with pytest.raises(UnsupportedError, match="no CUDAExecutionProvider") as caught:
         load_engine(make_engine(tmp_path / "e", Tiny()), device="cuda")
-    assert "'wanexport[gpu]'" in caught.value.hint
+    assert "'.[gpu]'" in caught.value.hint
 
 
 def test_missing_onnxruntime_names_its_extra(
@@ -288,7 +288,7 @@ def test_missing_onnxruntime_names_its_extra(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UnsupportedError, match="isn't installed") as caught:
         load_engine(make_engine(tmp_path / "e", Tiny()))
-    assert "'wanexport[cpu]'" in caught.value.hint
+    assert "'.[cpu]'" in caught.value.hint
 
 
 def test_a_graph_that_onnxruntime_refuses_is_an_engine_error(tmp_path: Path) -> None:
@@ -300,6 +300,27 @@ def test_a_graph_that_onnxruntime_refuses_is_an_engine_error(tmp_path: Path) -> 
     with pytest.raises(WanrtError, match="ONNX Runtime") as caught:
         load_engine(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_what_onnxruntime_cannot_say_in_utf8_is_an_engine_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_engine(tmp_path / "e", Tiny())
+    raw = read_raw(folder)
+    graph = (folder / "model.onnx").read_bytes().replace(b"Gemm", b"Ge\xff\xfe")
+    (folder / "model.onnx").write_bytes(graph)
+    raw["graphs"]["forward"]["sha256"] = sha256(graph).hexdigest()
+    write_manifest(folder, raw)
+    with pytest.raises(WanrtError, match="ONNX Runtime"):
+        load_engine(folder)
+    assert capfd.readouterr() == ("", "")  # nor does it log in colours what it raises
+
+
+def test_inputs_larger_than_memory_are_refused(tmp_path: Path) -> None:
+    manifest = read_manifest(make_engine(tmp_path / "e", Tiny()))
+    workload = manifest.workloads["64x32x1"].model_copy(update={"shapes": {"x": (2**40, 2**10)}})
+    with pytest.raises(WanrtError, match=r"are \d+\.\d GiB, and this machine has"):
+        make_inputs(manifest, workload, 0)
 
 
 def test_inputs_depend_on_seed_and_name_alone(tmp_path: Path) -> None:

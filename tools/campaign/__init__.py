@@ -1,0 +1,1 @@
+"""A long attack on both commands: kills at random times and generated bad inputs, counted."""
