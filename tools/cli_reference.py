@@ -15,9 +15,10 @@ from wanrt.terminal.command import list_parameters
 
 HEAD = """# Command line
 
-Generated from the two commands by `make docs`; `--help` shows the same. `--install-completion`
-installs completion for your shell. Exit codes: 0 for success, 1 if something is wrong, 2 for wrong
-usage, 130 after Ctrl-C."""
+Every command and option, as `--help` shows them. `make docs` writes this page.
+
+Both commands also take `--version`, and `--install-completion`, which sets up completion for your
+shell. Exit codes: 0 for success, 1 if something is wrong, 2 for wrong usage, 130 after Ctrl-C."""
 
 
 def render_reference() -> str:

@@ -124,7 +124,7 @@ def _device_name(device: str) -> str:
         return "a CPU: a rehearsal"
     gpu = find_gpu()
     if gpu is None:
-        sys.exit("no GPU here (or no cuda-bindings): pip install 'wanexport[tensorrt-rtx]'")
+        sys.exit("no GPU here (or no cuda-bindings): pip install '.[tensorrt-rtx]'")
     return f"{gpu.name}, compute capability {gpu.capability}"
 
 

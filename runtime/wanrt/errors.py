@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError", "WanrtError"]
+__all__ = ["UserError", "WanrtError", "install_hint"]
+
+
+def install_hint(extra: str, options: str = "") -> str:
+    """Return how to install an extra, which no package index has yet."""
+    return f"pip install '.[{extra}]'{options and ' ' + options}, in a checkout of wanexport"
 
 
 class UserError(Exception):

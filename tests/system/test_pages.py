@@ -28,7 +28,8 @@ from wanexport.model.names import module_shapes
 SHOWN = [command for page in PAGES for command in shown_commands(page)]
 FOREIGN = {"--help", "--extra-index-url", "--builderOptimizationLevel", "--memPoolSize",
            "--maxAuxStreams", "--hardwareCompatibilityLevel", "--versionCompatible",
-           "--allowWeightStreaming", "--ignore-external-data", "--cflags", "--libs"}  # fmt: skip
+           "--allowWeightStreaming", "--ignore-external-data", "--cflags", "--libs",
+           "--work"}  # fmt: skip
 """Flags of other programs, and trtexec's spelling of ours."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 from pages import ROOT, shown_commands
 
@@ -23,6 +24,13 @@ def test_it_is_short_and_its_first_command_and_table_come_early() -> None:
 def test_it_begins_with_the_demo_and_the_tests() -> None:
     commands = [shown.text for shown in shown_commands(ROOT / "README.md")]
     assert commands[:2] == ["make demo", "make test"]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {project['version']}" in citation
+    assert f"license: {project['license']}" in citation
 
 
 def test_every_configuration_and_folder_is_mentioned() -> None:

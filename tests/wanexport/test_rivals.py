@@ -159,7 +159,7 @@ def test_unknown_rivals_are_refused_by_name(tiny: LoadJob, monkeypatch: pytest.M
     monkeypatch.setattr("wanrt.bench.jobs.entry_points", lambda group: ())  # noqa: ARG005
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
         find_rival("jax")
-    assert "pip install 'wanexport[export]'" in error.value.hint
+    assert "pip install '.[export]'" in error.value.hint
 
 
 def test_rivals_are_found_without_being_loaded() -> None:
@@ -182,7 +182,7 @@ REFUSALS: dict[str, tuple[type[WanrtError], str, str]] = {
     "absent": (
         UnsupportedError,
         "absent can't be imported: No module named 'nowhere'",
-        "pip install 'wanexport[export]'",
+        "pip install '.[export]', in a checkout of wanexport",
     ),
 }
 

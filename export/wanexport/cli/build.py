@@ -198,7 +198,10 @@ def build(
     )
     resolved = resolve_config(config, dtype, width=width, height=height, frames=frames, batch=batch)
     if settings and resolved.dtype == "fp32" and dtype is None:
-        print("TensorRT fuses no fp32 attention: building in bf16 (see --dtype)", file=sys.stderr)
+        print(
+            "TensorRT has no fused kernel for fp32 attention, so this builds in bf16 (see --dtype)",
+            file=sys.stderr,
+        )
         resolved = resolved.model_copy(update={"dtype": "bf16"})
     request = BuildRequest(
         config=resolved,

@@ -298,8 +298,8 @@ def _find_not_lora(keys: Mapping[str, Key | None], total: int) -> list[LoraProbl
         problems.append(
             LoraProblem(
                 tuple(whole),
-                f"{len(whole)} of {total} keys are no LoRA tensors: {first_three(whole)}",
-                "whole parameters belong into a checkpoint (--finetuned)",
+                f"{len(whole)} of {total} keys aren't LoRA tensors: {first_three(whole)}",
+                "give whole parameters as a checkpoint, with --finetuned",
             )
         )
     return problems

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from wanexport.errors import CheckpointError, WanExportError
+from wanrt.errors import install_hint
 
 __all__ = ["cached_snapshot"]
 
@@ -28,7 +29,7 @@ def cached_snapshot(hub_id: str, error: type[WanExportError] = CheckpointError) 
     except ImportError:
         raise error(
             f"{hub_id} doesn't exist here, and huggingface_hub isn't installed to look it up",
-            "pip install 'wanexport[export]'",
+            install_hint("export"),
         ) from None
     try:
         path = Path(snapshot_download(repo, local_files_only=True)) / inside

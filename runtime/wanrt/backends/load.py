@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_engine", "is_emulated", "load_engine"]
 
-UPGRADE = "upgrade: pip install -U wanexport"
+UPGRADE = "install a newer wanexport"
 
 
 def load_engine(

@@ -11,14 +11,14 @@ from wanrt.backends.load import load_engine
 from wanrt.backends.tensorrt.memory import Scratch
 from wanrt.engine.engine import DeviceKind, Runner
 from wanrt.engine.inputs import make_inputs
-from wanrt.errors import EngineError, UnsupportedError, WanrtError
+from wanrt.errors import EngineError, UnsupportedError, WanrtError, install_hint
 from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.schema import Backend
 
 __all__ = ["LoadJob", "find_loader", "find_rival", "find_rivals", "load_job"]
 
 GROUP = "wanrt.rivals"
-EXTRA = "pip install 'wanexport[export]'"
+EXTRA = install_hint("export")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def report(
 
     It is one file and holds the findings, the plots and every measured number.
     """
-    from wanrt.errors import ResultsError
+    from wanrt.errors import ResultsError, install_hint
     from wanrt.report.headline import summary_lines
     from wanrt.results.json import read_results
     from wanrt.storage.files import check_writable, real_path, write_text
@@ -47,8 +47,9 @@ def report(
     try:
         from wanrt.report.html.page import render_page, save_plots
     except ImportError as error:
-        hint = "pip install 'wanexport[report]'"
-        raise ResultsError(f"a report needs {error.name}, which isn't installed", hint) from None
+        raise ResultsError(
+            f"a report needs {error.name}, which isn't installed", install_hint("report")
+        ) from None
     output = output or results.with_suffix(".html")
     if real_path(output) == real_path(results):
         raise typer.BadParameter("-o would replace the results themselves")

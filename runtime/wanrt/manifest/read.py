@@ -57,7 +57,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ManifestError(
             f"{where} has schema version {version}, this wanrt reads up to {SCHEMA_VERSION}",
-            "upgrade: pip install -U wanexport",
+            "install a newer wanexport",
         )
     try:
         return Manifest.model_validate_json(text)

@@ -193,6 +193,9 @@ FLAGS = {
         "--device", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {"--config", "--json"},
+    "compare": {
+        "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
+    },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},
 }  # fmt: skip
@@ -292,7 +295,8 @@ def test_a_missing_package_names_its_extra(
     monkeypatch.setattr("wanexport.build.recipe.build_engines", raising(error))
     code, _, err = wanexport("build", "--rank", 4)
     assert code == 1
-    assert err == f"error: {module} isn't installed\nhint: pip install 'wanexport[{extra}]'\n"
+    hint = f"pip install '.[{extra}]', in a checkout of wanexport"
+    assert err == f"error: {module} isn't installed\nhint: {hint}\n"
 
 
 def built(**figures: float | str) -> Built:

@@ -181,7 +181,7 @@ REFUSALS: dict[str, tuple[LoraFile, str]] = {
     ),
     "whole-parameter": (
         broken(**{"diffusion_model.head.head.weight": torch.ones(64, 128)}),
-        r"1 of 25 keys are no LoRA tensors: diffusion_model\.head\.head\.weight",
+        r"1 of 25 keys aren't LoRA tensors: diffusion_model\.head\.head\.weight",
     ),
     "checkpoint": (
         LoraFile({name: torch.zeros(shape) for name, shape in list(SHAPES.items())[:5]}),

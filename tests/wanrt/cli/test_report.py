@@ -192,7 +192,7 @@ def test_without_matplotlib_the_extra_is_named(
     assert code == 1
     assert err == (
         "error: a report needs matplotlib, which isn't installed\n"
-        "hint: pip install 'wanexport[report]'\n"
+        "hint: pip install '.[report]', in a checkout of wanexport\n"
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanrt.errors import EngineError, UnsupportedError, WanrtError
+from wanrt.errors import EngineError, UnsupportedError, WanrtError, install_hint
 from wanrt.machine.cores import usable_cores
 from wanrt.storage.dtypes import NUMPY, ONNX, Array
 
@@ -27,7 +27,7 @@ __all__ = [
 
 DLPACK_CPU = 1
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-EXTRAS = {"cpu": "pip install 'wanexport[cpu]'", "cuda": "pip install 'wanexport[gpu]'"}
+EXTRAS = {"cpu": install_hint("cpu"), "cuda": install_hint("gpu")}
 # On a CPU what is logged, in colours, is raised as well; why CUDA is missing is only logged.
 SEVERITY = {"cpu": 4, "cuda": 3}
 

@@ -18,7 +18,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from wanrt.errors import UnsupportedError
+from wanrt.errors import UnsupportedError, install_hint
 
 if TYPE_CHECKING:
     from tensorrt import *  # noqa: F403, TID251
@@ -31,8 +31,8 @@ MODULES: dict[Library, str] = {
 }
 INSTALL: dict[Library, str] = {
     # PyPI has TensorRT's bindings; its libraries lie in NVIDIA's own index alone
-    "tensorrt": "pip install 'wanexport[tensorrt]' --extra-index-url https://pypi.nvidia.com",
-    "tensorrt-rtx": "pip install 'wanexport[tensorrt-rtx]'",
+    "tensorrt": install_hint("tensorrt", "--extra-index-url https://pypi.nvidia.com"),
+    "tensorrt-rtx": install_hint("tensorrt-rtx"),
 }
 OLDEST: dict[Library, tuple[int, int]] = {"tensorrt": (10, 16), "tensorrt-rtx": (1, 7)}
 
@@ -80,7 +80,7 @@ def _load(library: Library) -> ModuleType:
         oldest = ".".join(map(str, OLDEST[library]))
         raise UnsupportedError(
             f"{library} {module.__version__} is older than {oldest}",
-            f"upgrade it: {INSTALL[library]} --upgrade",
+            f"upgrade it with --upgrade: {INSTALL[library]}",
         )
     return module
 

@@ -279,7 +279,7 @@ def test_cuda_needs_its_extra(tmp_path: Path) -> None:
         pytest.skip("this onnxruntime has the provider")
     with pytest.raises(UnsupportedError, match="no CUDAExecutionProvider") as caught:
         load_engine(make_engine(tmp_path / "e", Tiny()), device="cuda")
-    assert "'wanexport[gpu]'" in caught.value.hint
+    assert "'.[gpu]'" in caught.value.hint
 
 
 def test_missing_onnxruntime_names_its_extra(
@@ -288,7 +288,7 @@ def test_missing_onnxruntime_names_its_extra(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UnsupportedError, match="isn't installed") as caught:
         load_engine(make_engine(tmp_path / "e", Tiny()))
-    assert "'wanexport[cpu]'" in caught.value.hint
+    assert "'.[cpu]'" in caught.value.hint
 
 
 def test_a_graph_that_onnxruntime_refuses_is_an_engine_error(tmp_path: Path) -> None:
