@@ -117,9 +117,11 @@ def _multiply(kernel: Kernel) -> tuple[int, str | None]:
     for weight in reversed(matrices):
         *_, depth, columns = weight.shape
         rows = prod(kernel.outputs[0].shape) // columns
-        for x in matrices:
-            if x is not weight and x.shape[-1] == depth and prod(x.shape) == rows * depth:
-                return 2 * rows * depth * columns, DTYPES[x.dtype]
+        fits = [x for x in matrices if x is not weight and x.shape[-1] == depth]
+        fits = [x for x in fits if prod(x.shape) == rows * depth]
+        if fits:  # an fp32 residual of the epilogue may have the shape of x
+            x = next((x for x in fits if x.dtype == weight.dtype), fits[0])
+            return 2 * rows * depth * columns, DTYPES[x.dtype]
     raise _unknown(kernel, matrices)
 
 
