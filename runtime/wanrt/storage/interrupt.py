@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +48,7 @@ def end_like_ctrl_c() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    sys.unraisablehook = _interrupt_again
     for number in (*ENDING, signal.SIGINT):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
@@ -62,6 +65,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if not _State.held:
         raise KeyboardInterrupt
     _State.waiting = True
+
+
+def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that met a destructor, where Python prints what is raised and goes on."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
