@@ -14,14 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx_ir as ir
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from wanexport.model.config import Architecture
-from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
-from wanexport.storage.tensor_file import TensorRef
+from wanexport.storage.dtypes import torch_dtype
+from wanexport.verify.built_engine import open_built
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
 from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
@@ -138,11 +136,12 @@ def _load(
     if job.device != "cpu" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(job.threads or usable_cores())
-    arch = _architecture(folder, manifest)
+    built = open_built(job.engine)
+    arch = built.arch
     dtype = torch_dtype(computed_in or manifest.dtype)
     model = empty_model(arch, arch.num_layers)
     names = [parameter for parameter, _ in model.named_parameters()]
-    load_parameters(model, "", names, _reader(folder, manifest), dtype)
+    load_parameters(model, "", names, built.read, dtype)
     model.eval().to(job.device)
     return TorchRival(name, wrap(model), _feeds(job, manifest, arch, dtype), job.device)
 
@@ -157,39 +156,6 @@ def _feeds(
         for name, value in inputs.items()
     }
     return take_inputs(arch, fed, dtype)
-
-
-def _architecture(folder: Path, manifest: Manifest) -> Architecture:
-    try:
-        return Architecture.model_validate(manifest.config.get("architecture"))
-    except ValidationError:
-        raise EngineError(
-            f"{folder}: engine.json's config has no architecture of this release's",
-            "rebuild the engine with this release's wanexport",
-        ) from None
-
-
-def _reader(folder: Path, manifest: Manifest) -> Callable[[str], Tensor]:
-    """Return what maps a parameter from the byte range that the engine's graph reads."""
-    initializers = ir.load(folder / manifest.forward.file).graph.initializers
-    stored = {onnx_dtype(name): name for name in ENGINE_DTYPES}
-    files = {weights.file: weights.bytes for weights in manifest.weights}
-
-    def read(name: str) -> Tensor:
-        value = initializers[name].const_value if name in initializers else None
-        if not isinstance(value, ir.ExternalTensor) or value.dtype not in stored:
-            raise EngineError(f"{folder}: the graph has no weights {name}", "rebuild the engine")
-        offset, length = value.offset or 0, value.length or 0
-        dtype, shape = stored[value.dtype], tuple(value.shape.numpy())
-        ref = TensorRef(name, dtype, shape, folder / value.location, offset)
-        if length != ref.nbytes or offset + length > files.get(str(value.location), 0):
-            raise EngineError(
-                f"{folder}: the graph reads {name} from outside the recorded weight files",
-                "rebuild the engine",
-            )
-        return ref.read()
-
-    return read
 
 
 def _check_compiler() -> None:

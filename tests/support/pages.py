@@ -6,9 +6,11 @@ network or minutes and is read alone, and of a block without a language the line
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import tomllib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ PAGES = (
     *sorted(ROOT.glob("benchmarks/results/*.md")),
 )  # fmt: skip
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OTHERS = {"cmake", "cp", "wanrt-host"}  # whose arguments nothing here can read
+OTHERS = {"cmake", "cp", "wanrt-host", "python"}  # whose arguments nothing here can read
+APART = {"netron"}  # serves until it is stopped; a test of its own runs it
 APPS: dict[str, Any] = {"wanexport": get_command(wanexport_app), "wanrt": get_command(wanrt_app)}
 
 
@@ -85,8 +88,10 @@ def check_command(text: str) -> None:
         assert {word for word in arguments if "=" not in word} <= make_targets(), text
     elif program == "hf":
         _check_hf(arguments)
+    elif program == "polygraphy":
+        _check_polygraphy(arguments)
     else:
-        assert program in OTHERS, f"{text}: no test knows how to check this"
+        assert program in OTHERS | APART, f"{text}: no test knows how to check this"
 
 
 def flags(*programs: str) -> set[str]:
@@ -122,6 +127,17 @@ def _check_hf(arguments: list[str]) -> None:
     from huggingface_hub.cli.hf import app
 
     _parse(app, arguments)
+
+
+def _check_polygraphy(arguments: list[str]) -> None:
+    from polygraphy.tools.registry import TOOL_REGISTRY
+
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    with warnings.catch_warnings(action="ignore"):  # it lists plugins in Python's older way
+        for tool in TOOL_REGISTRY:
+            tool.setup_parser(subparsers)
+    parser.parse_args(arguments)
 
 
 def _check_pip(arguments: list[str]) -> None:

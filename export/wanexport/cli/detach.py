@@ -25,7 +25,7 @@ def detach(
 ) -> None:
     """Copy an engine without hard links, for other tools.
 
-    onnx, netron and polygraphy refuse models whose weight files are hard links.
+    onnx.load and polygraphy inspect refuse models whose weight files are hard links.
     """
     from wanexport.build.detach import detach_engine
     from wanrt.terminal.progress import Reporter

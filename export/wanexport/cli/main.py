@@ -1,4 +1,4 @@
-"""The wanexport command: build | estimate | inspect | adapter | detach, and how it ends."""
+"""The wanexport command: every command of it, and how it ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from wanexport.cli import tensorrt_options
 from wanexport.cli.adapter import adapter
 from wanexport.cli.build import build
+from wanexport.cli.compare import compare
 from wanexport.cli.detach import detach
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
@@ -38,13 +39,13 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (build, estimate, inspect, adapter, detach):
+for command in (build, estimate, inspect, adapter, compare, detach):
     app.command(cls=Command)(command)
 
 INTERRUPTED = 130
-EXTRAS = dict.fromkeys(("torch", "diffusers", "onnx", "onnx_ir", "onnxscript"), "export") | {
-    "onnxruntime": "cpu"
-}
+EXTRAS = dict.fromkeys(
+    ("torch", "diffusers", "onnx", "onnx_ir", "onnxscript", "polygraphy"), "export"
+) | {"onnxruntime": "cpu"}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -14,6 +14,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from wanexport.graph.dit import make_model
+from wanexport.graph.trace import OUTPUT_NAME
 from wanexport.model.config import Architecture
 from wanexport.model.names import computes_in_fp32
 
@@ -27,6 +28,7 @@ def run_reference(
     read: ReadParameter,
     inputs: dict[str, Tensor],
     dtype: torch.dtype,
+    on_piece: Callable[[str, Tensor], None] = lambda _name, _value: None,
 ) -> Tensor:
     """Run diffusers' model and return its sample [B, C, F, H, W] in fp32.
 
@@ -35,16 +37,19 @@ def run_reference(
         read: returns a parameter's value by its diffusers name.
         inputs: the engine's inputs by name, in fp32.
         dtype: what PyTorch computes in; diffusers' `_keep_in_fp32_modules` stay fp32.
+        on_piece: called with what stem, every block and head return, as the graph's pieces are
+            named.
     """
     model = empty_model(arch, layers=1)
     block = model.blocks[0]
     model.blocks = nn.ModuleList(
-        _StreamedBlock(block, f"blocks.{i}.", read, dtype) for i in range(arch.num_layers)
+        _StreamedBlock(block, f"blocks.{i}.", read, dtype, on_piece) for i in range(arch.num_layers)
     )
     outer = (name for name, _ in model.named_parameters() if not name.startswith("blocks."))
     load_parameters(model, "", outer, read, dtype)
     with torch.inference_mode():
         sample: Tensor = model(**take_inputs(arch, inputs, dtype), return_dict=False)[0]
+    on_piece(OUTPUT_NAME, sample)
     return sample.float()
 
 
@@ -91,21 +96,34 @@ class _StreamedBlock(nn.Module):
     """A block whose weights are in memory only while it runs."""
 
     def __init__(
-        self, block: nn.Module, prefix: str, read: ReadParameter, dtype: torch.dtype
+        self,
+        block: nn.Module,
+        prefix: str,
+        read: ReadParameter,
+        dtype: torch.dtype,
+        on_piece: Callable[[str, Tensor], None],
     ) -> None:
         super().__init__()
         # not registered: forty entries share one module
-        self.run = partial(self._run, block, prefix, read, dtype)
+        self.run = partial(self._run, block, prefix, read, dtype, on_piece)
 
     def forward(self, *args: Tensor) -> Tensor:
         return self.run(*args)
 
     @staticmethod
     def _run(
-        block: nn.Module, prefix: str, read: ReadParameter, dtype: torch.dtype, *args: Tensor
+        block: nn.Module,
+        prefix: str,
+        read: ReadParameter,
+        dtype: torch.dtype,
+        on_piece: Callable[[str, Tensor], None],
+        *args: Tensor,
     ) -> Tensor:
         names = [name for name, _ in block.named_parameters()]
         load_parameters(block, prefix, names, read, dtype)
+        if prefix == "blocks.0.":
+            on_piece("stem", args[0])
         out: Tensor = block(*args)
+        on_piece(prefix.removesuffix("."), out)
         block.to("meta")
         return out

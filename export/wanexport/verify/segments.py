@@ -1,13 +1,14 @@
 """Run a twin on an engine's own bytes: stem, blocks and head one after the other.
 
-So neither side ever holds more than a block.
+So neither side ever holds more than a block, and nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -16,15 +17,13 @@ from torch import Tensor
 
 from wanexport.graph.emulate import emulate
 from wanexport.graph.trace import OUTPUT_NAME
-from wanexport.storage.dtypes import onnx_dtype, torch_dtype
-from wanexport.storage.tensor_file import (
-    StoredTensor,
-    TensorRef,
-    open_safetensors,
-    write_safetensors,
-)
+from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
+from wanexport.storage.tensor_file import TensorRef
 
-__all__ = ["count_bytes", "run_segments"]
+if TYPE_CHECKING:
+    from onnxruntime import OrtValue
+
+__all__ = ["count_bytes", "iterate_segments", "run_segments"]
 
 
 def run_segments(
@@ -32,7 +31,7 @@ def run_segments(
     twin: ir.Model,
     layers: int,
     bound: Mapping[str, TensorRef],
-    values: dict[str, Tensor],
+    values: Mapping[str, Tensor],
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
@@ -41,14 +40,34 @@ def run_segments(
 
     A bf16 graph is `emulated`; its inputs, and what passes between its pieces, are fp32 tensors.
     """
-    run = partial(_run_segment, folder, twin, bound, values, on_bytes, emulated)
+    *_, (_, sample) = iterate_segments(
+        folder, twin, layers, bound, values, on_bytes, emulated=emulated
+    )
+    return sample.float()
+
+
+def iterate_segments(
+    folder: Path,
+    twin: ir.Model,
+    layers: int,
+    bound: Mapping[str, TensorRef],
+    values: Mapping[str, Tensor],
+    on_bytes: Callable[[int], None],
+    *,
+    emulated: bool = False,
+) -> Iterator[tuple[str, Tensor]]:
+    """Run a graph like `run_segments` and yield each piece's name and output."""
+    known = dict(values)
+    run = partial(_run_segment, folder, twin, bound, known, on_bytes, emulated)
     x = "stem"
-    values.update(run([x, "time", *_block_inputs(twin)]))
+    known.update(run([x, "time", *_block_inputs(twin)]))
+    yield x, known[x]
     for layer in range(layers):
-        values.update(run([f"blocks.{layer}"]))
-        del values[x]
+        known.update(run([f"blocks.{layer}"]))
+        del known[x]
         x = f"blocks.{layer}"
-    return run([OUTPUT_NAME])[OUTPUT_NAME].float()
+        yield x, known[x]
+    yield OUTPUT_NAME, run([OUTPUT_NAME])[OUTPUT_NAME]
 
 
 def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
@@ -90,21 +109,21 @@ def _run_segment(
         model = emulate(model, fp32_edges=True)
     needed = [value.name or "" for value in model.graph.inputs]
     weights = _open_values(model.graph)
-    path = folder / ".verify.onnx"
-    cast = folder / ".verify.safetensors"
-    try:
-        _bind_segment(model.graph, folder, cast, bound)
-        ir.save(model, path)
-        options = ort.SessionOptions()
-        if emulated:  # the pairs of casts are the rounding, and would be folded
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        results = session.run(outputs, {name: values[name].numpy() for name in needed})
-    finally:
-        path.unlink(missing_ok=True)
-        cast.unlink(missing_ok=True)
+    options = ort.SessionOptions()
+    if emulated:  # the pairs of casts are the rounding, and would be folded
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    cast = _bind_segment(model.graph, folder, bound)
+    if cast:
+        options.add_external_initializers(list(cast), list(cast.values()))
+    session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    results = session.run(outputs, {name: values[name].numpy() for name in needed})
     on_bytes(sum(bound[name].nbytes for name in weights))
     return {
         name: torch.from_numpy(np.asarray(result))
@@ -118,31 +137,25 @@ def _open_values(graph: ir.Graph) -> dict[str, ir.Value]:
 
 
 def _bind_segment(
-    graph: ir.Graph, folder: Path, cast: Path, bound: Mapping[str, TensorRef]
-) -> None:
-    """Bind a segment to the engine's bytes, through a temporary file where the dtype differs."""
-    open_values = _open_values(graph)
-    stored = {onnx_dtype(ref.dtype): ref.dtype for ref in bound.values()} | {
-        ir.DataType.FLOAT: "F32"
-    }
-    converted = {
-        name: StoredTensor(name, stored[value.dtype or ir.DataType.FLOAT], bound[name].shape)
-        for name, value in open_values.items()
-        if onnx_dtype(bound[name].dtype) != value.dtype
-    }
-    refs = dict(bound)
-    if converted:
-        tensors = (bound[n].read().to(torch_dtype(spec.dtype)) for n, spec in converted.items())
-        write_safetensors(cast, list(converted.values()), tensors)
-        refs.update(open_safetensors(cast).tensors)
-    for name, value in open_values.items():
-        ref = refs[name]
+    graph: ir.Graph, folder: Path, bound: Mapping[str, TensorRef]
+) -> dict[str, OrtValue]:
+    """Bind a segment to the engine's bytes; return the values of those whose dtype differs."""
+    from onnxruntime import OrtValue
+
+    cast = {}
+    for name, value in _open_values(graph).items():
+        ref = bound[name]
+        dtype = value.dtype or ir.DataType.FLOAT
+        if onnx_dtype(ref.dtype) != dtype:
+            array = ref.read().to(torch_dtype(engine_dtype(dtype))).numpy()
+            cast[name] = OrtValue.ortvalue_from_numpy(array)
         value.const_value = ir.ExternalTensor(
             ref.path.relative_to(folder).as_posix(),
             ref.offset,
             ref.nbytes,
-            onnx_dtype(ref.dtype),
+            dtype,
             shape=ir.Shape(ref.shape),
             name=name,
             base_dir=str(folder),
         )
+    return cast

@@ -100,7 +100,7 @@ def _fingerprint(graph: ir.Graph, *, casts: bool) -> list[str]:
         broadcast = node.op_type == "Expand" and inputs[1] == "shape"
         transparent = broadcast or (node.op_type == "Cast" and not casts)
         attributes = sorted(
-            (name, repr(a.value))
+            (name, _show(a.value))
             for name, a in node.attributes.items()
             if not name.startswith(passes.HINT)
         )
@@ -108,6 +108,11 @@ def _fingerprint(graph: ir.Graph, *, casts: bool) -> list[str]:
             described = (node.domain, node.op_type, attributes, inputs, index)
             known[output.name or ""] = inputs[0] if transparent else sha256_text(repr(described))
     return [known[value.name or ""] for value in graph.outputs]
+
+
+def _show(value: object) -> str:
+    """Return an attribute as text; a file holds floats in fp32, a traced graph in fp64."""
+    return repr(float(np.float32(value)) if isinstance(value, float) else value)
 
 
 def _hash_values(constant: ir.TensorProtocol) -> str:

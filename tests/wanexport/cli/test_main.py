@@ -193,6 +193,9 @@ FLAGS = {
         "--device", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {"--config", "--json"},
+    "compare": {
+        "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
+    },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},
 }  # fmt: skip

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from wanexport.errors import BuildError
 from wanexport.graph.rewrite import constant, dims, drop_unused, make, nodes_of, producer, replace
 
-__all__ = ["join_branches"]
+__all__ = ["join_branches", "joined_modules"]
 
-HALF = ".lora_A"
+HALF, OTHER_HALF = ".lora_A", ".lora_B"
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,19 @@ def join_branches(model: ir.Model, modules: Collection[str]) -> None:
     for branches in groups.values():
         _join(model, branches)
     drop_unused(model)
+
+
+def joined_modules(model: ir.Model) -> tuple[str, ...]:
+    """Return the layers of a lowered graph whose low-rank branch is part of their own product."""
+    found = []
+    for node in nodes_of(model, "Concat"):
+        for value in node.inputs[1:]:  # the weight comes first, its branch's B among what follows
+            half = producer(value, "Cast")
+            stored = half.inputs[0] if half is not None else value
+            name = (stored.name if stored is not None else None) or ""
+            if name.endswith(OTHER_HALF):
+                found.append(name.removesuffix(OTHER_HALF))
+    return tuple(found)
 
 
 def _branches(model: ir.Model) -> list[_Branch]:
