@@ -118,7 +118,9 @@ def _collect(files: Iterable[SafetensorsFile], location: Location) -> dict[str, 
 
 def _rename(tensors: Mapping[str, TensorRef], where: str) -> tuple[Layout, dict[str, TensorRef]]:
     """Return the tensors by diffusers' names; what has no such name keeps its own."""
-    original = any(map(ORIGINAL_KEY.search, tensors)) and not any(map(DIFFUSERS_KEY.search, tensors))
+    original = any(map(ORIGINAL_KEY.search, tensors)) and not any(
+        map(DIFFUSERS_KEY.search, tensors)
+    )
     renamed: dict[str, TensorRef] = {}
     for name, ref in tensors.items():
         known = (to_diffusers(name) if original else None) or name
