@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from cli_reference import render_reference
 from commands import wanexport, wanrt
@@ -45,3 +47,12 @@ def test_help_groups_options(command: str, panels: list[str]) -> None:
     assert [line[:-1] for line in out.splitlines() if line[:1].isalpha() and line[-1] == ":"] == (
         panels
     )
+
+
+@pytest.mark.parametrize("program", APPS)
+def test_every_option_has_a_sentence_that_stands_alone(program: str) -> None:
+    for name, command in APPS[program].commands.items():
+        for parameter in command.params:
+            text = getattr(parameter, "help", None) or ""
+            assert re.fullmatch(r"[A-Z].*[a-z)].*[.\]]", text, re.DOTALL), (name, parameter.name)
+            assert len(text.split()) >= 2, (name, parameter.name)
