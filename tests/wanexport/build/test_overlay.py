@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -37,7 +38,7 @@ def base_of(sources: Path) -> Path:
 
 @pytest.mark.parametrize("options", [{}, {"copy": True}], ids=["linked", "copied"])
 def test_it_is_the_base_with_what_was_trained(
-    options: dict[str, bool], sources: Path, trained: Path, tmp_path: Path
+    options: dict[str, Any], sources: Path, trained: Path, tmp_path: Path
 ) -> None:
     whole = load_file(base_of(sources)) | load_file(trained)
     save_file(whole, tmp_path / "whole.safetensors")
