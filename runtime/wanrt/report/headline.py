@@ -9,15 +9,8 @@ from wanrt.results.values import Ratio
 from wanrt.terminal.units import RATES, pick, show
 
 __all__ = [
-    "headline", "headlines", "marks", "sentences", "shared_marks", "show_interval",
-    "summary_lines",
+    "headline", "marks", "sentences", "shared_marks", "show_interval", "summary_lines",
 ]  # fmt: skip
-
-SPELLED_OUT = 4
-"""More candidates than this are summed up by their extremes or their number."""
-
-ADAPTED = ("separate", "swappable")
-Members = Sequence[tuple[CandidateResult, Ratio]]
 
 
 def summary_lines(result: BenchResult) -> list[str]:
@@ -32,19 +25,17 @@ def summary_lines(result: BenchResult) -> list[str]:
 
 
 def headline(group: GroupResult) -> str:
-    """Return a group's finding in one line, never empty."""
-    return "; ".join(sentences(group)) + _bracket(shared_marks(group))
-
-
-def headlines(group: GroupResult) -> list[str]:
-    """Return the comparisons of a group, a sentence each; none if nothing could be compared."""
-    tail = _bracket(shared_marks(group))
-    return [text + tail for text in _comparisons(group)]
+    """Return the answer to what LoRA costs, or what else is known; there is always something."""
+    return sentences(group)[0]
 
 
 def sentences(group: GroupResult) -> list[str]:
-    """Return the comparisons of a group, or else one sentence on why there are none."""
-    return _comparisons(group) or [_silence(group)]
+    """Return a short sentence per mode and rival, the answer first; else one on why there is none.
+
+    What holds for the weights of all rows stands at the end of each.
+    """
+    tail = _bracket(shared_marks(group))
+    return [text + tail for text in _comparisons(group) or [_silence(group)]]
 
 
 def shared_marks(group: GroupResult) -> tuple[str, ...]:
@@ -71,14 +62,82 @@ def show_interval(ratio: Ratio) -> tuple[str, str, str]:
 
 
 def _comparisons(group: GroupResult) -> list[str]:
-    """Return a sentence on unmerged adapters, one on merged ones, one on rivals, as there are."""
-    rows = [row for row in group.candidates if not row.control]
-    subjects = (
-        [row for row in rows if row.rival is None and row.mode in ADAPTED],
-        [row for row in rows if row.rival is None and row.mode == "merged"],
-        [row for row in rows if row.rival is not None],
+    """Return a sentence per mode and rival that was compared, unmerged adapters first."""
+    rows = [row for row in group.candidates if not row.control and row.ratio is not None]
+    found = []
+    for mode in ("separate", "swappable", "merged"):
+        members = [row for row in rows if row.mode == mode and row.rival is None]
+        if members:
+            found.append(_cost(mode, members, group) + _own_marks(members, group))
+    rivals = [row for row in rows if row.rival is not None]
+    return found + [_compare_rival(row, group) + _own_marks([row], group) for row in rivals]
+
+
+def _cost(mode: str, rows: Sequence[CandidateResult], group: GroupResult) -> str:
+    """Say what a mode's adapters cost: all of them, or the least and the most that was found."""
+    pairs = [(row, row.ratio) for row in rows if row.ratio is not None]
+    only = rows[0].rank if len(rows) == 1 else None
+    subject = f"{mode} adapter of rank {only}" if only else f"{mode} adapter"
+    moved = sorted(
+        (pair for pair in pairs if pair[1].verdict in ("slower", "faster")),
+        key=lambda pair: -pair[1].value,
     )
-    return [text for subject in subjects if (text := _compare(subject, group))]
+    unresolved = sum(1 for _, ratio in pairs if ratio.verdict == "unresolved")
+    if unresolved == len(pairs):
+        return f"What a {subject} costs couldn't be resolved"
+    if not moved:
+        rest = f" ({unresolved} of {len(pairs)} couldn't be resolved)" if unresolved else ""
+        return f"A {subject} costs nothing measurable{rest}"
+    if len(pairs) == 1:
+        cost, ends = _percents(moved[0][1])
+        verb = "costs" if moved[0][1].verdict == "slower" else "gains"
+        return f"A {subject} {verb} {cost} of the speed ({ends})"
+    shown = moved[-1:] if len(moved) < len(pairs) else [*moved[:1], *moved[-1:]]
+    costs = [_percents(ratio)[0] for _, ratio in shown]
+    if len(shown) > 1 and costs[0] == costs[1]:
+        return f"A {subject} costs {costs[0]} of the speed"
+    told = " to ".join(
+        f"{cost} ({_which(row, group)})" for cost, (row, _) in zip(costs, shown, strict=True)
+    )
+    return f"A {subject} costs {'up to ' if len(shown) == 1 else ''}{told} of the speed"
+
+
+def _compare_rival(row: CandidateResult, group: GroupResult) -> str:
+    """Say how fast a rival is beside the full fine-tune."""
+    name = group.row_name(row)
+    if row.ratio is None or row.ratio.verdict == "unresolved":
+        return f"How fast {name} is couldn't be resolved"
+    if row.ratio.verdict not in ("slower", "faster"):
+        return f"{name} is as fast as the full fine-tune, as far as can be measured"
+    cost, ends = _percents(row.ratio)
+    return f"{name} is {cost} {row.ratio.verdict} than the full fine-tune ({ends})"
+
+
+def _percents(ratio: Ratio) -> tuple[str, str]:
+    """Return by how many per cent the speed differs, and the interval; as exact as a table's."""
+    texts = show_interval(ratio)
+    digits = max(0, len(texts[0].partition(".")[2]) - 2)
+    value, *ends = (100 * (1 - float(text)) for text in texts)
+    if ratio.verdict == "faster":
+        value, *ends = (-cost for cost in (value, *ends))
+    low, high = sorted(ends)
+    return f"{value:.{digits}f} %", f"{low:.{digits}f} to {high:.{digits}f} %"
+
+
+def _which(row: CandidateResult, group: GroupResult) -> str:
+    """Tell one of a mode's candidates from the others: by its rank, if that does."""
+    alike = [other for other in group.candidates if other.mode == row.mode and not other.rival]
+    ranks = [other.rank for other in alike]
+    if row.rank is not None and ranks.count(row.rank) == 1:
+        return f"rank {row.rank}"
+    return group.row_name(row).removeprefix(row.mode).strip() or row.engine
+
+
+def _own_marks(rows: Sequence[CandidateResult], group: GroupResult) -> str:
+    """Return what holds for the weights of any of the rows, unless it stands at the end for all."""
+    if shared_marks(group):
+        return ""
+    return _bracket(list(dict.fromkeys(mark for row in rows for mark in marks(row))))
 
 
 def _silence(group: GroupResult) -> str:
@@ -96,73 +155,9 @@ def _silence(group: GroupResult) -> str:
     return f"{name} runs at {show(rate, pick(RATES, rate))} tokens per second, {why}"
 
 
-def _compare(rows: Sequence[CandidateResult], group: GroupResult) -> str:
-    """Say which rows differ from the baseline and by how much, which don't, which nobody knows."""
-    compared = [(row, row.ratio) for row in rows if row.ratio is not None]
-    moved = [pair for pair in compared if pair[1].verdict in ("slower", "faster")]
-    adapted = any(row.mode in ADAPTED for row, _ in compared)
-    parts = (_each if len(moved) <= SPELLED_OUT else _ranges)(moved, group)
-    for verdict, one, many, what in (
-        ("same", "shows", "show", "no measurable difference"),
-        ("unresolved", "stays", "stay", "unresolved"),
-    ):
-        members = [row for row, ratio in compared if ratio.verdict == verdict]
-        if members:
-            who, plural = _subject(members, len(compared), group)
-            than = " to the full fine-tune" if verdict == "same" and adapted and not parts else ""
-            parts.append(f"{who} {many if plural else one} {what}{than}")
-    return "; ".join(parts)
-
-
-def _each(members: Members, group: GroupResult) -> list[str]:
-    """Say of each candidate how fast it is."""
-    parts: list[str] = []
-    for row, ratio in members:
-        value, interval = _figures(ratio, first=not parts)
-        verb = "at" if parts else "runs at"
-        parts.append(f"{_name(row, group)} {verb} {value}, {interval}")
-    return parts
-
-
-def _ranges(members: Members, group: GroupResult) -> list[str]:
-    """Say of each mode how fast its slowest and its fastest candidate are."""
-    parts: list[str] = []
-    for mode in dict.fromkeys(row.mode for row, _ in members):
-        ours = sorted((m for m in members if m[0].mode == mode), key=lambda m: m[1].value)
-        ends: list[str] = []
-        for row, ratio in (ours[0], ours[-1])[: len(ours)]:
-            value, interval = _figures(ratio, first=not parts and not ends)
-            which = _name(row, group).removeprefix(mode).strip() or row.engine
-            ends.append(f"{value} ({which}, {interval})")
-        parts.append(f"{mode} {'at' if parts else 'runs at'} {' to '.join(ends)}")
-    return parts
-
-
-def _figures(ratio: Ratio, *, first: bool) -> tuple[str, str]:
-    """Return a ratio and its interval, the first of a sentence with what they are."""
-    value, low, high = show_interval(ratio)
-    if first:
-        return f"{value} x the full fine-tune", f"95 % interval {low} to {high}"
-    return f"{value} x", f"{low} to {high}"
-
-
-def _subject(rows: Sequence[CandidateResult], of: int, group: GroupResult) -> tuple[str, bool]:
-    """Name rows, all or many of them by their modes; return also whether that is a plural."""
-    modes = list(dict.fromkeys(row.mode for row in rows))
-    if len(rows) == of > 1 and shared_marks(group) and not any(row.rival for row in rows):
-        return _join(modes), len(modes) > 1
-    if len(rows) > SPELLED_OUT:
-        return f"{len(rows)} of {of} {_join(modes)} candidates", True
-    return _join([_name(row, group) for row in rows]), len(rows) > 1
-
-
 def _name(row: CandidateResult, group: GroupResult) -> str:
     """Return a row's name, with its marks unless they stand at the end for all."""
     return group.row_name(row) + ("" if shared_marks(group) else _bracket(marks(row)))
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _bracket(words: Sequence[str]) -> str:

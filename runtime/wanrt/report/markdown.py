@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from wanrt.report.headline import headlines
+from wanrt.report.headline import sentences, summary_lines
 from wanrt.report.table import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.results.result import BenchResult, CandidateResult
 from wanrt.terminal.screen import visible
@@ -17,8 +17,9 @@ MARKUP = re.compile(
 
 
 def to_markdown(result: BenchResult) -> str:
-    """Return the terminal's tables in Markdown, with the machine above them."""
-    lines = [_plain(" · ".join(result.machine.headline)), ""]
+    """Return the terminal's tables in Markdown, with the answer and the machine above them."""
+    lines = [line for text in summary_lines(result) for line in (_plain(text), "")]
+    lines += [_plain(" · ".join(result.machine.headline)), ""]
     for group in result.groups:
         lines += [_plain(title(group)), "", _markdown_line((*COLUMNS[:-1], "weights"))]
         lines.append("|---|---|--:|--:|---|--:|---|")
@@ -29,7 +30,7 @@ def to_markdown(result: BenchResult) -> str:
             lines.append(_markdown_line((*cells, _weights(candidate))))
         lines += [
             "",
-            *(f"- {_plain(line)}" for line in (*headlines(group), *group_notes(group))),
+            *(f"- {_plain(line)}" for line in (*sentences(group)[1:], *group_notes(group))),
             "",
         ]
     lines += [f"- failed: {_plain(reason)}" for reason in result.broken.values()]

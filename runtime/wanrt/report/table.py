@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wanrt.report.headline import headlines, show_interval
+from wanrt.report.headline import sentences, show_interval, summary_lines
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Advice, Ratio
 from wanrt.terminal.text import WIDTH, counted, group_digits, wrap
@@ -20,6 +21,7 @@ COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory",
 HEADER = tuple("" if name == "dtype" else name for name in COLUMNS)
 RIGHT = (False, False, True, True, False, True, False)
 GAPS = ("  ", " ", " ", "  ", "  ", " ", " ")
+RANKED = re.compile(r"\w+ r\d+(?= |$)")
 LABEL_MIN, LABEL_MAX = 14, 20
 MARKS = "R: random weights · U: unverified"
 
@@ -33,10 +35,11 @@ class Row:
 
 
 def render_bench(result: BenchResult, verbose: bool = False) -> str:
-    """Return the machine, a table per model and workload, and what they say."""
-    blocks = ["\n".join(_wrap_items(result.machine.headline))]
+    """Return the answer, the machine, a table per model and workload, and what else they say."""
+    blocks = ["\n".join(line for text in summary_lines(result) for line in _wrap(text))]
+    blocks.append("\n".join(_wrap_items(result.machine.headline)))
     if result.timed:
-        blocks[0] += "\n" + "\n".join(_wrap(f"forward: {result.timed}"))
+        blocks[-1] += "\n" + "\n".join(_wrap(f"forward: {result.timed}"))
     blocks += [_render_group(group, verbose) for group in result.groups]
     if result.broken:
         lines = [_wrap(f"failed: {why}") for why in result.broken.values()]
@@ -132,18 +135,32 @@ def _render_group(group: GroupResult, verbose: bool) -> str:
     marks = [part for part in MARKS.split(" · ") if any(part[0] in r.cells[-1] for r in rows)]
     if marks:
         lines.append("  " + " · ".join(marks))
-    notes = [*headlines(group), *group_notes(group)]
+    notes = [*sentences(group)[1:], *group_notes(group)]
     if notes:
         lines += ["", *(line for note in notes for line in _wrap(note))]
     return "\n".join(lines)
 
 
 def _fit_labels(rows: Sequence[Row]) -> list[Row]:
-    """Shorten labels to what the page leaves them."""
+    """Shorten what labels have besides mode and rank to what the page leaves them."""
     widths = _widths([row.cells for row in rows])
     others = sum(widths[1:]) + sum(map(len, GAPS))
     limit = min(LABEL_MAX, max(LABEL_MIN, WIDTH - others))
-    return [replace(row, cells=(shorten(row.cells[0], limit), *row.cells[1:])) for row in rows]
+    labels = (_fit(row.cells[0], limit) for row in rows)
+    return [
+        replace(row, cells=(label, *row.cells[1:])) for row, label in zip(rows, labels, strict=True)
+    ]
+
+
+def _fit(label: str, limit: int) -> str:
+    """Shorten a label, but never its mode and rank."""
+    found = RANKED.match(label)
+    if found is None or len(label) <= limit:
+        return shorten(label, limit)
+    left = limit - len(found[0]) - 1
+    if left > 2:
+        return f"{found[0]} {shorten(label[found.end() + 1 :], left)}"
+    return found[0] + "…" * (left >= 0)
 
 
 def group_notes(group: GroupResult) -> list[str]:

@@ -17,13 +17,12 @@ from markupsafe import Markup
 from wanrt.errors import ResultsError
 from wanrt.machine.nvml import Clocks
 from wanrt.report.headline import (
-    headline,
     marks,
     sentences,
-    shared_marks,
     show_interval,
     summary_lines,
 )
+from wanrt.report.html.merging import MERGING_COLUMNS, MERGING_NOTE, merging_rows
 from wanrt.report.html.plots import PLOTS, Plot, plots_of
 from wanrt.report.html.style import COLORS, DARK, NARROW, WIDE, styled, to_files, to_page
 from wanrt.report.table import group_notes, reason_of, title, warned_rows
@@ -125,6 +124,8 @@ def render_page(result: BenchResult, stem: str = "bench") -> str:
         lines=lines,
         sections=[_section(_named(group), n) for n, group in enumerate(result.groups)],
         facts=list(_facts(result)),
+        merging_columns=MERGING_COLUMNS,
+        merging_note=MERGING_NOTE,
         stem=stem,
         download=f"data:application/json;base64,{encoded}",
         light=COLORS,
@@ -205,11 +206,10 @@ def _section(group: GroupResult, number: int) -> dict[str, object]:
         "id": f"group-{number}",
         "name": f"{group.model} {group.workload}",
         "title": title(group),
-        "headline": headline(group),
         "sentences": sentences(group),
-        "marks": shared_marks(group),
         "drawings": [_draw(plot, number) for plot in plots],
         "absent": [name for _, name, *_ in PLOTS if name not in {plot.title for plot in plots}],
+        "merging": merging_rows(group),
         "columns": ["candidate", *told],
         "rows": rows,
         "notes": [*group_notes(group), *_asked(group)],

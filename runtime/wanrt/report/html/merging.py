@@ -1,0 +1,56 @@
+"""The page's table of when merging an adapter pays."""
+
+from __future__ import annotations
+
+from wanrt.report.headline import marks
+from wanrt.results.breakeven import FORWARDS_PER_VIDEO, BreakEven, break_evens
+from wanrt.results.result import GroupResult
+from wanrt.terminal.units import SECONDS, pick, show, show_bytes
+
+__all__ = ["MERGING_COLUMNS", "MERGING_NOTE", "merging_rows"]
+
+MERGING_COLUMNS = (
+    "adapter", "loading the merged engine", "its own disk", "saved per forward",
+    "pays after", "each minute of building adds",
+)  # fmt: skip
+MERGING_NOTE = (
+    "For each new adapter, a merged engine is built or refitted and loaded, and a swappable one "
+    "exchanges it in milliseconds but runs slower. After so many videos with that adapter merging "
+    "has paid; in brackets, the 95 % interval of the swappable engine's ratio. A video is "
+    f"{FORWARDS_PER_VIDEO} forwards here: 50 sampler steps with guidance. A bench doesn't measure "
+    "building or refitting, so their minutes are added in the last column."
+)
+NEVER = "never: nothing measurable is saved"
+
+
+def merging_rows(group: GroupResult) -> list[tuple[str, ...]]:
+    """Return the table's cells, a row per rank measured both merged and swappable."""
+    return [_cells(one, group) for one in break_evens(group)]
+
+
+def _cells(one: BreakEven, group: GroupResult) -> tuple[str, ...]:
+    said = ", ".join(dict.fromkeys((*marks(one.merged), *marks(one.swappable))))
+    name = group.row_name(one.merged) + (f" [{said}]" if said else "")
+    known = (name, _time(one.load_s), show_bytes(one.disk_bytes))
+    if one.saved_s is None:
+        return (*known, "", NEVER, "")
+    return (*known, _time(one.saved_s), _videos(one, one.load_s), _videos(one, 60.0))
+
+
+def _videos(one: BreakEven, spent_s: float) -> str:
+    videos, interval = one.videos(spent_s), one.videos_interval(spent_s)
+    text = f"{_number(videos)} videos"
+    if interval is None:
+        return text
+    fewest, most = interval
+    ends = f"{_number(fewest)} to {_number(most)}" if most else f"{_number(fewest)} or more"
+    return f"{text} ({ends})"
+
+
+def _number(value: float | None) -> str:
+    assert value is not None
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _time(seconds: float) -> str:
+    return show(seconds, pick(SECONDS, seconds))
