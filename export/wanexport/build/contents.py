@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -60,8 +60,7 @@ def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) ->
 def write_weights(store: WeightStore, target: Target, parameters: EngineParameters) -> None:
     """Reference what doesn't change, and write what does, one tensor at a time."""
     changed = touched_parameters(parameters.merged)
-    dtype = SAFETENSORS[target.config.dtype]
-    store.reference(parameters.refs, parameters.dtypes, dtype, target.weights.origin, changed)
+    _reference_layers(store, target, changed)
     if changed:
         names = [name for name in parameters.refs if name in changed]
         shapes = {name: parameters.refs[name].shape for name in names}
@@ -70,6 +69,19 @@ def write_weights(store: WeightStore, target: Target, parameters: EngineParamete
     if target.mode == "separate":
         branch_specs = list(chain.from_iterable(parameters.branch_specs(target.ranks)))
         store.write("adapter", branch_specs, _branches(target, parameters))
+
+
+def _reference_layers(store: WeightStore, target: Target, changed: Collection[str]) -> None:
+    """Bind each layer's tensors to its own files, so that what lies below stays the base's."""
+    dtype = SAFETENSORS[target.config.dtype]
+    *below, top = target.weights.made.layers
+    for layer in (*below, top):
+        dtypes = {
+            name: ref.dtype if computes_in_fp32(name) else dtype
+            for name, ref in layer.tensors.items()
+        }
+        origin = target.weights.origin if layer is top else "base"
+        store.reference(layer.tensors, dtypes, dtype, origin, changed, layer.hidden)
 
 
 def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:

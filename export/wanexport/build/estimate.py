@@ -96,9 +96,11 @@ def _pooled(
         return {}
     device = next(path for path in (out, *real_path(out).parents) if path.exists()).stat().st_dev
     sizes: dict[Path, int] = {}
-    for file in checkpoint.files:
-        path = own_path(file.path)
-        refs = [(n, ref) for n, ref in checkpoint.tensors.items() if ref.path == path]
+    held = ((own_path(file.path), layer) for layer in checkpoint.layers for file in layer.files)
+    for path, layer in held:
+        refs = [(n, ref) for n, ref in layer.tensors.items() if ref.path == path]
+        if {name for name, _ in refs} <= layer.hidden:
+            continue
         stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
         if any(ref.dtype != stored[name] or not ref.as_it_lies for name, ref in refs):
             size = sum(math.prod(ref.shape) * itemsize(stored[name]) for name, ref in refs)

@@ -29,8 +29,9 @@ class BuildRequest:
         config: model, size and dtype, flags applied.
         modes: which engines to make, in this order.
         ranks: ranks of the seeded adapters; empty with `loras`.
-        base: the checkpoint, or `random` for seeded weights.
-        finetuned: the full fine-tune; None puts the base's weights into the full engine.
+        base: the checkpoint, or `random` for seeded weights; None where a fine-tune needs none.
+        finetuned: the full fine-tune, or its trained parameters alone, which are laid over the
+            base; None puts the base's weights into the full engine.
         loras: files that together are the adapter.
         max_rank: of the swappable engine; None takes the largest asked.
         merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
@@ -46,7 +47,7 @@ class BuildRequest:
     config: Config
     modes: tuple[Mode, ...] = MODES
     ranks: tuple[int, ...] = ()
-    base: str = RANDOM
+    base: str | None = RANDOM
     finetuned: str | None = None
     loras: tuple[LoraArgument, ...] = ()
     max_rank: int | None = None
@@ -72,7 +73,10 @@ class BuildRequest:
 
     @property
     def needs_base(self) -> bool:
-        """Whether any engine contains the base's weights; a full fine-tune brings its own."""
+        """Whether any engine is made of the base alone; a whole fine-tune brings its own weights.
+
+        One of trained parameters alone is laid over the base all the same.
+        """
         return self.finetuned is None or set(self.modes) != {"full"}
 
     def swaps_in_place(self, mode: Mode) -> bool:
@@ -156,11 +160,6 @@ def check_usage(request: BuildRequest) -> None:
         _need_mode(request, "--lora", ADAPTED)
     if request.finetuned is not None:
         _need_mode(request, "--finetuned", FULL)
-    if request.base != RANDOM and not request.needs_base:
-        raise UsageError(
-            "--base has no effect: the only engine is made of --finetuned",
-            "drop it, or add a --mode that has the base in it",
-        )
     if request.max_rank is not None:
         swapping = [mode for mode in ADAPTED if mode == "swappable" or request.swaps_in_place(mode)]
         _need_mode(request, "--max-rank", swapping)

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from wanexport.build.request import RANDOM, SEED, BuildRequest
-from wanexport.checkpoint.open import Checkpoint, open_checkpoint
+from wanexport.checkpoint.open import (
+    Checkpoint,
+    complete,
+    is_partial,
+    lay_over,
+    open_checkpoint,
+)
 from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_checkpoint
-from wanexport.errors import AdapterError
+from wanexport.checkpoint.read import read_checkpoint
+from wanexport.errors import AdapterError, UsageError
 from wanexport.lora.adapter import Adapter, split_rest, stacked_ranks
 from wanexport.lora.delta import DORA_STRENGTH
 from wanexport.lora.find import find_lora, name_lora, resolve_adapters
@@ -91,6 +98,11 @@ class Weights:
     files: tuple[tuple[str, str], ...]
 
     @property
+    def laid_over(self) -> str:
+        """Which of its tensors are whose, where it is laid over another checkpoint."""
+        return self.checkpoint.laid_over if self.checkpoint else ""
+
+    @property
     def made(self) -> Checkpoint:
         """The checkpoint, where nothing is built without."""
         assert self.checkpoint is not None
@@ -129,26 +141,22 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
     arch, config = request.config.architecture, request.config
     shapes = module_shapes(arch)
     made = request.out / ".made"
-    to_make = 0
-    base: Checkpoint | None = None
-    if not request.needs_base:
-        pass
-    elif request.base == RANDOM:
-        folder = made / f"{config.name}-{config.dtype}-seed{SEED}"
-        specs = checkpoint_specs(arch, config.dtype)
-        total = sum(spec.nbytes for spec in specs)
-        if dry_run and not folder.exists():
-            to_make += total
-        else:
-            if not folder.exists():
-                check_disk(request.out, total)
-                reporter.log(f"making {show_bytes(total)} of random weights in {folder}")
-            with reporter.bytes("random weights", total) as piece:
-                ensure_demo_checkpoint(folder, arch, config.dtype, SEED, piece.advance)
-            base = open_checkpoint(str(folder), arch)
-    else:
-        base = open_checkpoint(request.base, arch)
-    finetuned = open_checkpoint(request.finetuned, arch) if request.finetuned else None
+    trained = read_checkpoint(request.finetuned) if request.finetuned else None
+    partial = trained is not None and request.base is not None and is_partial(trained, arch)
+    if request.base not in (None, RANDOM) and not request.needs_base and not partial:
+        raise UsageError(
+            "--base has no effect: the only engine is made of --finetuned, a whole checkpoint",
+            "drop it, or add a --mode that has the base in it",
+        )
+    base, to_make = None, 0
+    if request.needs_base or partial:
+        base, to_make = _open_base(request, reporter, dry_run=dry_run)
+    finetuned = None
+    if trained is not None and not partial:
+        finetuned = complete(trained, arch)
+    elif trained is not None and base is not None:
+        finetuned = lay_over(trained, base)
+        reporter.log(finetuned.laid_over)
     sets = []
     for rank in request.ranks:
         path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
@@ -160,10 +168,29 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
     return Sources(
         shapes,
         _weights("base", base, reporter),
-        _weights("finetuned", finetuned, reporter) if finetuned else None,
+        _weights("finetuned", finetuned, reporter) if trained else None,
         tuple(sets),
         to_make,
     )
+
+
+def _open_base(
+    request: BuildRequest, reporter: Reporter, *, dry_run: bool
+) -> tuple[Checkpoint | None, int]:
+    """Return the base, made if it is random, and the bytes that a dry run leaves to be made."""
+    arch, config = request.config.architecture, request.config
+    if request.base is not None and request.base != RANDOM:
+        return open_checkpoint(request.base, arch), 0
+    folder = request.out / ".made" / f"{config.name}-{config.dtype}-seed{SEED}"
+    total = sum(spec.nbytes for spec in checkpoint_specs(arch, config.dtype))
+    if not folder.exists():
+        if dry_run:
+            return None, total
+        check_disk(request.out, total)
+        reporter.log(f"making {show_bytes(total)} of random weights in {folder}")
+    with reporter.bytes("random weights", total) as piece:
+        ensure_demo_checkpoint(folder, arch, config.dtype, SEED, piece.advance)
+    return open_checkpoint(str(folder), arch), 0
 
 
 def _seeded_set(
@@ -241,6 +268,7 @@ def _resolve(
 def _weights(origin: Origin, checkpoint: Checkpoint | None, reporter: Reporter) -> Weights:
     if checkpoint is None:
         return Weights(origin, None, ())
-    paths = sorted({path for ref in checkpoint.tensors.values() for path in ref.paths})
+    held = [layer.tensors.values() for layer in checkpoint.layers]
+    paths = [p for refs in held for p in sorted({path for ref in refs for path in ref.paths})]
     digests = hash_files("the checkpoint", paths, reporter)
     return Weights(origin, checkpoint, tuple((str(p), digest) for p, digest in digests.items()))

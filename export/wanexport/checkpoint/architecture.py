@@ -13,7 +13,13 @@ from wanexport.model.config import Architecture, list_configs, load_config
 from wanexport.model.names import module_shapes
 from wanrt.terminal.text import first_three
 
-__all__ = ["check_architecture", "check_config", "check_tensors", "read_architecture"]
+__all__ = [
+    "check_architecture",
+    "check_complete",
+    "check_config",
+    "check_known",
+    "read_architecture",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -44,6 +50,11 @@ CONFIG_VALUES: dict[str, tuple[object, ...]] = {
     "text_len": (512,),
 }
 
+TRAINED_ALONE = (
+    "if these are the trained parameters alone, give them with --finetuned, and with --base the "
+    "checkpoint that was trained"
+)
+
 
 def read_architecture(shapes: Shapes, where: str, config: Mapping[str, object]) -> Architecture:
     def size(name: str, axis: int, rank: int) -> int:
@@ -51,8 +62,7 @@ def read_architecture(shapes: Shapes, where: str, config: Mapping[str, object]) 
             raise CheckpointError(
                 f"{where} has no tensor {name}, so it isn't a whole Wan2.1 DiT; it holds "
                 f"{len(shapes)} tensors of one: {first_three(sorted(shapes))}",
-                "if these are the trained parameters alone, lay them over the checkpoint that was "
-                "trained and save the whole",
+                TRAINED_ALONE,
             )
         if len(shapes[name]) != rank:
             raise CheckpointError(f"{where}: {name} is {list(shapes[name])}, not of rank {rank}")
@@ -120,24 +130,31 @@ def _name_configs(arch: Architecture) -> str:
     return f"no shipped configuration fits it; write one with {', '.join(sizes)}"
 
 
-def check_tensors(shapes: Shapes, wanted: Shapes, where: str) -> None:
+def check_known(shapes: Shapes, wanted: Shapes, where: str) -> None:
+    """Refuse tensors that the model doesn't have, or has in another shape."""
     unknown = [name for name in shapes if name not in wanted]
-    missing = [name for name in wanted if name not in shapes]
     if unknown:
+        missing = [name for name in wanted if name not in shapes]
         near = difflib.get_close_matches(unknown[0], missing or list(wanted), n=1)
         raise CheckpointError(
             f"{where} holds {len(unknown)} unknown tensors: {first_three(unknown)}",
             f"the nearest known name is {near[0]}" if near else "",
-        )
-    if missing:
-        raise CheckpointError(
-            f"{where} lacks {len(missing)} of {len(wanted)} tensors: {first_three(missing)}"
         )
     for name, shape in shapes.items():
         if shape != wanted[name]:
             raise CheckpointError(
                 f"{where}: {name} is {list(shape)}, should be {list(wanted[name])}"
             )
+
+
+def check_complete(shapes: Shapes, wanted: Shapes, where: str) -> None:
+    """Refuse a checkpoint that lacks tensors."""
+    missing = [name for name in wanted if name not in shapes]
+    if missing:
+        raise CheckpointError(
+            f"{where} lacks {len(missing)} of {len(wanted)} tensors: {first_three(missing)}",
+            TRAINED_ALONE,
+        )
 
 
 def check_config(config: Mapping[str, object], arch: Architecture, folder: Path) -> None:

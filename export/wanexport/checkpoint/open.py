@@ -6,40 +6,49 @@ are recognised by their tensors' names; everything else is refused by name.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from wanexport.checkpoint.architecture import (
     check_architecture,
+    check_complete,
     check_config,
-    check_tensors,
+    check_known,
     read_architecture,
 )
-from wanexport.checkpoint.foreign import refuse_class, refuse_foreign, refuse_lora
-from wanexport.checkpoint.gguf_file import open_weights
-from wanexport.checkpoint.locate import Location, locate_checkpoint, own_path
-from wanexport.checkpoint.quantized import pair_scales, read_formats
 from wanexport.checkpoint.quantized_ref import QuantizedRef
-from wanexport.checkpoint.select import select_dit
-from wanexport.errors import CheckpointError
+from wanexport.checkpoint.read import Layout, Read, read_checkpoint
 from wanexport.model.config import Architecture
-from wanexport.model.names import module_shapes, to_diffusers
+from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "Layer", "complete", "is_partial", "lay_over", "open_checkpoint"]
 
-Layout = Literal["diffusers", "original"]
+STEM = "patch_embedding.weight"
 
-ORIGINAL_KEY = re.compile(r"^(text_embedding|time_embedding|head|img_emb)\.|\.self_attn\.")
+
+@dataclass(frozen=True)
+class Layer:
+    """Tensors of one checkpoint, some of which others are laid over.
+
+    Args:
+        files: its files.
+        tensors: all that it holds.
+        hidden: the names that a layer above holds, too, whose values count instead.
+    """
+
+    files: tuple[SafetensorsFile, ...]
+    tensors: Mapping[str, TensorRef]
+    hidden: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete, checked checkpoint; its tensors stay in their files.
+
+    What holds only some parameters is complete once it is laid over another checkpoint.
 
     Args:
         path: the folder or file it was read from.
@@ -50,6 +59,8 @@ class Checkpoint:
         random_weights: whether its writer says that the weights are random.
         stripped: what was taken off its names: `model.`, `_orig_mod.`.
         left_aside: the first words of names that aren't the DiT's -> how many tensors they have.
+        under: the checkpoint that its own tensors are laid over.
+        own: its own tensors; None if that is all of them.
     """
 
     path: Path
@@ -60,6 +71,26 @@ class Checkpoint:
     random_weights: bool
     stripped: tuple[str, ...] = ()
     left_aside: Mapping[str, int] = field(default_factory=dict)
+    under: Checkpoint | None = None
+    own: Mapping[str, TensorRef] | None = None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What it consists of, from the lowest layer up; a whole checkpoint is one layer."""
+        if self.under is None or self.own is None:
+            return (Layer(self.files, self.tensors, frozenset()),)
+        below = [replace(s, hidden=s.hidden | self.own.keys()) for s in self.under.layers]
+        return (*below, Layer(self.files, self.own, frozenset()))
+
+    @property
+    def laid_over(self) -> str:
+        """Say what is whose, in a sentence; nothing of a whole checkpoint."""
+        if self.under is None or self.own is None:
+            return ""
+        return (
+            f"{self.path} holds {len(self.own)} of {len(self.tensors)} tensors; they are laid over "
+            f"{self.under.path}"
+        )
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -102,73 +133,55 @@ def open_checkpoint(path_or_id: str, arch: Architecture | None = None) -> Checkp
         CheckpointError: it is missing, damaged, incomplete, of another architecture than `arch` or
             than its own config.json, or something else than a Wan2.1 checkpoint.
     """
-    try:
-        location = locate_checkpoint(path_or_id)
-        files = tuple(open_weights(file) for file in location.files)
-        return _check(location, files, arch)
-    except OSError as error:
-        raise CheckpointError(f"{path_or_id} can't be read: {error.strerror or error}") from None
+    return complete(read_checkpoint(path_or_id), arch)
 
 
-def _check(
-    location: Location, files: tuple[SafetensorsFile, ...], arch: Architecture | None
-) -> Checkpoint:
-    where, config = str(location.path), location.config or {}
-    refuse_class(config, where)
-    stored = _collect(files, location)
-    refuse_lora(stored, where)
-    selection = select_dit(stored, where)
-    refuse_foreign(selection.tensors, where)
-    formats = {selection.bare(n): said for n, said in read_formats(files, where).items()}
-    layout, tensors = _rename(pair_scales(selection.tensors, formats, where), where)
-    shapes = {name: ref.shape for name, ref in tensors.items()}
-    found = read_architecture(shapes, where, config)
+def complete(read: Read, arch: Architecture | None) -> Checkpoint:
+    """Check that what was read is a whole checkpoint, of `arch` where that is given."""
+    where, shapes = str(read.path), read.shapes
+    found = read_architecture(shapes, where, read.config)
     if arch is not None:
         check_architecture(shapes, found, arch, where)
-    check_tensors(shapes, module_shapes(arch or found), where)
-    check_config(config, arch or found, location.path)
-    return Checkpoint(
-        path=location.path,
-        files=files,
-        tensors=tensors,
-        layout=layout,
-        architecture=arch or found,
-        random_weights=any(file.metadata.get("wanexport.random") == "true" for file in files),
-        stripped=selection.stripped,
-        left_aside=selection.left_aside,
+    wanted = module_shapes(arch or found)
+    check_known(shapes, wanted, where)
+    check_complete(shapes, wanted, where)
+    check_config(read.config, arch or found, read.path)
+    return _checkpoint(read, arch or found)
+
+
+def is_partial(read: Read, arch: Architecture) -> bool:
+    """Tell whether only some of a model's parameters were read, as trainers save them."""
+    return not module_shapes(arch).keys() <= read.tensors.keys()
+
+
+def lay_over(read: Read, under: Checkpoint) -> Checkpoint:
+    """Complete what holds only some parameters with the checkpoint that was trained.
+
+    Raises:
+        CheckpointError: it is of another architecture.
+    """
+    arch, where, shapes = under.architecture, str(read.path), read.shapes
+    wanted = module_shapes(arch)
+    if STEM in shapes and shapes[STEM] != wanted[STEM]:
+        check_architecture(shapes, read_architecture(shapes, where, read.config), arch, where)
+    check_known(shapes, wanted, where)
+    check_config(read.config, arch, read.path)
+    whole = replace(_checkpoint(read, arch), under=under, own=read.tensors)
+    return replace(
+        whole,
+        tensors={**under.tensors, **read.tensors},
+        random_weights=read.random_weights or under.random_weights,
     )
 
 
-def _collect(files: Iterable[SafetensorsFile], location: Location) -> dict[str, TensorRef]:
-    """Return all files' tensors by their own names; the index has to agree with the headers."""
-    stored: dict[str, TensorRef] = {}
-    for file in files:
-        for name, ref in file.tensors.items():
-            if name in stored:
-                raise CheckpointError(
-                    f"{location.path}: {name} is in both {stored[name].path.name} and "
-                    f"{ref.path.name}"
-                )
-            stored[name] = replace(ref, path=own_path(ref.path))
-    for name in sorted(stored.keys() | (location.weight_map or stored).keys()):
-        said = (location.weight_map or {}).get(name)
-        held = stored[name].path.name if name in stored else None
-        if location.weight_map is not None and said != held:
-            raise CheckpointError(
-                f"{location.path}: the index places {name} in {said or 'no file'}; "
-                f"it is in {held or 'none'}",
-                "download the checkpoint again",
-            )
-    return stored
-
-
-def _rename(tensors: Mapping[str, TensorRef], where: str) -> tuple[Layout, dict[str, TensorRef]]:
-    """Return the tensors by diffusers' names; what has no such name keeps its own."""
-    original = any(ORIGINAL_KEY.search(name) for name in tensors)
-    renamed: dict[str, TensorRef] = {}
-    for name, ref in tensors.items():
-        known = (to_diffusers(name) if original else None) or name
-        if known in renamed:
-            raise CheckpointError(f"{where}: {renamed[known].name} and {ref.name} are both {known}")
-        renamed[known] = ref
-    return ("original" if original else "diffusers"), renamed
+def _checkpoint(read: Read, arch: Architecture) -> Checkpoint:
+    return Checkpoint(
+        path=read.path,
+        files=read.files,
+        tensors=read.tensors,
+        layout=read.layout,
+        architecture=arch,
+        random_weights=read.random_weights,
+        stripped=read.stripped,
+        left_aside=read.left_aside,
+    )

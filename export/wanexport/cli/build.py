@@ -52,7 +52,8 @@ def build(
         str | None,
         typer.Option(
             metavar="DIR|FILE|ID",
-            help="Checkpoint of the full fine-tune, for the engine 'full' [default: the base].",
+            help="Checkpoint of the full fine-tune, for the engine 'full'; trained parameters "
+            "alone are laid over the base [default: the base].",
             rich_help_panel=SOURCES,
         ),
     ] = None,
@@ -207,7 +208,7 @@ def build(
         config=resolved,
         modes=choose_modes(mode) or MODES,
         ranks=tuple(dict.fromkeys(rank or ())),
-        base=RANDOM if base is None else base,
+        base=RANDOM if base is None and config == DEMO else base,
         finetuned=finetuned,
         loras=tuple(parse_lora(argument) for argument in lora or ()),
         max_rank=max_rank,
@@ -221,7 +222,7 @@ def build(
         command=record_command(context.obj or ()),
     )
     check_usage(request)
-    if base is None and config != DEMO and request.needs_base:
+    if request.base is None and request.needs_base:
         raise UsageError(
             f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed"
         )

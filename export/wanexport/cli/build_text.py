@@ -20,7 +20,7 @@ def format_targets(targets: Sequence[Target], out: Path, to_make_bytes: int) -> 
     """Return a line per engine: what would happen, what it writes and needs, and why."""
     prefix, names = _shorten([target.name for target in targets])
     width = max(map(len, names), default=0)
-    lines = [f"{out / prefix}", *_schemes(targets)]
+    lines = [f"{out / prefix}", *_about_weights(targets)]
     if to_make_bytes:
         lines.append(f"  make {show_bytes(to_make_bytes)} of random weights first")
     lines += [
@@ -41,7 +41,7 @@ def format_built(built: Sequence[Built]) -> str:
     prefix, names = _shorten([engine.path.name for engine in built])
     width = max(map(len, names), default=0)
     lines = [f"{engine.path.parent / prefix}" for engine in built[:1]]
-    lines += _schemes([engine.target for engine in built])
+    lines += _about_weights([engine.target for engine in built])
     for engine, name in zip(built, names, strict=True):
         found = engine.verification
         if found is None:
@@ -59,10 +59,11 @@ def format_built(built: Sequence[Built]) -> str:
     return "\n".join(lines)
 
 
-def _schemes(targets: Sequence[Target]) -> list[str]:
-    """Return a line per checkpoint that is quantised: whatever is made of it holds that error."""
+def _about_weights(targets: Sequence[Target]) -> list[str]:
+    """Return lines on checkpoints that aren't what engines hold: laid over another, quantised."""
     weights = {target.weights.origin: target.weights for target in targets}
-    return [
+    lines = [f"  {held.laid_over}" for held in weights.values() if held.laid_over]
+    return lines + [
         f"  {origin}: {scheme}"
         for origin, held in sorted(weights.items())
         if held.checkpoint is not None and (scheme := held.checkpoint.scheme())

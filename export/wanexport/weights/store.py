@@ -73,6 +73,7 @@ class WeightStore:
         dtype: str,
         origin: Origin,
         changed: Collection[str] = (),
+        hidden: Collection[str] = (),
     ) -> None:
         """Bind parameters to tensors of a checkpoint, decoded or cast where the graph needs that.
 
@@ -82,17 +83,20 @@ class WeightStore:
             dtype: the engine's, which names what is pooled.
             origin: what the manifest calls the files.
             changed: parameters that the engine has values of its own for.
+            hidden: parameters that another checkpoint is laid over. They count only where a file
+                is pooled, so that every engine finds the same file there.
         """
+        unused = {*hidden} if self.keep_pristine else {*hidden, *changed}
         if self.copy:
-            kept = {n: r for n, r in refs.items() if self.keep_pristine or n not in changed}
+            kept = {name: ref for name, ref in refs.items() if name not in unused}
             self._copy(kept, dtypes, origin)
-            self.pristine = {n: self.bound.pop(n) for n in changed if n in kept}
+            self.pristine |= {n: self.bound.pop(n) for n in changed if n in kept}
             return
         by_file: dict[Path, dict[str, TensorRef]] = {}
         for name, ref in refs.items():
             by_file.setdefault(ref.path, {})[name] = ref
         for source, named in by_file.items():
-            if changed and set(named) <= set(changed) and not self.keep_pristine:
+            if set(named) <= unused:
                 continue
             pooled = any(
                 ref.dtype != dtypes[name] or not ref.as_it_lies for name, ref in named.items()
@@ -107,6 +111,8 @@ class WeightStore:
             file = f"{origin}-{safe_name(source.stem)}.safetensors"
             path = self._place(held, file, origin, pooled=pooled)
             for name, ref in named.items():
+                if name in hidden:
+                    continue
                 home = self.pristine if name in changed else self.bound
                 home[name] = TensorRef(ref.name, ref.dtype, ref.shape, path, ref.offset)
 
@@ -185,7 +191,7 @@ class WeightStore:
             return self._placed[source]
         folder = self.folder / "weights"
         folder.mkdir(exist_ok=True)
-        target = folder / name
+        target = _free_path(folder / name)
         origin_path = source
         storage: Literal["reflink", "hardlink", "pool", "copy"] | None
         storage = place_file(source, target, clone=not pooled)
@@ -218,3 +224,12 @@ class WeightStore:
             origin=origin,
             storage=storage,
         )
+
+
+def _free_path(path: Path) -> Path:
+    """Return the path, or the first free one beside it where two sources have one name."""
+    taken, count = path, 1
+    while taken.exists():
+        count += 1
+        taken = path.with_stem(f"{path.stem}-{count}")
+    return taken

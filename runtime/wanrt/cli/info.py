@@ -48,6 +48,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     weights = "random weights" if manifest.random_weights else "real weights"
     if not manifest.full_finetune and manifest.mode == "full":
         weights += ", the base's own (no fine-tune given)"
+    if manifest.full_finetune and any(file.origin == "base" for file in manifest.weights):
+        weights += ", trained parameters laid over the base's"
     total = show_bytes(sum(file.bytes for file in manifest.weights))
     used = show_bytes(manifest.weight_bytes)
     files = f"{used} in {counted(len(manifest.weights), 'file')} of {total}"

@@ -116,4 +116,4 @@ def test_trained_parameters_alone_are_named(whole: Tensors, tmp_path: Path) -> N
     part = {name: tensor for name, tensor in whole.items() if ".self_attn." in name}
     with pytest.raises(CheckpointError, match=rf"it holds {len(part)} tensors of one") as caught:
         open_checkpoint(write(tmp_path / "epoch-2.safetensors", part))
-    assert "lay them over the checkpoint that was trained" in caught.value.hint
+    assert "give them with --finetuned" in caught.value.hint

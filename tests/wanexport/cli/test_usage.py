@@ -60,9 +60,6 @@ UNUSED: dict[str, tuple[str, str, str]] = {
         "--mode swappable",
     ),
     "finetuned, no full": ("build --mode merged --rank 4 --finetuned f", "--finetuned", "full"),
-    "base, all of the fine-tune": (
-        "build --mode full --finetuned f --base b", "--base", "add a --mode that has the base",
-    ),
     "merge rest, made adapters": ("build --rank 4 --merge-rest", "--merge-rest", "--lora FILE"),
     "merge rest, merged": (
         "build --mode merged --lora l --merge-rest", "--merge-rest", "--mode separate or",
