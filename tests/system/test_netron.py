@@ -28,7 +28,7 @@ def test_it_serves_a_linked_graph_with_its_weights(tmp_path: Path) -> None:
         if one.text.startswith("netron ")
     )
     program, *arguments = shlex.split(shown)
-    argv = [Path(sys.executable).parent / program, *arguments, "--port", f"{port}"]
+    argv = [f"{Path(sys.executable).parent}/{program}", *arguments, "--port", f"{port}"]
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
         try:
             while not answers(port):
