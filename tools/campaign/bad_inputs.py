@@ -32,6 +32,7 @@ VALID: dict[str, dict[str, tuple[str, ...]]] = {
         "inspect": ("lora.safetensors",),
         "adapter": ("lora.safetensors", "--for", ENGINE, "-o", "new.safetensors"),
         "detach": (ENGINE, "-o", "new"),
+        "compare": (ENGINE, ENGINE),
     },
     "wanrt": {
         "bench": ("engines", "--time-budget", "0", "--loads", "1", "--rounds", "1", "--no-probe"),
