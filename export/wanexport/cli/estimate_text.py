@@ -10,21 +10,12 @@ from wanexport.cost import Cost, Outlook
 from wanexport.model.config import Config
 from wanexport.model.formulas import GraphName, count_parameters
 from wanrt.machine.predict import Prediction
+from wanrt.manifest.parts import PARTS
 from wanrt.terminal.text import columns, group_digits, wrap
 from wanrt.terminal.units import SECONDS, SI, Unit, pick, show_si, significant_decimals
 
 __all__ = ["costs_to_json", "render_costs"]
 
-PARTS = {
-    "self_attention_linear": "self-attention, linear",
-    "self_attention": "self-attention",
-    "cross_attention_linear": "cross-attention, linear",
-    "cross_attention": "cross-attention",
-    "ffn": "ffn",
-    "elementwise": "norms, modulation, rotary",
-    "embedding": "embedding",
-    "head": "head",
-}
 SHOWN: tuple[GraphName, ...] = ("forward", "step")
 SCHEMA = 1
 Row = Sequence[str]

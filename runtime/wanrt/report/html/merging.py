@@ -10,15 +10,15 @@ from wanrt.terminal.units import SECONDS, pick, show, show_bytes
 __all__ = ["MERGING_COLUMNS", "MERGING_NOTE", "merging_rows"]
 
 MERGING_COLUMNS = (
-    "adapter", "loading the merged engine", "its own disk", "saved per forward",
-    "pays after", "each minute of building adds",
+    "adapter", "load", "own disk", "saved per forward", "pays after", "per minute of building",
 )  # fmt: skip
 MERGING_NOTE = (
-    "For each new adapter, a merged engine is built or refitted and loaded, and a swappable one "
-    "exchanges it in milliseconds but runs slower. After so many videos with that adapter merging "
-    "has paid; in brackets, the 95 % interval of the swappable engine's ratio. A video is "
-    f"{FORWARDS_PER_VIDEO} forwards here: 50 sampler steps with guidance. A bench doesn't measure "
-    "building or refitting, so their minutes are added in the last column."
+    "For each new adapter, a merged engine has to be built or refitted, stored and loaded; a "
+    "swappable one exchanges it in milliseconds, but runs slower. After so many videos with one "
+    "adapter, loading has paid; in brackets, the 95 % interval of the swappable engine's ratio. A "
+    f"video is {FORWARDS_PER_VIDEO} forwards here: 50 sampler steps with guidance. A bench doesn't "
+    "measure building or refitting: each of their minutes takes as many videos more as the last "
+    "column says."
 )
 NEVER = "never: nothing measurable is saved"
 
