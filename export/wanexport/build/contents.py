@@ -72,7 +72,7 @@ def write_weights(store: WeightStore, target: Target, parameters: EngineParamete
 
 
 def _reference_layers(store: WeightStore, target: Target, changed: Collection[str]) -> None:
-    """Bind each layer's tensors to its own files, so that what lies below stays the base's."""
+    """Bind each layer's tensors to its own files, so that the layers below stay the base's."""
     dtype = SAFETENSORS[target.config.dtype]
     *below, top = target.weights.made.layers
     for layer in (*below, top):

@@ -22,6 +22,7 @@ from wanexport.tensorrt.merge_graph import merge_model
 from wanexport.tensorrt.pool import PlanPool
 from wanexport.tensorrt.protocol import BuilderJob, Finished
 from wanexport.tensorrt.settings import PlanSettings
+from wanexport.verify.kernels import check_kernels
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import Dtype, File, TensorSpec
 from wanrt.manifest.plan import MergePlan, PlanFile, Swap, WeightRange
@@ -64,6 +65,7 @@ class PlanMaker:
         path = self.store.folder / PLAN_NAME
         with self.reporter.work(f"{self.target.name}: placing its plan"):
             self._pool.place(key, path)
+        self._check(path)
         layers = self.store.folder / LAYERS_NAME
         layers.write_text(_describe_layers(found), encoding="utf-8")
         settings, toolchain = self._settings, self._settings.toolchain
@@ -89,6 +91,18 @@ class PlanMaker:
             layers=_describe_file(layers),
             control=self.target.control,
         )
+
+    def _check(self, plan: Path) -> None:
+        if self._settings.backend != "tensorrt-rtx":
+            return
+        unread = check_kernels(
+            plan,
+            self.target.config.dtype,
+            count_ops(self.model).get("Attention", 0),
+            allow_unfused=self._settings.allow_unfused,
+        )
+        if unread:
+            self.reporter.log(f"{self.target.name}: its kernels weren't checked: {unread}")
 
     def drop(self, file: PlanFile) -> None:
         """Forget a plan that turned out not to compute what it should."""

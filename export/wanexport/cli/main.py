@@ -50,18 +50,20 @@ EXTRAS = dict.fromkeys(
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
-    end_like_ctrl_c()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
+        end_like_ctrl_c()
         given = sys.argv[1:] if argv is None else list(argv)
         app(given, prog_name="wanexport", standalone_mode=True, obj=given)
     except UserError as error:
         _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
     except MemoryError:
         _fail("this machine has too little memory for that", "")
-    except SystemExit as stop:  # typer turns an interrupt into this code
+    except KeyboardInterrupt:  # before typer could turn it into its exit status
+        _end_interrupted()
+    except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("interrupted; nothing half-made is left", file=sys.stderr)
+            _end_interrupted()
         raise
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
@@ -69,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         _fail(f"{error.name} isn't installed", install_hint(extra))
     sys.exit(0)
+
+
+def _end_interrupted() -> NoReturn:
+    print_line("interrupted; nothing half-made is left", sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def _fail(message: str, hint: str, code: int = 1) -> NoReturn:

@@ -28,6 +28,7 @@ __all__ = [
     "clean",
     "lower_attention",
     "lower_for",
+    "name_nodes",
     "share_constants",
     "to_inputs",
 ]
@@ -87,9 +88,29 @@ def _is_branch(node: ir.Node) -> bool:
     values = [value for value in node.inputs if value is not None]
     if node.op_type != "Gemm" or len(values) != 2:
         return False
-    cast = values[1].producer()
-    up = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else values[1]
-    return up is not None and (up.name or "").endswith("lora_B")
+    return _stored(values[1]).endswith("lora_B")
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name every Gemm after the parameter that it applies, and attentions after their module.
+
+    Whoever reads the graph, a profile of it or a plan that was built from it then sees which layer
+    of the model a node is: `attn1.to_q`, `attn2.to_k.lora_A`, `attn2.attention`.
+    """
+    names = iter(("attn1.attention", "attn2.attention", "attn2.image_attention"))
+    for node in model.graph:
+        if node.op_type == "Attention":
+            node.name = next(names)
+        elif node.op_type == "Gemm" and (parameter := _stored(node.inputs[1])):
+            node.name = parameter.removesuffix(".weight")
+
+
+def _stored(value: ir.Value | None) -> str:
+    """Return the name of the initializer that a value is, cast or not; nothing if it is none."""
+    cast = value.producer() if value is not None else None
+    if cast is not None and cast.op_type == "Cast":
+        value = cast.inputs[0]
+    return (value.name or "") if value is not None and value.is_initializer() else ""
 
 
 def share_constants(model: ir.Model) -> None:

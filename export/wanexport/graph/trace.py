@@ -173,6 +173,7 @@ def _trace_piece(spec: _PieceSpec) -> ir.Graph:
             value.const_value = None
     passes.clean(program.model)
     passes.accumulate_branches(program.model)
+    passes.name_nodes(program.model)
     return program.model.graph
 
 

@@ -12,10 +12,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from wanexport.storage.exchange import exchange
+from wanrt.storage.interrupt import uninterrupted
 
 __all__ = ["draft_folder", "place_draft", "sweep_drafts"]
 
@@ -26,11 +27,16 @@ OLD = ".old"
 @contextmanager
 def draft_folder(out: Path, name: str) -> Iterator[Path]:
     """Make a folder to build in, and remove what is left of it afterwards."""
-    draft, handle = _make_held(out, name)
-    try:
+    with ExitStack() as stack:
+        with uninterrupted():
+            draft, handle = _make_held(out, name)
+            stack.callback(_discard, draft, handle)
         draft.chmod(0o755)
         yield draft
-    finally:
+
+
+def _discard(draft: Path, handle: int) -> None:
+    with uninterrupted():
         shutil.rmtree(draft, ignore_errors=True)
         os.close(handle)
 

@@ -1,35 +1,59 @@
-"""`wanrt explain`: the kernels that a plan holds, and the bytes that they move."""
+"""`wanrt explain`: the kernels of a compiled plan, what each moves and computes, without a GPU."""
 
 from __future__ import annotations
 
-import json as text
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wanrt.cli.options import EngineFolder
-from wanrt.errors import EngineError
 from wanrt.terminal.screen import print_line
-from wanrt.terminal.text import columns, counted
-from wanrt.terminal.units import show_si
 
 if TYPE_CHECKING:
-    from wanrt.explain.plan import Kernel, Operand
+    from wanrt.cli.explain_text import Explained
+    from wanrt.machine.devices import DeviceRates
 
 __all__ = ["explain"]
 
 
 def explain(
     folder: EngineFolder,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the kernels with all their operands as JSON.")
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Show only the kernels that differ from this engine's."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Device for the compiled bound, e.g. 'RTX 5090'; repeatable [default: all].",
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show every operand's dtype and shape.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List a TensorRT-RTX plan's kernels and the bytes they move.
+    """List what a TensorRT-RTX plan's kernels move and compute, by part of the model.
 
-    Works without a GPU.
+    The compiled bound is the time that the kernels take at best on a device, each at its full rate
+    or bandwidth, one after the other. Works without a GPU.
     """
+    from wanrt.cli.explain_text import to_json, to_text
+
+    devices = _choose_devices(device or ())
+    explained = _explain(folder)
+    other = None if against is None else _explain(against)
+    show = to_json if json else to_text
+    print_line(show(explained, other, devices, verbose=verbose))
+
+
+def _explain(folder: Path) -> Explained:
+    from wanrt.cli.explain_text import Explained
+    from wanrt.errors import EngineError
     from wanrt.explain.plan import read_kernels
+    from wanrt.explain.work import examine
     from wanrt.manifest.read import read_manifest
 
     manifest = read_manifest(folder)
@@ -39,49 +63,11 @@ def explain(
             f"{folder}: its kernels can't be read: it is an engine of {manifest.backend}",
             "the kernels of TensorRT-RTX engines can be read",
         )
-    kernels = read_kernels(folder / plan.file)
-    print_line(_as_json(kernels) if json else _as_table(kernels))
+    return Explained(manifest, examine(read_kernels(folder / plan.file)))
 
 
-def _as_table(kernels: tuple[Kernel, ...]) -> str:
-    rows = [("kernel", "kind", "stream", "moved", "writes")]
-    rows += [
-        (
-            kernel.name,
-            kernel.kind,
-            str(kernel.stream),
-            show_si(kernel.bytes, "B"),
-            ", ".join(_shape(operand) for operand in kernel.outputs),
-        )
-        for kernel in kernels
-    ]
-    moved = show_si(sum(kernel.bytes for kernel in kernels), "B")
-    return "\n".join([*columns(rows), f"{counted(len(kernels), 'kernel')} move {moved}"])
+def _choose_devices(names: list[str] | tuple[str, ...]) -> list[DeviceRates]:
+    from wanrt.machine.devices import find_device, load_devices
 
-
-def _shape(operand: Operand) -> str:
-    return f"{operand.dtype} {'x'.join(map(str, operand.shape))}"
-
-
-def _as_json(kernels: tuple[Kernel, ...]) -> str:
-    def operands(held: tuple[Operand, ...]) -> list[dict[str, object]]:
-        return [
-            {"name": operand.name, "dtype": operand.dtype, "shape": operand.shape}
-            for operand in held
-        ]
-
-    listed = [
-        {
-            "name": kernel.name,
-            "kind": kernel.kind,
-            "stream": kernel.stream,
-            "bytes": kernel.bytes,
-            "inputs": operands(kernel.inputs),
-            "outputs": operands(kernel.outputs),
-            "nodes": kernel.nodes,
-        }
-        for kernel in kernels
-    ]
-    return text.dumps(
-        {"kernels": listed, "bytes": sum(kernel.bytes for kernel in kernels)}, indent=1
-    )
+    devices = load_devices()
+    return [find_device(name, devices) for name in names] or list(devices.values())

@@ -40,8 +40,8 @@ for command in (bench, report, run, info, verify, explain):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
-    end_like_ctrl_c()
     try:
+        end_like_ctrl_c()
         app(None if argv is None else list(argv), prog_name="wanrt")
     except WanrtError as error:
         print_line("error: " + str(error).replace("\n", "\\n"), sys.stderr)

@@ -31,9 +31,11 @@ BITS: Final = {
     "fp8_e4m3": 8,
     "fp4_e2m1": 4,
 }
-RECORD: Final = re.compile(
-    rb"\n  ((?:sub_)?tensor|function|runtime_fusion|fully_connected|concat)=\{ ([^\n]*)"
-)
+RECORD: Final = re.compile(rb"\n  (\w+)=\{ ([^\n]*)")
+TENSORS: Final = ("tensor", "sub_tensor")
+FUNCTIONS: Final = ("function", "runtime_function", "runtime_fusion")
+KERNELS: Final = (*FUNCTIONS, "fully_connected", "concat")
+WAITING: Final = ("signal", "wait")  # of one stream for another: nothing is moved
 QUOTED: Final = re.compile(r'"([^"]*)"')
 SIZE: Final = re.compile(r"[0-9]{1,18}")
 LAYER: Final = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -81,14 +83,23 @@ def read_kernels(path: Path) -> tuple[Kernel, ...]:
     tensors: dict[str, Operand] = {}
     kernels: list[Kernel] = []
     for kind, line in _listed(path):
-        if kind in ("tensor", "sub_tensor"):
+        if kind in TENSORS:
             operand = _tensor(path, line)
             tensors[operand.name] = operand
-        else:
+        elif kind in KERNELS:
             kernels.append(_kernel(path, kind, line, tensors))
+        elif kind not in WAITING:
+            raise _unreadable(path, f"it lists a {kind!r}, which isn't known")
     if not kernels:
         raise _unreadable(path, "it lists no kernels")
-    return tuple(kernels)
+    return tuple(kernel for kernel in kernels if not _is_twice(kernel, kernels))
+
+
+def _is_twice(kernel: Kernel, kernels: list[Kernel]) -> bool:
+    """Tell whether a concatenation is listed again as the function that it became."""
+    return kernel.kind == "concat" and any(
+        other is not kernel and other.outputs == kernel.outputs for other in kernels
+    )
 
 
 def _listed(path: Path) -> Iterator[tuple[str, str]]:
@@ -130,7 +141,7 @@ def _tensor(path: Path, line: str) -> Operand:
 
 
 def _kernel(path: Path, kind: str, line: str, tensors: dict[str, Operand]) -> Kernel:
-    suffix = "_args" if kind in ("function", "runtime_fusion") else ""
+    suffix = "_args" if kind in FUNCTIONS else ""
     name, stream = _text(line, "name"), _text(line, "stream")
     sides = []
     for side in ("input", "output"):

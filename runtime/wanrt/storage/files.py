@@ -10,11 +10,12 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from wanrt.errors import ResultsError
+from wanrt.storage.interrupt import uninterrupted
 from wanrt.storage.regular import check_regular
 
 __all__ = ["atomic_file", "atomic_path", "check_writable", "real_path", "sweep_temporaries",
@@ -47,11 +48,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     sweep_temporaries(path.parent, path)
     temporary = temporary_name(path)
-    handle = _create_held(temporary)
-    try:
+    with ExitStack() as stack:
+        with uninterrupted():
+            handle = _create_held(temporary)
+            stack.callback(_discard, temporary, handle)
         yield temporary
         temporary.replace(path)
-    finally:
+
+
+def _discard(temporary: Path, handle: int) -> None:
+    with uninterrupted():
         temporary.unlink(missing_ok=True)
         os.close(handle)
 

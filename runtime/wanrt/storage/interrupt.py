@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
-__all__ = ["end_like_ctrl_c", "leave_to_parent"]
+__all__ = ["end_like_ctrl_c", "leave_to_parent", "uninterrupted"]
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _State:
+    """How many `uninterrupted` steps are under way, and whether a signal waits for their end."""
+
+    held = 0
+    waiting = False
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put an interrupt off until some short steps are done that belong together.
+
+    A temporary file that is made, but not yet known to what removes it, would stay.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    _State.held += 1
+    try:
+        yield
+    finally:
+        _State.held -= 1
+        if _State.waiting and not _State.held:
+            _State.waiting = False
+            raise KeyboardInterrupt
 
 
 def end_like_ctrl_c() -> None:
@@ -19,8 +48,9 @@ def end_like_ctrl_c() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in ENDING:
-        if signal.getsignal(number) is signal.SIG_DFL:
+    sys.unraisablehook = _interrupt_again
+    for number in (*ENDING, signal.SIGINT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
 
 
@@ -31,8 +61,18 @@ def leave_to_parent() -> None:
         signal.signal(number, _leave)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    if not _State.held:
+        raise KeyboardInterrupt
+    _State.waiting = True
+
+
+def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that met a destructor, where Python prints what is raised and goes on."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

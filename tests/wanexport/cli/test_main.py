@@ -93,7 +93,9 @@ REQUESTS: dict[str, tuple[str, BuildRequest]] = {
     ),
     "finetuned alone, of a shipped model": (
         "--config wan2.1-t2v-1.3b-480p --mode full --finetuned ft",
-        BuildRequest(load_config("wan2.1-t2v-1.3b-480p"), modes=("full",), finetuned="ft"),
+        BuildRequest(
+            load_config("wan2.1-t2v-1.3b-480p"), modes=("full",), base=None, finetuned="ft"
+        ),
     ),
     "flags that one of several modes uses": (
         "--mode full --mode swappable --lora l --max-rank 8 --merge-rest --finetuned ft --base b",
@@ -180,7 +182,8 @@ def test_what_is_no_strength(strength: str) -> None:
 
 FLAGS = {
     "build": {
-        "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--dtype", "--backend",
+        "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--lora-high",
+        "--lora-low", "--skip-image-keys", "--expert", "--dtype", "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",

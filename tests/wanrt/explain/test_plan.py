@@ -56,7 +56,7 @@ def test_a_kernel_counts_each_place_once_and_a_fusions_inside_never(tmp_path: Pa
         (HEADER + b"nothing", "has no descriptors"),
         (HEADER + TEXT.replace(b"type=float", b"type=odd") + b"\0", "tensor 'y' has type 'odd'"),
         (HEADER + TEXT.replace(b'"w" }', b'"v" }') + b"\0", "operand 'v' without a type"),
-        (HEADER + TEXT.replace(b"fully_connected", b"other") + b"\0", "lists no kernels"),
+        (HEADER + TEXT.replace(b"fully_connected", b"wait") + b"\0", "lists no kernels"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_reason(

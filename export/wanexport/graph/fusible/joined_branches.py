@@ -131,6 +131,9 @@ def _join(model: ir.Model, branches: list[_Branch]) -> None:
         inputs = [buffer.outputs[0], joined.outputs[0], branch.bias]
         gemm = make("Gemm", inputs[: 2 if branch.bias is None else 3], out, None, _transposed())
         replace(model, branch.node, [*(shared if number == 0 else ()), joined, gemm])
+        gemm.name = branch.module
+        joined.name = f"{branch.module}.joined"
+    down.name = f"{first.module}{HALF}"
 
 
 def _zeros(model: ir.Model, branch: _Branch, columns: int) -> list[ir.Value]:

@@ -1,0 +1,242 @@
+"""What one block of I2V-14B becomes in a TensorRT-RTX plan, and what LoRA adds to it. No GPU.
+
+    python benchmarks/compiled_block.py [--work DIR] [--only NAME]
+
+Builds plans of the stem, one layer and the head with the product's own code (random weights, bf16),
+reads their kernels as `wanrt explain` does, and writes benchmarks/results/compiled_block.{json,md}.
+A plan takes some 10 s; all of them need 8 GB of disk. What was built already is kept in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+import wanexport.graph.passes
+from wanexport.build.recipe import build_engines
+from wanexport.build.request import BuildRequest
+from wanexport.checkpoint.random_weights import ensure_demo_checkpoint
+from wanexport.graph.fusible.forms import FORMS, lower_for_tensorrt
+from wanexport.lora.find import parse_lora
+from wanexport.model.config import Config, Size, load_config
+from wanexport.model.names import module_shapes
+from wanexport.tensorrt.settings import PlanSettings
+from wanrt.explain.plan import read_kernels
+from wanrt.explain.work import bound_seconds, examine
+from wanrt.machine.devices import load_devices
+from wanrt.manifest.schema import Mode
+from wanrt.terminal.progress import Reporter
+
+RESULTS = Path(__file__).parent / "results"
+CONFIG = "wan2.1-i2v-14b-480p"
+SIZES = {"480p": Size(width=832, height=480, frames=81),
+         "720p": Size(width=1280, height=720, frames=81)}  # fmt: skip
+CARDS = {"12.0": "RTX 5090", "8.9": "RTX 4090"}
+ALL = tuple(FORMS)
+CROSS, EVERY = "cross-attention", "all linears"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One plan: an engine of some layers, for a size and a compute capability, in some forms."""
+
+    mode: Mode
+    rank: int | None = None
+    targets: str = CROSS
+    size: str = "480p"
+    capability: str = "12.0"
+    layers: int = 1
+    forms: tuple[str, ...] = ALL
+
+    @property
+    def label(self) -> str:
+        return self.mode + (f" r{self.rank}" if self.rank else "")
+
+    @property
+    def baseline(self) -> Case:
+        """The full engine that it is compared with."""
+        return replace(self, mode="full", rank=None, targets=CROSS)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a plan's kernels come to."""
+
+    kernels: int
+    moved: int
+    flops: int
+    bound_s: float
+
+
+def list_cases() -> Iterator[Case]:
+    """Yield the plans of all tables."""
+    for count in range(len(ALL) + 1):
+        yield Case("full", forms=ALL[:count])
+    unmerged: tuple[Mode, ...] = ("separate", "swappable")
+    for mode in unmerged:
+        yield from (Case(mode, rank) for rank in (8, 32, 128, 256))
+        yield from (Case(mode, rank, EVERY) for rank in (32, 128))
+        yield from (Case(mode, 32, targets, forms=()) for targets in (CROSS, EVERY))
+        yield from (Case(mode, 32, targets, size="720p") for targets in (CROSS, EVERY))
+        yield Case(mode, 32, capability="8.9")
+    yield from (Case("full", size="720p", forms=forms) for forms in ((), ALL))
+    yield from (Case("full", capability="8.9", forms=forms) for forms in ((), ALL))
+    yield from (Case("full", layers=2, forms=forms) for forms in ((), ALL))
+    yield Case("separate", 32, layers=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Read what blocks become in compiled plans.")
+    parser.add_argument("--work", type=Path, help="where to build; a temporary folder by default")
+    parser.add_argument("--only", default="", help="cases whose label has this; prints, saves not")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = arguments.work or Path(folder)
+        found: dict[Case, Found] = {}
+        for case in list_cases():
+            if arguments.only in case.label:
+                found[case] = measure(case, work)
+                print(f"{case}: {found[case]}", flush=True)
+    if not arguments.only:
+        save(found)
+
+
+def measure(case: Case, work: Path) -> Found:
+    """Build a case's plan and sum what its kernels do."""
+    device = load_devices()[CARDS[case.capability]]
+    kernels = examine(read_kernels(build(case, work) / "engine.plan"))
+    return Found(
+        len(kernels),
+        sum(one.kernel.bytes for one in kernels),
+        sum(one.flops for one in kernels),
+        sum(bound_seconds(kernels, device)),
+    )
+
+
+def build(case: Case, work: Path) -> Path:
+    """Build a case's engine with its forms alone; return the engine folder."""
+    config = shrink(case)
+    name = f"{len(case.forms)}-forms-{case.layers}-{case.size}"
+    loras = ((parse_lora(str(write_lora(config, case.rank or 1, work))),)
+             if case.targets == EVERY else ())  # fmt: skip
+    request = BuildRequest(
+        config=config,
+        out=work / name / case.targets.replace(" ", "-"),
+        base=str(make_base(config, work)),
+        modes=(case.mode,),
+        ranks=(case.rank,) if case.rank and not loras else (),
+        loras=loras,
+        max_rank=case.rank if loras and case.mode == "swappable" else None,
+        verify=False,
+        tensorrt=PlanSettings(backend="tensorrt-rtx", capabilities=(case.capability,)),
+    )
+    lower = wanexport.graph.passes.lower_for_tensorrt
+    wanexport.graph.passes.lower_for_tensorrt = partial(lower_for_tensorrt, forms=case.forms)
+    try:
+        (built,) = build_engines(request, Reporter(quiet=True))
+    finally:
+        wanexport.graph.passes.lower_for_tensorrt = lower
+    return request.out / built.target.name
+
+
+def shrink(case: Case) -> Config:
+    """Return the configuration of a few layers."""
+    config = load_config(CONFIG)
+    arch = config.architecture.model_copy(update={"num_layers": case.layers})
+    changes = {"name": "block", "architecture": arch, "size": SIZES[case.size]}
+    return config.model_copy(update={**changes, "dynamic_sizes": ()})
+
+
+def make_base(config: Config, work: Path) -> Path:
+    """Make the checkpoint that all engines of so many layers share; return its folder."""
+    folder = work / f"base-{config.architecture.num_layers}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    ensure_demo_checkpoint(folder, config.architecture, config.dtype, seed=0)
+    return folder
+
+
+def write_lora(config: Config, rank: int, work: Path) -> Path:
+    """Write a LoRA on every linear layer of the blocks; return its file."""
+    path = work / f"every-r{rank}-{config.architecture.num_layers}.safetensors"
+    if not path.exists():
+        rng = np.random.default_rng(0)
+        tensors = {}
+        for name, shape in module_shapes(config.architecture).items():
+            if name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2:
+                module = f"transformer.{name.removesuffix('.weight')}"
+                halves = {"lora_A": (rank, prod(shape[1:])), "lora_B": (shape[0], rank)}
+                for half, size in halves.items():
+                    values = rng.standard_normal(size, np.float32) / 64
+                    tensors[f"{module}.{half}.weight"] = values
+        save_file(tensors, path)
+    return path
+
+
+def save(found: Mapping[Case, Found]) -> None:
+    """Write all figures, and the tables that answer the questions."""
+    rows = [{**asdict(case), **asdict(one)} for case, one in found.items()]
+    (RESULTS / "compiled_block.json").write_text(json.dumps(rows, indent=1) + "\n")
+    text = HEAD + "\n".join(tabulate(title, pick, found) for title, pick in TABLES.items())
+    (RESULTS / "compiled_block.md").write_text(text)
+    print(text)
+
+
+HEAD = f"""# One block of I2V-14B in compiled plans
+
+`python benchmarks/compiled_block.py`: stem, one layer and head of {CONFIG} in bf16, built by
+TensorRT-RTX 1.7.1.116 without a GPU and read as `wanrt explain` reads them. GB (10^9 bytes) that
+the kernels move, each operand of a kernel once; to full: of the same forms, size and capability.
+The bound is the time that the kernels take at best, one after the other, on the card that is named.
+It is worked out from the plan, not measured. Merged engines have the kernels of full ones.
+"""
+TABLES = {
+    "The forms of the graph, one after the other (full)": lambda case: (
+        case.mode == "full" and (case.size, case.capability, case.layers) == ("480p", "12.0", 1)
+    ),
+    "LoRA at 480p, with all forms": lambda case: (
+        (case.size, case.capability, case.layers, case.forms) == ("480p", "12.0", 1, ALL)
+    ),
+    "LoRA at 480p, as exported": lambda case: (
+        (case.size, case.capability, case.layers, case.forms) == ("480p", "12.0", 1, ())
+    ),
+    "720p (75,600 tokens)": lambda case: case.size == "720p",
+    "Compute capability 8.9": lambda case: case.capability == "8.9",
+    "Two layers (minus one layer, above: an inner block)": lambda case: case.layers == 2,
+}
+
+
+def tabulate(title: str, belongs: Callable[[Case], bool], found: Mapping[Case, Found]) -> str:
+    """Return a table of the cases that belong to it."""
+    lines = [
+        f"\n## {title}\n",
+        "| engine | targets | forms | kernels | GB | to full | TFLOP | bound, ms | to full |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for case, one in found.items():
+        if not belongs(case):
+            continue
+        full = found.get(case.baseline)
+        more = "" if full is None else f"+{(one.moved - full.moved) / 1e9:.2f}"
+        slower = "" if full is None else f"+{100 * (one.bound_s / full.bound_s - 1):.2f} %"
+        if case == case.baseline:
+            more = slower = ""
+        forms = "all" if case.forms == ALL else ", ".join(case.forms) or "as exported"
+        targets = "" if case.mode == "full" else case.targets
+        bound = f"{1e3 * one.bound_s:.1f} on {CARDS[case.capability]}"
+        cells = (case.label, targets, forms, f"{one.kernels}", f"{one.moved / 1e9:.2f}", more,
+                 f"{one.flops / 1e12:.2f}", bound, slower)  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Plans that the real TensorRT-RTX builder makes of every mode, without a GPU."""
+
+from __future__ import annotations
+
+import pytest
+from commands import wanexport, wanrt, write_config
+from studies import I2V, config
+
+from wanrt.explain.difference import compare_kernels
+from wanrt.explain.plan import read_kernels
+from wanrt.explain.work import Work, examine
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("tensorrt_rtx_bindings")
+
+MODES = ("full", "merged", "separate", "swappable")
+RTX = ("--backend", "tensorrt-rtx", "--compute-capability", "12.0", "--verify", "none")
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp16"])
+def plans(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, tuple[Work, ...]]]:
+    """Build an engine of each mode in a dtype; return what their kernels do."""
+    room = tmp_path_factory.mktemp(request.param)
+    one_layer = I2V.model_copy(update={"num_layers": 1})
+    path = write_config(room / "tiny.toml", config(one_layer, dtype=request.param))
+    flags = [flag for mode in MODES for flag in ("--mode", mode)]
+    built = wanexport("build", "--config", path, "--base", "random", *flags, "--rank", "4",
+                      "--out", room / "out", *RTX)  # fmt: skip
+    assert built.code == 0, built.err
+    assert "weren't checked" not in built.err
+    folders = {mode: next((room / "out").glob(f"*-{mode}*")) for mode in MODES}
+    assert wanrt("explain", folders["separate"], "--against", folders["full"]).code == 0
+    return request.param, {
+        mode: examine(read_kernels(folder / "engine.plan")) for mode, folder in folders.items()
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_attention_is_one_kernel_and_none_writes_scores(
+    plans: tuple[str, dict[str, tuple[Work, ...]]], mode: str
+) -> None:
+    _, work = plans
+    attentions = [one for one in work[mode] if one.part.endswith("attention")]
+    assert len(attentions) == 3
+    keys = {one.kernel.inputs[2].shape[-2] for one in attentions}
+    rows = attentions[0].kernel.inputs[0].shape[-2]
+    for one in work[mode]:
+        for operand in one.kernel.outputs:
+            assert not any(operand.shape[-2:] == (rows, count) for count in keys), one.label
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_gemm_reads_another_dtype_than_the_engine_says(
+    plans: tuple[str, dict[str, tuple[Work, ...]]], mode: str
+) -> None:
+    dtype, work = plans
+    read = {one.dtype for one in work[mode] if one.flops and one.part != "embedding"}
+    assert read == {dtype}
+
+
+def test_full_and_merged_have_the_same_kernels(
+    plans: tuple[str, dict[str, tuple[Work, ...]]],
+) -> None:
+    _, work = plans
+    assert compare_kernels(work["full"], work["merged"]) == ()
+
+
+@pytest.mark.parametrize("mode", ["separate", "swappable"])
+def test_an_adapter_adds_kernels_of_its_own(
+    plans: tuple[str, dict[str, tuple[Work, ...]]], mode: str
+) -> None:
+    _, work = plans
+    assert any(one.adapter for one in work[mode])
+    assert not any(one.adapter for one in work["full"])
