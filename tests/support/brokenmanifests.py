@@ -497,9 +497,6 @@ NOT_RUN: dict[str, tuple[Break, str]] = {
     "quantised weights alone": (
         _edit(lambda m: _quantize(m, scheme="nvfp4", weights="block", activations=None)),
         "this engine is quantised to nvfp4; this version runs unquantised engines"),
-    "an expert": (
-        _edit(lambda m: m.update(expert="high")),
-        "this engine is the high-noise expert; this version runs models of one expert"),
     "prefused": (
         _edit(_prefuse),
         "this engine has a prefused LoRA; this version runs engines of a base without one"),

@@ -136,8 +136,8 @@ def make_lora(
     return made
 
 
-def resolve(made: LoraFile, folder: Path, **options: float) -> Adapter:
-    return resolve_adapter(made.save(folder / "lora.safetensors"), SHAPES, **options)
+def resolve(made: LoraFile, folder: Path, strength: float = 1.0) -> Adapter:
+    return resolve_adapter(made.save(folder / "lora.safetensors"), SHAPES, strength)
 
 
 def check_gains(adapter: Adapter, gains: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanexport.build.request import BuildRequest
-from wanexport.model.config import Architecture, Config, Size
+from wanexport.model.config import Architecture, Config, Experts, Size
 from wanrt.manifest.fields import Dtype
 from wanrt.terminal.progress import Reporter
 
@@ -36,16 +36,21 @@ I2V_14B = Architecture(
 )
 
 
-def config(arch: Architecture = I2V, dtype: Dtype = "fp32", size: Size = SIZE) -> Config:
-    return Config(name="tiny", dtype=dtype, architecture=arch, size=size)
+def config(
+    arch: Architecture = I2V,
+    dtype: Dtype = "fp32",
+    size: Size = SIZE,
+    experts: Experts | None = None,
+) -> Config:
+    return Config(name="tiny", dtype=dtype, architecture=arch, size=size, experts=experts)
 
 
 def build(out: Path, arch: Architecture = I2V, **options: Any) -> list[Built]:
-    """Build engines; `dtype` and `size` go to the configuration, the rest to the request."""
+    """Build engines; `dtype`, `size`, `experts` are the configuration's, the rest the request's."""
     from wanexport.build.recipe import build_engines  # torch, which sizes alone don't need
 
     reporter = options.pop("reporter", None) or Reporter(quiet=True)
-    chosen = {key: options.pop(key) for key in ("dtype", "size") if key in options}
+    chosen = {key: options.pop(key) for key in ("dtype", "size", "experts") if key in options}
     made = config(arch, **chosen)
     if options.get("dynamic"):
         made = made.model_copy(update={"dynamic_sizes": OTHER_SIZES})

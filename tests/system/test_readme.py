@@ -38,4 +38,4 @@ def test_every_configuration_and_folder_is_mentioned() -> None:
         "configs", "docs", "export", "runtime", "engines", "benchmarks", "tests", "tools",
     ):  # fmt: skip
         assert f"`{folder}/`" in README
-    assert len(list_configs()) == 8
+    assert len(list_configs()) == 12

@@ -20,7 +20,7 @@ from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import File, TensorSpec
 from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
-from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
+from wanrt.manifest.schema import AdapterFile, Expert, Graph, Manifest, Workload
 
 __all__ = ["EMULATED_NAME", "GRAPH_NAME", "make_manifest"]
 
@@ -45,6 +45,7 @@ def make_manifest(
         schema_version=1,
         name=target.name,
         model=config.name,
+        expert=target.expert,
         mode=target.mode,
         rank=target.rank,
         max_rank=target.max_rank,
@@ -74,18 +75,18 @@ def make_manifest(
         ),
         config=config.model_dump(mode="json"),
         command=target.command,
-        compared_by=_compared_by(config),
+        compared_by=_compared_by(config, target.expert),
         inputs=dict(target.inputs),
         tools=_tools(),
         verification=verification,
     )
 
 
-def _compared_by(config: Config) -> dict[str, str]:
+def _compared_by(config: Config, expert: Expert | None) -> dict[str, str]:
     """Return what two engines must have alike to be compared."""
     return {
         "model": config.name,
-        "expert": "none",
+        "expert": expert or "none",
         "prefuse": "none",
         "quantization": "none",
         "layout": "one",

@@ -12,13 +12,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
+from wanexport.build.experts import gather_targets
 from wanexport.build.folder import publish
 from wanexport.build.manifest import EMULATED_NAME, GRAPH_NAME, make_manifest
 from wanexport.build.oracles import Oracles
 from wanexport.build.request import BuildRequest, resolve_request
-from wanexport.build.resolve import resolve_targets
 from wanexport.build.reuse import appeared_meanwhile
-from wanexport.build.sources import gather
 from wanexport.build.targets import Target, check_targets
 from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
@@ -77,7 +76,7 @@ def build_engines(request: BuildRequest, reporter: Reporter) -> list[Built]:
         request.out.mkdir(parents=True, exist_ok=True)
         sweep_drafts(request.out)
         with _sharing(request.out):
-            targets = resolve_targets(request, gather(request, reporter, dry_run=False))
+            targets, _ = gather_targets(request, reporter, dry_run=False)
             check_targets(request.out, targets)
             pool = Pool((request.out / ".weights").resolve())
             builder = _Builder(pool, Comparer(reporter), Oracles(reporter), reporter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from wanexport.errors import ConfigError, UsageError
 from wanexport.lora.find import LoraArgument
@@ -17,6 +17,7 @@ from wanrt.terminal.progress import Reporter
 __all__ = ["MODES", "BuildRequest", "check_usage", "resolve_request"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
+ExpertChoice = Literal["high", "low", "both"]
 RANDOM = "random"
 SEED = 0
 
@@ -33,6 +34,8 @@ class BuildRequest:
         finetuned: the full fine-tune, or its trained parameters alone, which are laid over the
             base; None puts the base's weights into the full engine.
         loras: files that together are the adapter.
+        expert: which of Wan2.2's two models; `both` is split before anything is read.
+        skip_image_keys: leave out a LoRA's keys of layers for an image, where the model has none.
         max_rank: of the swappable engine; None takes the largest asked.
         merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
         dynamic: leave batch, frames, height and width open.
@@ -50,6 +53,8 @@ class BuildRequest:
     base: str | None = RANDOM
     finetuned: str | None = None
     loras: tuple[LoraArgument, ...] = ()
+    expert: ExpertChoice | None = None
+    skip_image_keys: bool = False
     max_rank: int | None = None
     merge_rest: bool = False
     dynamic: bool = False
@@ -160,6 +165,20 @@ def check_usage(request: BuildRequest) -> None:
         _need_mode(request, "--lora", ADAPTED)
     if request.finetuned is not None:
         _need_mode(request, "--finetuned", FULL)
+    if request.expert is not None and request.config.experts is None:
+        raise UsageError(
+            f"--expert has no effect: {request.config.name} is one model",
+            "drop it, or choose a --config of Wan2.2",
+        )
+    if request.expert != "both" and any(
+        lora.expert not in (None, request.expert) for lora in request.loras
+    ):
+        raise UsageError(
+            "--lora-high and --lora-low have no effect on a model that isn't built",
+            "add --expert both, with a --config of Wan2.2",
+        )
+    if request.skip_image_keys and not request.loras:
+        raise UsageError("--skip-image-keys has no effect without a --lora", "add --lora FILE")
     if request.max_rank is not None:
         swapping = [mode for mode in ADAPTED if mode == "swappable" or request.swaps_in_place(mode)]
         _need_mode(request, "--max-rank", swapping)

@@ -54,7 +54,9 @@ def _make_target(
         label = "-".join(filter(None, (f"-r{max_rank}", adapters[0].name)))
     elif mode != "full":
         label = f"-{adapters[0].label}"
-    name = f"{config.name}-{size}-{config.dtype}-{mode}{label}"
+    expert = request.expert if request.expert != "both" else None
+    of = f"-{expert}" if expert else ""
+    name = f"{config.name}{of}-{size}-{config.dtype}-{mode}{label}"
     if settings:
         if settings.lora_form and ranks:
             name += f"-{settings.lora_form}"
@@ -74,6 +76,7 @@ def _make_target(
         ),
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
+        expert=expert,
         target_set="cross-attention" if adapters and request.ranks else None,
         dynamic=request.dynamic,
         copy=request.copy,

@@ -19,6 +19,7 @@ from wanexport.checkpoint.random_weights import checkpoint_specs, ensure_demo_ch
 from wanexport.checkpoint.read import read_checkpoint
 from wanexport.errors import AdapterError, UsageError
 from wanexport.lora.adapter import Adapter, split_rest, stacked_ranks
+from wanexport.lora.choose import Choice
 from wanexport.lora.delta import DORA_STRENGTH
 from wanexport.lora.find import find_lora, name_lora, resolve_adapters
 from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
@@ -236,7 +237,9 @@ def _resolve(
     name: str,
     reporter: Reporter,
 ) -> AdapterSet:
-    adapters = resolve_adapters(paths, shapes, reporter)
+    expert = None if request.expert == "both" else request.expert
+    choice = Choice(expert, request.skip_image_keys)
+    adapters = resolve_adapters(paths, shapes, reporter, choice)
     for adapter in adapters:
         if adapter.strength != 1 and any("magnitude" in d.tensors for d in adapter.deltas):
             reporter.log(f"{adapter.path}, strength {adapter.strength:g}: {DORA_STRENGTH}")

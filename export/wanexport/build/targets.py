@@ -12,7 +12,7 @@ from wanexport.errors import BuildError
 from wanexport.model.config import Config, Size
 from wanexport.storage.disk import check_disk
 from wanexport.tensorrt.settings import PlanSettings
-from wanrt.manifest.schema import Backend, Mode
+from wanrt.manifest.schema import Backend, Expert, Mode
 
 __all__ = ["Action", "Target", "check_targets"]
 
@@ -35,6 +35,7 @@ class Target:
         joined: modules of these whose branch is part of their own product.
         max_rank: of a swappable engine.
         swap_rank: the rank that a merged engine can exchange in its weights; None if it can't.
+        expert: which of Wan2.2's two models it is.
         target_set: what people call the modules that are adapted, where that has a name.
         dynamic: batch, frames, height and width are open.
         copy: weights are copied into it instead of linked.
@@ -61,6 +62,7 @@ class Target:
     joined: tuple[str, ...] = ()
     max_rank: int | None = None
     swap_rank: int | None = None
+    expert: Expert | None = None
     target_set: str | None = None
     dynamic: bool = False
     copy: bool = False

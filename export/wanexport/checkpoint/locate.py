@@ -11,10 +11,11 @@ from pathlib import Path
 from wanexport.checkpoint.training_state import refuse_training_state
 from wanexport.errors import CheckpointError
 from wanexport.storage.hub import cached_snapshot
+from wanrt.manifest.schema import Expert
 from wanrt.storage.regular import JSON_BYTES, read_regular
 from wanrt.terminal.text import first_three
 
-__all__ = ["Location", "locate_checkpoint", "own_path"]
+__all__ = ["Location", "find_expert", "locate_checkpoint", "own_path"]
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -55,6 +56,27 @@ def locate_checkpoint(path_or_id: str) -> Location:
     return Location(path, (path,))
 
 
+def find_expert(path_or_id: str, expert: Expert) -> Path | None:
+    """Return the folder of one expert in that of a Wan2.2 model; None if it holds no pair.
+
+    Raises:
+        CheckpointError: it is missing, or the other expert.
+    """
+    path = Path(path_or_id).expanduser()
+    if not path.exists():
+        path = cached_snapshot(path_or_id)
+    for high, low in EXPERTS:
+        wanted, other = (high, low) if expert == "high" else (low, high)
+        if (path / high).is_dir() and (path / low).is_dir():
+            return path / wanted
+        if path.name == other and (path.parent / wanted).is_dir():
+            raise CheckpointError(
+                f"{path} is the other expert, not the {expert}-noise one",
+                f"give {path.parent}, which holds both",
+            )
+    return None
+
+
 def own_path(file: Path) -> Path:
     """Return a file's absolute path with its folder's links followed, but not its own.
 
@@ -84,7 +106,8 @@ def _locate_in(folder: Path) -> Location:
         if all((folder / name).is_dir() for name in pair):
             raise CheckpointError(
                 f"{folder} holds the two experts of a Wan2.2 model",
-                f"name one: {' or '.join(str(folder / name) for name in pair)}",
+                f"name one: {' or '.join(str(folder / name) for name in pair)}; with a --config of "
+                "Wan2.2, --expert high, low or both chooses",
             )
     if (folder / "transformer").is_dir():
         return _locate_in(folder / "transformer")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wanexport.build.request import MODES, RANDOM, BuildRequest, check_usage
+from wanexport.build.request import MODES, RANDOM, BuildRequest, ExpertChoice, check_usage
 from wanexport.cli import tensorrt_options
 from wanexport.cli.options import (
     MODEL,
@@ -64,6 +64,40 @@ def build(
             metavar="FILE[:STRENGTH]",
             help="LoRA file, folder or repository in the Hugging Face cache; repeat to combine.",
             rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    lora_high: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora-high",
+            metavar="FILE[:STRENGTH]",
+            help="LoRA for Wan2.2's high-noise expert alone; repeatable.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    lora_low: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora-low",
+            metavar="FILE[:STRENGTH]",
+            help="LoRA for Wan2.2's low-noise expert alone; repeatable.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    skip_image_keys: Annotated[
+        bool,
+        typer.Option(
+            "--skip-image-keys",
+            help="Leave out a LoRA's keys for image conditioning, where the model has none: "
+            "Wan2.1's image-to-video LoRAs on Wan2.2.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = False,
+    expert: Annotated[
+        ExpertChoice | None,
+        typer.Option(
+            help="Which of Wan2.2's two models to build.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     rank: Annotated[
@@ -210,7 +244,13 @@ def build(
         ranks=tuple(dict.fromkeys(rank or ())),
         base=RANDOM if base is None and config == DEMO else base,
         finetuned=finetuned,
-        loras=tuple(parse_lora(argument) for argument in lora or ()),
+        loras=(
+            *(parse_lora(argument) for argument in lora or ()),
+            *(parse_lora(argument, "high") for argument in lora_high or ()),
+            *(parse_lora(argument, "low") for argument in lora_low or ()),
+        ),
+        expert=expert,
+        skip_image_keys=skip_image_keys,
         max_rank=max_rank,
         merge_rest=merge_rest,
         dynamic=dynamic,
@@ -245,16 +285,14 @@ def _build(request: BuildRequest, reporter: Reporter) -> None:
 
 
 def _print_targets(request: BuildRequest, reporter: Reporter) -> None:
+    from wanexport.build.experts import gather_targets
     from wanexport.build.request import resolve_request
-    from wanexport.build.resolve import resolve_targets
-    from wanexport.build.sources import gather
     from wanexport.build.targets import check_targets
     from wanexport.cli.build_text import format_targets
     from wanexport.storage.disk import check_out
 
     check_out(request.out)
     request = resolve_request(request, reporter)
-    sources = gather(request, reporter, dry_run=True)
-    targets = resolve_targets(request, sources)
-    print_line(format_targets(targets, request.out, sources.to_make_bytes))
-    check_targets(request.out, targets, sources.to_make_bytes)
+    targets, to_make_bytes = gather_targets(request, reporter, dry_run=True)
+    print_line(format_targets(targets, request.out, to_make_bytes))
+    check_targets(request.out, targets, to_make_bytes)

@@ -54,6 +54,7 @@ def _outlook_values(config: Config, outlook: Outlook) -> dict[str, object]:
     engines = [
         {
             "label": cost.label,
+            "video_s": _video_seconds(config, outlook, index),
             **{
                 graph: {
                     "seconds": prediction.seconds,
@@ -154,9 +155,33 @@ def _device(config: Config, outlook: Outlook) -> str:
     )
     lines = wrap(f"at best on {device.name}: {rate}, {bandwidth}, {memory}", "  ")
     lines += [*wrap(f"  {device.full_name}; {device.source}", "  "), "", *_timings(config, outlook)]
+    lines += _videos(config, outlook)
     if not all(outlook.fits(i, g) for _, i in _rows(outlook.costs) for g in SHOWN):
         lines.append(f"  M: needs more than its memory, {memory}")
     return "\n".join(lines)
+
+
+def _video_seconds(config: Config, outlook: Outlook, index: int) -> float | None:
+    """Return high steps x high + low steps x low, a forward each; None where there is no pair."""
+    if (pair := config.experts) is None:
+        return None
+    return (pair.high_steps + pair.low_steps) * outlook.predictions[index]["forward"].seconds
+
+
+def _videos(config: Config, outlook: Outlook) -> list[str]:
+    """Say what a video takes of a pair of experts: they cost the same, but run in turn."""
+    if (pair := config.experts) is None:
+        return []
+    text = (
+        f"  a video: {pair.high_steps} steps of the high-noise expert and {pair.low_steps} of the "
+        f"low-noise one (boundary {pair.boundary:g}), a forward each, or two with guidance. "
+        "One forward a step: "
+    )
+    times = [
+        f"{label} {show_si(_video_seconds(config, outlook, index) or 0, 's')}"
+        for label, index in _rows(outlook.costs)
+    ]
+    return wrap(f"{text}{'; '.join(times)}", "  ")
 
 
 def _timings(config: Config, outlook: Outlook) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanexport.errors import AdapterError
+from wanexport.lora.choose import SKIP_FLAG, Choice, choose_keys
 from wanexport.lora.delta import Delta
 from wanexport.lora.fits import find_fits
 from wanexport.lora.resolve import resolve_file
@@ -49,6 +50,7 @@ class Adapter:
         random_weights: whether its writer says that the values are random.
         scale_from: what says by how much its products are scaled.
         notes: what people should know of that.
+        skipped: keys that were left out, as `Choice` says.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Adapter:
     random_weights: bool
     scale_from: ScaleFrom = "none"
     notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -88,7 +91,10 @@ class Adapter:
 
 
 def resolve_adapter(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], strength: float = 1.0
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    strength: float = 1.0,
+    choice: Choice = Choice(),  # noqa: B008 -- frozen
 ) -> Adapter:
     """Read a LoRA file of any dialect; every key of it is applied, or the file is refused.
 
@@ -96,6 +102,7 @@ def resolve_adapter(
         path: a safetensors file.
         shapes: diffusers' parameter name -> shape of the model it is for.
         strength: factor on all of its changes.
+        choice: which of its keys are meant.
 
     Raises:
         AdapterError: the file can't be read, isn't a LoRA, or has a key that matches no module,
@@ -104,6 +111,7 @@ def resolve_adapter(
     if not abs(strength) <= LARGEST:
         raise AdapterError(f"{path}: strength {strength:g} is out of fp32's range")
     file = open_safetensors(path, AdapterError)
+    file, skipped = choose_keys(file, shapes, choice)
     resolution = resolve_file(file, shapes, strength)
     if resolution.problems:
         first, *others = resolution.problems
@@ -111,6 +119,8 @@ def resolve_adapter(
         hint = first.hint or f"see all of it: wanexport inspect {path}"
         if fits := find_fits(file):
             hint = f"it fits in full: --config {' or '.join(fits)}"
+            if SKIP_FLAG in first.hint:
+                hint += f"; for Wan2.2, which lacks such layers, apply the rest with {SKIP_FLAG}"
         raise AdapterError(f"{path}: {first.message}{more}", hint)
     random = any(file.metadata.get(key) == "true" for key in RANDOM_KEYS)
     return Adapter(
@@ -121,6 +131,7 @@ def resolve_adapter(
         random,
         resolution.scale_from,
         resolution.notes,
+        skipped,
     )
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from wanexport.errors import AdapterError, ConfigError
 from wanexport.lora.adapter import Adapter, resolve_adapter
+from wanexport.lora.choose import Choice
 from wanexport.storage.hub import cached_snapshot
+from wanrt.manifest.schema import Expert
 from wanrt.storage.files import real_path
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.progress import Reporter
+from wanrt.terminal.text import counted, first_three
 
 __all__ = ["LoraArgument", "find_lora", "name_lora", "parse_lora", "resolve_adapters"]
 
@@ -23,13 +26,17 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class LoraArgument:
-    """A LoRA file (or a file of a hub repository) and the strength it is applied with."""
+    """A LoRA file (or a file of a hub repository) and the strength it is applied with.
+
+    `expert`: which of Wan2.2's two models it is for; None is either.
+    """
 
     path: str
     strength: float = 1.0
+    expert: Expert | None = None
 
 
-def parse_lora(argument: str) -> LoraArgument:
+def parse_lora(argument: str, expert: Expert | None = None) -> LoraArgument:
     """Parse FILE[:STRENGTH]; a colon inside the path is fine.
 
     Raises:
@@ -37,14 +44,14 @@ def parse_lora(argument: str) -> LoraArgument:
     """
     path, colon, strength = argument.rpartition(":")
     if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
-        return LoraArgument(argument)
+        return LoraArgument(argument, 1.0, expert)
     try:
         value = float(strength)
     except ValueError:
         raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
     if not math.isfinite(value):
         raise ConfigError(f"{argument}: the strength must be finite")
-    return LoraArgument(path, value)
+    return LoraArgument(path, value, expert)
 
 
 def find_lora(name: str) -> Path:
@@ -74,12 +81,18 @@ def name_lora(path: Path) -> str:
 
 
 def resolve_adapters(
-    loras: Iterable[tuple[Path, float]], shapes: Mapping[str, tuple[int, ...]], reporter: Reporter
+    loras: Iterable[tuple[Path, float]],
+    shapes: Mapping[str, tuple[int, ...]],
+    reporter: Reporter,
+    choice: Choice = Choice(),  # noqa: B008 -- frozen
 ) -> tuple[Adapter, ...]:
     """Read LoRA files, each with its strength; `resolve_adapter` says what it refuses."""
     with reporter.work("reading the LoRA"):
-        adapters = tuple(resolve_adapter(path, shapes, strength) for path, strength in loras)
+        adapters = tuple(resolve_adapter(path, shapes, s, choice) for path, s in loras)
     for adapter in adapters:
         for note in adapter.notes:
             reporter.log(f"{adapter.path}: {note}")
+        if adapter.skipped:
+            count = counted(len(adapter.skipped), "key")
+            reporter.log(f"{adapter.path}: {count} skipped: {first_three(adapter.skipped)}")
     return adapters

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from wanexport.errors import AdapterError
+from wanexport.lora.choose import IMAGE_KEY, SKIP_FLAG
 from wanexport.lora.delta import Delta, Kind
 from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect, split_key
 from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, has_metadata, read_settings
@@ -30,12 +31,12 @@ _FAMILIES: dict[Kind, tuple[str, ...]] = {
 }
 MOST_KEYS = 65_536
 _DIFFS = ("diff", "diff_b", "diff_m")
-_IMAGE_KEY = re.compile(r"[kv]_img|img_emb|add_[kv]_proj|image_embedder|norm_added_k")
 _OTHER_MODELS = {
     r"^(text_encoder|lora_te)": ("the text encoder", "split the file"),
     r"^transformer_2\.": (
         "Wan2.2's second transformer, the low-noise expert",
-        "the file holds LoRAs of both experts: save each transformer's keys in a file of its own",
+        "the file holds LoRAs of both experts: add --expert high, low or both, with a --config of "
+        "Wan2.2",
     ),
     r"vace_": ("VACE's blocks", "split the file"),
 }
@@ -322,10 +323,10 @@ def _explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> 
         take(re.compile(pattern).search, f"are for {what}, which isn't part of this model", hint)
     if not index.has_image_conditioning:
         take(
-            _IMAGE_KEY.search,
+            IMAGE_KEY.search,
             "are for image conditioning by CLIP, which this model lacks",
-            "it is a LoRA of Wan2.1's image-to-video models: choose such a --config; "
-            "text-to-video models and Wan2.2 have no such layers",
+            "it is a LoRA of Wan2.1's image-to-video models; text-to-video models and Wan2.2 have "
+            f"no such layers: choose a --config that has, or apply the rest with {SKIP_FLAG}",
         )
     take(
         lambda name: _block(name) >= index.blocks,

@@ -18,7 +18,7 @@ from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
 from wanrt.storage.regular import TOML_BYTES, read_regular_text
 
-__all__ = ["Architecture", "Config", "Size", "load_config"]
+__all__ = ["Architecture", "Config", "Experts", "Size", "load_config"]
 
 DEMO = "wan2.1-i2v-demo"
 TEXT_TOKENS = 512  # diffusers and the original both hard-code the padded prompt's length
@@ -136,6 +136,31 @@ class Size(_Model):
         return latent_shape(self.width, self.height, self.frames)
 
 
+class Experts(_Model):
+    """Wan2.2's two models, of one architecture: when which of them runs.
+
+    Args:
+        boundary: the high-noise expert runs while the timestep is at least boundary x 1000.
+        steps: of a video, by its authors' own settings.
+        shift: of the flow-matching schedule, likewise.
+    """
+
+    boundary: Annotated[float, Field(gt=0, lt=1)]
+    steps: Positive
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @property
+    def high_steps(self) -> int:
+        """Steps that the high-noise expert takes."""
+        noise = [1 - step / self.steps for step in range(self.steps)]
+        return sum(self.shift * s / (1 + (self.shift - 1) * s) >= self.boundary for s in noise)
+
+    @property
+    def low_steps(self) -> int:
+        """Steps that the low-noise expert takes."""
+        return self.steps - self.high_steps
+
+
 class Config(_Model):
     """One model at one size. What varies in a study (rank, mode, dtype, backend) is a flag."""
 
@@ -143,6 +168,7 @@ class Config(_Model):
     dtype: Dtype = "bf16"
     architecture: Architecture
     size: Size
+    experts: Experts | None = None
     # not strict: TOML knows only lists
     dynamic_sizes: Annotated[tuple[Size, ...], Field(strict=False, max_length=64)] = ()
 
@@ -264,6 +290,7 @@ def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
     models: dict[str, type[BaseModel]] = {
         "architecture": Architecture,
         "size": Size,
+        "experts": Experts,
         "dynamic_sizes": Size,
     }
     model = models.get(str(loc[0]), Config) if len(loc) > 1 else Config

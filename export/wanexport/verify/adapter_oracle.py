@@ -85,6 +85,8 @@ def ask_oracle(adapter: Adapter) -> Answer:
     try:
         if not products:
             raise _UnreadError("it holds no product of two matrices")
+        if adapter.skipped:
+            raise _UnreadError("only some of its keys are applied")
         if len(products[0].shape) != 2 or any(len(delta.shape) != 2 for delta in products):
             raise _UnreadError("it changes a convolution")
         config = _read_config(adapter.path, beside=adapter.scale_from == "sidecar")

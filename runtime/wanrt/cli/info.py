@@ -56,6 +56,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     facts = [
         ("name", manifest.name),
         ("model", manifest.model),
+        *([("expert", f"the {manifest.expert}-noise expert of a pair")] if manifest.expert else []),
         ("mode", _mode(manifest)),
         ("dtype", manifest.dtype),
         ("backend", manifest.backend),

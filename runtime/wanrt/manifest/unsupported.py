@@ -20,9 +20,6 @@ def find_unsupported(manifest: Manifest) -> str | None:
             "strengths" in roles
         ),
         f"is quantised to {quantized}; this version runs unquantised engines": bool(quantized),
-        f"is the {manifest.expert}-noise expert; this version runs models of one expert": (
-            manifest.expert is not None
-        ),
         "has a prefused LoRA; this version runs engines of a base without one": bool(
             manifest.prefuse
         ),

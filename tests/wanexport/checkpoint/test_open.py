@@ -326,7 +326,10 @@ def test_names_the_configurations_that_fit(tmp_path: Path) -> None:
         CheckpointError, match=r"is \[5120, 16, 1, 2, 2\], .* wants \[5120, 36, 1, 2, 2\]"
     ) as caught:
         open_checkpoint(str(path), load_config("wan2.1-i2v-14b-480p").architecture)
-    assert caught.value.hint == "it fits --config wan2.1-t2v-14b-480p or wan2.1-t2v-14b-720p"
+    assert caught.value.hint == (
+        "it fits --config wan2.1-t2v-14b-480p or wan2.1-t2v-14b-720p or wan2.2-t2v-a14b-480p or "
+        "wan2.2-t2v-a14b-720p"
+    )
 
 
 @pytest.mark.parametrize(

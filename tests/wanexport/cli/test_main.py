@@ -182,7 +182,8 @@ def test_what_is_no_strength(strength: str) -> None:
 
 FLAGS = {
     "build": {
-        "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--dtype", "--backend",
+        "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--lora-high",
+        "--lora-low", "--skip-image-keys", "--expert", "--dtype", "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
