@@ -106,7 +106,7 @@ def name_nodes(model: ir.Model) -> None:
 
 
 def _stored(value: ir.Value | None) -> str:
-    """Return the name of the initializer that a value is, cast or not; nothing if it is none."""
+    """Return the name of the initializer that a value is, cast or not; empty if it is not one."""
     cast = value.producer() if value is not None else None
     if cast is not None and cast.op_type == "Cast":
         value = cast.inputs[0]
