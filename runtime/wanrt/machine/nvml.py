@@ -86,7 +86,7 @@ def _gpu() -> Iterator[tuple[Any, Any]]:
 @cache
 def _open() -> tuple[Any, Any]:
     try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]
+        import pynvml
     except ImportError:
         return None, None
     try:
