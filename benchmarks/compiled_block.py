@@ -4,13 +4,14 @@
 
 Builds plans of the stem, one layer and the head with the product's own code (random weights, bf16),
 reads their kernels as `wanrt explain` does, and writes benchmarks/results/compiled_block.{json,md}.
-A plan takes some 10 s; all of them need 8 GB of disk. What was built already is kept in --work.
+A plan takes some 10 s. Each is removed once it is read, since all of them would take 50 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -113,7 +114,9 @@ def main() -> None:
 def measure(case: Case, work: Path) -> Found:
     """Build a case's plan and sum what its kernels do."""
     device = load_devices()[CARDS[case.capability]]
-    kernels = examine(read_kernels(build(case, work) / "engine.plan"))
+    folder = build(case, work)
+    kernels = examine(read_kernels(folder / "engine.plan"))
+    shutil.rmtree(folder.parent)  # the pool of plans, too
     return Found(
         len(kernels),
         sum(one.kernel.bytes for one in kernels),
