@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from commands import wanexport, wanrt, write_config
 from studies import I2V, config
@@ -74,3 +77,23 @@ def test_an_adapter_adds_kernels_of_its_own(
     _, work = plans
     assert any(one.adapter for one in work[mode])
     assert not any(one.adapter for one in work["full"])
+
+
+def test_an_estimate_of_two_layers_is_their_plan_s(
+    tmp_path: Path, plans: tuple[str, dict[str, tuple[Work, ...]]]
+) -> None:
+    """The model has two layers, so nothing is extrapolated: an engine's own kernels come out."""
+    dtype, _ = plans
+    path = write_config(tmp_path / "tiny.toml", config(I2V, dtype=dtype))  # type: ignore[arg-type]
+    command = ("estimate", "--config", path, "--rank", 4, "--mode", "separate", "--compiled",
+               "--device", "RTX 5090", "--json", "-")  # fmt: skip
+    found = json.loads(wanexport(*command).out)["compiled"]
+    built = wanexport("build", "--config", path, "--base", "random", "--mode", "separate",
+                      "--rank", "4", "--out", tmp_path / "out", *RTX)  # fmt: skip
+    assert built.code == 0, built.err
+    (folder,) = (tmp_path / "out").glob("*-separate*")
+    kernels = examine(read_kernels(folder / "engine.plan"))
+    (separate,) = (cost for cost in found if cost["mode"] == "separate")
+    assert separate["kernels"] == len(kernels)
+    assert separate["moved"] == sum(one.kernel.bytes for one in kernels)
+    assert separate["flops"] == sum(one.flops for one in kernels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ from wanexport.errors import UsageError
 from wanexport.model.config import DEMO
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.screen import print_line
+
+if TYPE_CHECKING:
+    from wanexport.compiled import CompiledCost
 
 __all__ = ["estimate"]
 
@@ -57,6 +60,14 @@ def estimate(
             "[default: all].",
         ),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Also have TensorRT-RTX build plans of two layers, and count what its kernels "
+            "move; needs --device, takes minutes.",
+        ),
+    ] = False,
     json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Save all figures as JSON; - is standard output."),
@@ -77,6 +88,8 @@ def estimate(
 
     modes = choose_modes(mode)
     resolved = resolve_config(config, dtype, width=width, height=height, frames=frames, batch=batch)
+    if compiled and not device:
+        raise UsageError("--compiled needs --device", "add --device 'RTX 5090'")
     if rank is None and set(modes) - {"full"}:
         raise UsageError("all modes but full need a rank", "add --rank 32")
     request = BuildRequest(
@@ -91,10 +104,16 @@ def estimate(
         devices = choose_devices(device or (), resolved.dtype)
     costs = price_engines(request)
     outlooks = [predict_engines(request, device) for device in devices]
+    read: tuple[CompiledCost, ...] = ()
+    if compiled:
+        from wanexport.compiled import compile_engines
+
+        read = compile_engines(request, devices, Reporter(quiet=quiet))
     to_stdout = json is not None and str(json) == "-"
-    print_line(render_costs(resolved, costs, outlooks), sys.stderr if to_stdout else sys.stdout)
+    text = render_costs(resolved, costs, outlooks, read)
+    print_line(text, sys.stderr if to_stdout else sys.stdout)
     if to_stdout:
-        print_line(costs_to_json(resolved, costs, outlooks), end="")
+        print_line(costs_to_json(resolved, costs, outlooks, read), end="")
     elif json is not None:
-        write_text(json, costs_to_json(resolved, costs, outlooks))
+        write_text(json, costs_to_json(resolved, costs, outlooks, read))
         print_line(f"saved {json}", sys.stderr)

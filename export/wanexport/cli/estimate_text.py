@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from wanexport.cost import Cost, Outlook
 from wanexport.model.config import Config
@@ -14,6 +15,9 @@ from wanrt.manifest.parts import PARTS
 from wanrt.terminal.text import columns, group_digits, wrap
 from wanrt.terminal.units import SECONDS, SI, Unit, pick, show_si, significant_decimals
 
+if TYPE_CHECKING:
+    from wanexport.compiled import CompiledCost
+
 __all__ = ["costs_to_json", "render_costs"]
 
 SHOWN: tuple[GraphName, ...] = ("forward", "step")
@@ -21,7 +25,12 @@ SCHEMA = 1
 Row = Sequence[str]
 
 
-def render_costs(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlook]) -> str:
+def render_costs(
+    config: Config,
+    costs: Sequence[Cost],
+    outlooks: Sequence[Outlook],
+    compiled: Sequence[CompiledCost] = (),
+) -> str:
     """Return the model, its engines, a forward by part, and a table for each device."""
     blocks = [_head(config), _engines(costs), _parts(costs), _context(costs[0])]
     blocks += [_device(config, outlook) for outlook in outlooks]
@@ -32,10 +41,17 @@ def render_costs(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlo
             "LoRA: what an adapter's branch adds to a forward\n"
             "GB: 10^9 bytes"
         )
+    if compiled:
+        blocks.append(_compiled(compiled))
     return "\n\n".join(blocks)
 
 
-def costs_to_json(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outlook]) -> str:
+def costs_to_json(
+    config: Config,
+    costs: Sequence[Cost],
+    outlooks: Sequence[Outlook],
+    compiled: Sequence[CompiledCost] = (),
+) -> str:
     """Return all costs with their parts, in bytes, flops and seconds."""
     document = {
         "schema": SCHEMA,
@@ -45,6 +61,7 @@ def costs_to_json(config: Config, costs: Sequence[Cost], outlooks: Sequence[Outl
         "parameters": count_parameters(config.architecture.dims),
         "engines": [{"label": cost.label, **asdict(cost)} for cost in costs],
         "devices": [_outlook_values(config, outlook) for outlook in outlooks],
+        "compiled": [{"label": cost.label, **asdict(cost)} for cost in compiled],
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
@@ -70,6 +87,26 @@ def _outlook_values(config: Config, outlook: Outlook) -> dict[str, object]:
         for index, cost in enumerate(outlook.costs)
     ]
     return {**outlook.device.model_dump(mode="json"), "dtype": outlook.dtype, "engines": engines}
+
+
+def _compiled(costs: Sequence[CompiledCost]) -> str:
+    """Return a row per engine and device, beside full."""
+    rows: list[Row] = [("as compiled", "kernels", "moved", "to full", "bound", "to full", "on")]
+    for cost in costs:
+        full = next(c for c in costs if c.capability == cost.capability and c.mode == "full")
+        for device, seconds in cost.bound_s.items():
+            plain = cost is full
+            more = "" if plain else f"+{show_si(cost.moved - full.moved, 'B')}"
+            slower = "" if plain else f"{100 * (seconds / full.bound_s[device] - 1):+.2f} %"
+            bound = show_si(seconds, "s")
+            moved = show_si(cost.moved, "B")
+            rows.append((cost.label, f"{cost.kernels}", moved, more, bound, slower, device))
+    notes = (
+        "  as compiled: read from TensorRT-RTX's plans of one and of two layers; merged",
+        "  engines have full's kernels",
+        "  bound: each kernel at the full rate or bandwidth; worked out, not measured",
+    )
+    return "\n".join([*columns(rows), *notes])
 
 
 def _head(config: Config) -> str:

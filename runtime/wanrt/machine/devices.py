@@ -31,7 +31,8 @@ class DeviceRates(BaseModel):
     """A device's rates: dense, as its maker gives them, or measured.
 
     `tflops` holds the dtypes that it computes in, in 10^12 flop/s. `names` are patterns of what the
-    driver calls it. `bandwidth_gb_s` and `memory_gb` count 10^9 bytes.
+    driver calls it. `bandwidth_gb_s` and `memory_gb` count 10^9 bytes. `compute_capability` is
+    NVIDIA's, as 12.0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -44,6 +45,7 @@ class DeviceRates(BaseModel):
     memory_gb: Positive
     source: Text
     url: str = ""
+    compute_capability: Text | None = None
 
 
 def devices_file() -> Path:

@@ -13,6 +13,7 @@ from commands import wanexport
 from wanexport.build.request import MODES, BuildRequest
 from wanexport.build.resolve import resolve_targets
 from wanexport.build.sources import gather
+from wanexport.compiled import CompiledCost
 from wanexport.cost import Outlook, predict_engines, price_engines
 from wanexport.model.config import load_config
 from wanexport.model.formulas import count_bytes, count_flops
@@ -208,6 +209,53 @@ def test_refuses_in_two_lines(command: str, cpu: list[str]) -> None:
     error, hint = err.splitlines()
     assert error == REFUSED[command][0]
     assert hint.startswith(REFUSED[command][1])
+
+
+COMPILED = """
+  as compiled   kernels     moved    to full    bound  to full        on
+  full             1721  700.0 GB             8.000 s           RTX 5090
+  separate r32     1800  720.0 GB  +20.00 GB  8.080 s  +1.00 %  RTX 5090
+"""
+
+
+def test_what_was_read_from_plans_stands_beside_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (
+        CompiledCost("full", None, "12.0", 1721, 700 * 10**9, 10**15, {"RTX 5090": 8.0}),
+        CompiledCost("separate", 32, "12.0", 1800, 720 * 10**9, 10**15, {"RTX 5090": 8.08}),
+    )
+    asked: list[BuildRequest] = []
+
+    def compile_engines(request: BuildRequest, *_: object) -> tuple[CompiledCost, ...]:
+        asked.append(request)
+        return found
+
+    monkeypatch.setattr("wanexport.compiled.compile_engines", compile_engines)
+    command = ("estimate", "--config", "wan2.1-i2v-14b-480p", "--rank", 32, "--compiled")
+    code, out, _ = wanexport(*command, "--device", "RTX 5090")
+    assert code == 0
+    assert asked[0].ranks == (32,)
+    table = out[out.index("\n  as compiled ") :]
+    assert table.startswith(COMPILED)
+    assert all(len(line) <= 79 for line in table.splitlines())
+    saved = wanexport(*command, "--device", "RTX 5090", "--json", "-").out
+    assert [one["label"] for one in json.loads(saved)["compiled"]] == ["full", "separate r32"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ((), "error: --compiled needs --device\nhint: add --device 'RTX 5090'\n"),
+        (("--device", "h100", "--dtype", "fp32"), "error: --compiled needs fp16 or bf16\n"),
+        (("--device", "cpu"), "error: --compiled needs a device with a compute capability\n"),
+    ],
+)
+def test_what_cannot_be_compiled_is_wrong_usage(
+    flags: tuple[str, ...], says: str, cpu: list[str]
+) -> None:
+    del cpu
+    code, _, err = wanexport("estimate", "--config", "wan2.1-i2v-14b-480p", "--compiled", *flags)
+    assert code == 2
+    assert err.startswith(says)
 
 
 def test_all_modes_are_the_builds() -> None:

@@ -193,7 +193,7 @@ FLAGS = {
     },
     "estimate": {
         "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
-        "--device", "--json", "--force", "--quiet", "-q",
+        "--device", "--compiled", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {"--config", "--json"},
     "compare": {

@@ -58,21 +58,27 @@ def test_a_dtype_without_a_rate_is_refused() -> None:
     assert caught.value.hint == "it has one in fp32, bf16"
 
 
-# dense, accumulating in fp32: bf16, fp32, GB/s, GB
+# dense, accumulating in fp32: bf16, fp32, GB/s, GB; compute capability
 RATES = {
-    "H100": (989.5, 67, 3350, 80),
-    "H200": (989.5, 67, 4800, 141),
-    "A100": (312, 19.5, 2039, 80),
-    "L40S": (362.05, 91.6, 864, 48),
-    "RTX 4090": (165.2, 82.6, 1008, 24),
-    "RTX 5090": (209.5, 104.8, 1792, 32),
+    "H100": (989.5, 67, 3350, 80, "9.0"),
+    "H200": (989.5, 67, 4800, 141, "9.0"),
+    "A100": (312, 19.5, 2039, 80, "8.0"),
+    "L40S": (362.05, 91.6, 864, 48, "8.9"),
+    "RTX 4090": (165.2, 82.6, 1008, 24, "8.9"),
+    "RTX 5090": (209.5, 104.8, 1792, 32, "12.0"),
 }
 
 
 def test_the_shipped_devices() -> None:
     devices = load_devices()
     found = {
-        name: (d.tflops["bf16"], d.tflops["fp32"], d.bandwidth_gb_s, d.memory_gb)
+        name: (
+            d.tflops["bf16"],
+            d.tflops["fp32"],
+            d.bandwidth_gb_s,
+            d.memory_gb,
+            d.compute_capability,
+        )
         for name, d in devices.items()
     }
     assert found == RATES
