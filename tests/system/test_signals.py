@@ -47,6 +47,8 @@ def stop_at(sign: str, out: Path, by: signal.Signals, argv: list[object]) -> tup
 def test_only_whole_engines_are_left(
     by: signal.Signals, sign: str, whole: list[str], tmp_path: Path
 ) -> None:
+    if signal.getsignal(by if by is not signal.SIGKILL else signal.SIGTERM) is signal.SIG_IGN:
+        pytest.skip("these tests were started by something that ignores the signal, as a shell's &")
     out = tmp_path / "engines"
     path = write_config(tmp_path / "tiny.toml", config(ONE_LAYER))
     argv = ["build", "--config", path, "--base", "random", *FLAGS, "--out", out]

@@ -70,7 +70,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
     """Repeat an interrupt that met a destructor, where Python prints what is raised and goes on."""
     if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.01, _thread.interrupt_main).start()
+        ours = [n for n in (*ENDING, signal.SIGINT) if signal.getsignal(n) is _interrupt]
+        threading.Timer(0.01, _thread.interrupt_main, ours[:1]).start()
     else:
         sys.__unraisablehook__(unraisable)
 

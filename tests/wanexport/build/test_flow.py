@@ -19,7 +19,9 @@ TAKING = {
     "build/request.py",  # checks it
     "build/sources.py",  # opens what it names
     "build/resolve.py",  # and here it ends
+    "build/experts.py",  # makes one of each expert of it
     "build/recipe.py",
+    "compiled.py",  # makes requests of a layer or two of it
     "cli/build.py",
     "cost.py",  # which builds nothing
 }

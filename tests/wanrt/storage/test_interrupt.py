@@ -17,7 +17,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in NUMBERS}
     hook = sys.unraisablehook
-    for number in NUMBERS[1:]:
+    for number in NUMBERS:  # a shell's background jobs ignore SIGINT
         signal.signal(number, signal.SIG_DFL)
     end_like_ctrl_c()
     yield
