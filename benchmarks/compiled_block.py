@@ -188,7 +188,7 @@ def save(found: Mapping[Case, Found]) -> None:
     """Write all figures, and the tables that answer the questions."""
     rows = [{**asdict(case), **asdict(one)} for case, one in found.items()]
     (RESULTS / "compiled_block.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = HEAD + "\n".join(tabulate(title, pick, found) for title, pick in TABLES.items())
+    text = HEAD + "".join(tabulate(title, pick, found) for title, pick in TABLES.items())
     (RESULTS / "compiled_block.md").write_text(text)
     print(text)
 
