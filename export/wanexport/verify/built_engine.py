@@ -147,7 +147,9 @@ def open_built(folder: EngineFolder, adapter: Path | None = None) -> BuiltEngine
             padded = pad_matrix(given.get(spec.name), (rows, columns), spec.dtype)
             values[spec.name] = torch.from_numpy(padded.astype("float32"))
             values[spec.name] = values[spec.name].to(torch_dtype(spec.dtype))
-    return BuiltEngine(folder, arch, graph, _locate_weights(folder, graph.graph), values)
+    weights = _locate_weights(folder, graph.graph)
+    _read_constants(folder, graph.graph, weights)
+    return BuiltEngine(folder, arch, graph, weights, values)
 
 
 def size_of(workload: Workload) -> Size:
@@ -158,6 +160,17 @@ def size_of(workload: Workload) -> Size:
         frames=workload.frames,
         batch=workload.batch,
     )
+
+
+def _read_constants(
+    folder: EngineFolder, graph: ir.Graph, weights: Mapping[str, TensorRef]
+) -> None:
+    """Put the constants' values into a graph; onnx-ir reads no file that has several hard links."""
+    constants = {f.file for f in folder.manifest.weights if f.origin == "constants"}
+    for name, ref in weights.items():
+        if ref.path.relative_to(folder.path).as_posix() in constants:
+            values = ref.read().numpy()
+            graph.initializers[name].const_value = ir.tensor(values, name=name)
 
 
 def _locate_weights(folder: EngineFolder, graph: ir.Graph) -> dict[str, TensorRef]:
