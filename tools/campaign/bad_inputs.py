@@ -63,7 +63,7 @@ WORDS = ("", " ", "inf", "4,4", "--", "-x", "*", "%s", "{}", "../..", "/", ".", 
          "-4GiB", "5%", "lora.safetensors", "engines", "bench.json")  # fmt: skip
 OUTPUTS = ("save", "output", "json", "csv", "markdown")
 REPEATS = ("warmup", "loads", "rounds", "threads")  # so much takes as long as that, rightly
-OURS = ("empty", "cut short", "bytes changed", "JSON changed", "a tensor changed")
+OURS = ("empty", "cut short", "bytes changed", "JSON", "a tensor changed")
 """How bad a file can be and still begin as this project's own, which a command may replace."""
 EXAMPLES = 20
 Parameter = TyperOption | TyperArgument
