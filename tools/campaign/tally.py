@@ -16,8 +16,8 @@ GOALS = {"kills": 500, "bad inputs": 2000, "fuzzed": 0}
 TEXT = """# Campaign
 
 `make campaign` kills commands at random times, gives them generated bad inputs, on engines of two
-layers, and runs libwanrt's fuzzers. Counts add up over runs, of another seed each:
-`make campaign CAMPAIGN_ARGS="--minutes 60 --seed 7"`. Bad is: a traceback, an exit status other
+layers, and runs libwanrt's fuzzers. Counts add up over runs, of another seed each; CAMPAIGN_ARGS
+gives minutes and seed, as tools/campaign says. Bad is: a traceback, an exit status other
 than 0, 1, 2 (130 after SIGTERM), over 30 s of processor time or 2 GiB, a process, draft or
 temporary file that stays, a changed input, an engine that doesn't verify, a second run that fails
 or makes other engines than an undisturbed one.
