@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,16 +22,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import wanexport.graph.passes
-from wanexport.build.recipe import build_engines
 from wanexport.build.request import BuildRequest
-from wanexport.checkpoint.random_weights import ensure_demo_checkpoint
+from wanexport.compiled import read_block, shrink
 from wanexport.graph.fusible.forms import FORMS, lower_for_tensorrt
 from wanexport.lora.find import parse_lora
 from wanexport.model.config import Config, Size, load_config
 from wanexport.model.names import module_shapes
-from wanexport.tensorrt.settings import PlanSettings
-from wanrt.explain.plan import read_kernels
-from wanrt.explain.work import bound_seconds, examine
+from wanrt.explain.work import bound_seconds
 from wanrt.machine.devices import load_devices
 from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
@@ -112,59 +108,26 @@ def main() -> None:
 
 
 def measure(case: Case, work: Path) -> Found:
-    """Build a case's plan and sum what its kernels do."""
+    """Build a case's plan with its forms alone, and sum what its kernels do."""
     device = load_devices()[CARDS[case.capability]]
-    folder = build(case, work)
-    kernels = examine(read_kernels(folder / "engine.plan"))
-    shutil.rmtree(folder.parent)  # the pool of plans, too
+    config = load_config(CONFIG).model_copy(update={"size": SIZES[case.size]})
+    plain = BuildRequest(config=config, modes=(case.mode,), ranks=(case.rank,) if case.rank else ())
+    request = shrink(plain, case.layers, case.capability)
+    if case.targets == EVERY and case.rank:
+        lora = parse_lora(str(write_lora(request.config, case.rank, work)))
+        request = replace(request, ranks=(), loras=(lora,))
+    lower = wanexport.graph.passes.lower_for_tensorrt
+    wanexport.graph.passes.lower_for_tensorrt = partial(lower_for_tensorrt, forms=case.forms)
+    try:
+        kernels = read_block(request, work / f"base-{case.layers}", Reporter(quiet=True))
+    finally:
+        wanexport.graph.passes.lower_for_tensorrt = lower
     return Found(
         len(kernels),
         sum(one.kernel.bytes for one in kernels),
         sum(one.flops for one in kernels),
         sum(bound_seconds(kernels, device)),
     )
-
-
-def build(case: Case, work: Path) -> Path:
-    """Build a case's engine with its forms alone; return the engine folder."""
-    config = shrink(case)
-    name = f"{len(case.forms)}-forms-{case.layers}-{case.size}"
-    loras = ((parse_lora(str(write_lora(config, case.rank or 1, work))),)
-             if case.targets == EVERY else ())  # fmt: skip
-    request = BuildRequest(
-        config=config,
-        out=work / name / case.targets.replace(" ", "-"),
-        base=str(make_base(config, work)),
-        modes=(case.mode,),
-        ranks=(case.rank,) if case.rank and not loras else (),
-        loras=loras,
-        max_rank=case.rank if loras and case.mode == "swappable" else None,
-        verify=False,
-        tensorrt=PlanSettings(backend="tensorrt-rtx", capabilities=(case.capability,)),
-    )
-    lower = wanexport.graph.passes.lower_for_tensorrt
-    wanexport.graph.passes.lower_for_tensorrt = partial(lower_for_tensorrt, forms=case.forms)
-    try:
-        (built,) = build_engines(request, Reporter(quiet=True))
-    finally:
-        wanexport.graph.passes.lower_for_tensorrt = lower
-    return request.out / built.target.name
-
-
-def shrink(case: Case) -> Config:
-    """Return the configuration of a few layers."""
-    config = load_config(CONFIG)
-    arch = config.architecture.model_copy(update={"num_layers": case.layers})
-    changes = {"name": "block", "architecture": arch, "size": SIZES[case.size]}
-    return config.model_copy(update={**changes, "dynamic_sizes": ()})
-
-
-def make_base(config: Config, work: Path) -> Path:
-    """Make the checkpoint that all engines of so many layers share; return its folder."""
-    folder = work / f"base-{config.architecture.num_layers}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    ensure_demo_checkpoint(folder, config.architecture, config.dtype, seed=0)
-    return folder
 
 
 def write_lora(config: Config, rank: int, work: Path) -> Path:
@@ -199,7 +162,8 @@ HEAD = f"""# One block of I2V-14B in compiled plans
 TensorRT-RTX 1.7.1.116 without a GPU and read as `wanrt explain` reads them. GB (10^9 bytes) that
 the kernels move, each operand of a kernel once; to full: of the same forms, size and capability.
 The bound is the time that the kernels take at best, one after the other, on the card that is named.
-It is worked out from the plan, not measured. Merged engines have the kernels of full ones.
+It is worked out from the plan, not measured. Merged engines have the kernels of full ones: checked
+on tiny engines by tests/system/test_real_plans.py.
 """
 TABLES = {
     "The forms of the graph, one after the other (full)": lambda case: (

@@ -22,7 +22,7 @@ from wanrt.machine.devices import DeviceRates
 from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["CompiledCost", "compile_engines"]
+__all__ = ["CompiledCost", "compile_engines", "read_block", "shrink"]
 
 PLAN_NAME = "engine.plan"
 
@@ -101,7 +101,7 @@ def _compile(
     reporter: Reporter,
 ) -> CompiledCost:
     one, two = (
-        _read(replace(_shrink(request, layers, capability), modes=(mode,), ranks=_ranks(rank)),
+        read_block(replace(shrink(request, layers, capability), modes=(mode,), ranks=_ranks(rank)),
               room / f"base-{layers}", reporter)
         for layers in (1, 2)
     )  # fmt: skip
@@ -128,7 +128,7 @@ def _ranks(rank: int | None) -> tuple[int, ...]:
     return () if rank is None else (rank,)
 
 
-def _shrink(request: BuildRequest, layers: int, capability: str) -> BuildRequest:
+def shrink(request: BuildRequest, layers: int, capability: str) -> BuildRequest:
     """Return a request of so many layers, one size and one capability."""
     arch = request.config.architecture.model_copy(update={"num_layers": layers})
     changes = {"architecture": arch, "dynamic_sizes": (), "name": f"layers-{layers}"}
@@ -137,8 +137,18 @@ def _shrink(request: BuildRequest, layers: int, capability: str) -> BuildRequest
     return replace(request, config=config, tensorrt=settings, verify=False)
 
 
-def _read(request: BuildRequest, base: Path, reporter: Reporter) -> tuple[Work, ...]:
-    """Build a request's only engine, and return what its plan's kernels do; nothing of it stays."""
+def read_block(request: BuildRequest, base: Path, reporter: Reporter) -> tuple[Work, ...]:
+    """Build a request's only engine and return what its plan's kernels do; the base alone stays.
+
+    Args:
+        request: of one engine of a few layers, as `shrink` makes it.
+        base: a checkpoint's folder, made of random weights unless it is there.
+        reporter: receives progress.
+
+    Raises:
+        WanExportError: the engine can't be built.
+        EngineError: its plan can't be read.
+    """
     config = request.config
     if not base.exists():
         with reporter.bytes("making random weights", None) as piece:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,16 +50,21 @@ class Tally:
     tried: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
     cases: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Written into the JSON by hand, and kept: what became of what was found."""
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Tally]:
         """Add to the counts of earlier campaigns, and of those that run beside this one."""
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = os.open(path.parent, os.O_RDONLY)  # its lock leaves no file
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
             held = json.loads(path.read_text()) if path.exists() else {}
             tried, bad = (Counter(held.pop(name, {})) for name in ("tried", "bad"))
             yield cls(path, tried=tried, bad=bad, **held)
+        finally:
+            os.close(folder)
 
     def count(self, case: Case, tried: int = 1) -> None:
         """Count one case, or so many of which one at most was bad."""
@@ -72,7 +78,7 @@ class Tally:
         """Write the counts as JSON, and as a table beside it."""
         held = {
             "seeds": self.seeds, "seconds": round(self.seconds), "tried": dict(self.tried),
-            "bad": dict(self.bad), "cases": self.cases,
+            "bad": dict(self.bad), "cases": self.cases, "notes": self.notes,
         }  # fmt: skip
         self.path.write_text(json.dumps(held, indent=1) + "\n")
         text = TEXT.format(
@@ -86,6 +92,6 @@ class Tally:
             text += "".join(
                 f"| {name} | {self.tried[name]} | {self.bad[name]} |\n" for name in names
             )
-        if self.cases:
-            text += "\n" + "".join(f"- {case}\n" for case in self.cases)
+        listed = [*self.cases, *self.notes]
+        text += "\n" * bool(listed) + "".join(f"- {one}\n" for one in listed)
         self.path.with_suffix(".md").write_text(text)

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from wanexport import __version__
-from wanexport.build.replaceable import why_not_replace
+from wanexport.build.folder import why_not_replace
 from wanexport.build.targets import Action, Target
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.source_hash import hash_packages

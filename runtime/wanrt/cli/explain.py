@@ -45,8 +45,10 @@ def explain(
     devices = _choose_devices(device or ())
     explained = _explain(folder)
     other = None if against is None else _explain(against)
-    show = to_json if json else to_text
-    print_line(show(explained, other, devices, verbose=verbose))
+    if json:
+        print_line(to_json(explained, other, devices))
+    else:
+        print_line(to_text(explained, other, devices, verbose=verbose))
 
 
 def _explain(folder: Path) -> Explained:

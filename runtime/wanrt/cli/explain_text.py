@@ -56,18 +56,8 @@ def to_text(
     return "\n\n".join(block for block in blocks if block)
 
 
-def to_json(
-    ours: Explained, theirs: Explained | None, devices: Sequence[DeviceRates], *, verbose: bool
-) -> str:
-    """Return the same as JSON; operands are always there.
-
-    Args:
-        ours: the engine.
-        theirs: what it is compared with.
-        devices: for the compiled bound.
-        verbose: has no effect.
-    """
-    del verbose
+def to_json(ours: Explained, theirs: Explained | None, devices: Sequence[DeviceRates]) -> str:
+    """Return the same as JSON, with every operand."""
     value = {"schema": SCHEMA, **_describe(ours, devices)}
     if theirs is not None:
         value["against"] = _describe(theirs, devices)

@@ -116,12 +116,14 @@ def _multiply(kernel: Kernel) -> tuple[int, str | None]:
     matrices = [operand for operand in kernel.inputs if len(operand.shape) > 1]
     for weight in reversed(matrices):
         *_, depth, columns = weight.shape
+        if not columns or weight.dtype not in DTYPES:
+            break
         rows = prod(kernel.outputs[0].shape) // columns
         fits = [x for x in matrices if x is not weight and x.shape[-1] == depth]
         fits = [x for x in fits if prod(x.shape) == rows * depth]
         if fits:  # an fp32 residual of the epilogue may have the shape of x
             x = next((x for x in fits if x.dtype == weight.dtype), fits[0])
-            return 2 * rows * depth * columns, DTYPES[x.dtype]
+            return 2 * rows * depth * columns, DTYPES.get(x.dtype, x.dtype)
     raise _unknown(kernel, matrices)
 
 

@@ -260,3 +260,14 @@ def test_what_cannot_be_compiled_is_wrong_usage(
 
 def test_all_modes_are_the_builds() -> None:
     assert {cost.mode for cost in price_engines(DEMO)} == set(MODES)
+
+
+def test_force_replaces_a_file_that_estimate_did_not_write(tmp_path: Path) -> None:
+    there = tmp_path / "costs.json"
+    there.write_text("mine")
+    command = ("estimate", "--rank", 8, "--device", "h100", "--json", there)
+    refused = wanexport(*command)
+    assert (refused.code, there.read_text()) == (1, "mine")
+    assert "replace it with --force" in refused.err
+    assert wanexport(*command, "--force").code == 0
+    assert json.loads(there.read_text())["schema"] == 1

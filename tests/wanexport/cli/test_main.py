@@ -329,3 +329,20 @@ def test_reports_each_engine_and_warns_of_an_adapter_without_effect(
         "  e  up to date",
     ]
     assert err.count("warning[no-effect]: e: the adapter moves the output by 1.0e-06") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (MemoryError(), 1, "error: this machine has too little memory for that\n"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing half-made is left\n"),
+    ],
+)
+def test_what_ends_a_command_early_is_no_traceback(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("wanexport.cli.main.app", end)
+    assert wanexport("inspect", "x") == (code, "", said)

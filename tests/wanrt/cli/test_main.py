@@ -270,3 +270,32 @@ def test_run_of_one_workload(tmp_path: Path) -> None:
     folder = make_engine(tmp_path / "e", Tiny(workloads={"small": 6, "large": 10}))
     _, out, _ = wanrt("run", folder, "--workload", "large", "--save", tmp_path / "o.safetensors")
     assert out == "y float32 [10, 16]\n"
+
+
+def test_force_replaces_outputs_that_another_program_wrote(family: Path, tmp_path: Path) -> None:
+    there = tmp_path / "o.safetensors"
+    there.write_bytes(b"a shard of somebody's")
+    command = ("run", family / "tiny-full", "--save", there)
+    refused = wanrt(*command)
+    assert refused.code == 1
+    assert "replace it with --force" in refused.err
+    assert there.read_bytes() == b"a shard of somebody's"
+    assert wanrt(*command, "--force").code == 0
+    assert set(load_file(there)) == {"y"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (MemoryError(), 1, "error: this machine has too little memory for that\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_ends_a_command_early_is_no_traceback(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("wanrt.cli.main.app", end)
+    assert wanrt("info", "x") == (code, "", said)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
-from plantexts import FULL, SEPARATE, TENSORS, function, gemm, write_plan
+from hypothesis import given
+from hypothesis import strategies as st
+from plantexts import FULL, HEADER, SEPARATE, TENSORS, function, gemm, write_plan
 
 from wanrt.errors import EngineError
 from wanrt.explain.difference import compare_kernels
@@ -75,6 +78,32 @@ def test_a_device_without_the_precision_is_refused(tmp_path: Path) -> None:
 def test_operands_that_do_not_fit_together_are_refused(tmp_path: Path, kernel: str) -> None:
     with pytest.raises(EngineError, match="isn't known"):
         work_of(tmp_path, (kernel,))
+
+
+@given(at=st.integers(0, 1 << 12), new=st.binary(max_size=4))
+def test_damage_is_examined_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, at: int, new: bytes
+) -> None:
+    path = write_plan(tmp_path_factory.mktemp("plan") / "engine.plan", TENSORS, SEPARATE)
+    data = path.read_bytes()
+    at = len(HEADER) + at % (len(data) - len(HEADER))
+    path.write_bytes(data[:at] + new + data[at + len(new) :])
+    with contextlib.suppress(EngineError):
+        for one in examine(read_kernels(path)):
+            assert one.flops >= 0
+            assert one.label
+
+
+@pytest.mark.parametrize("shape", [(16, 0), (0, 16)])
+def test_an_empty_weight_is_refused_or_free(tmp_path: Path, shape: tuple[int, int]) -> None:
+    tensors = (("x", "bf16", (6, shape[0])), ("w", "bf16", shape), ("y", "bf16", (6, shape[1])))
+    kernels = (gemm("blocks.0.ffn.net.2", "x", "w", "y"),)
+    path = write_plan(tmp_path / "engine.plan", tensors, kernels)
+    if shape[1]:
+        assert examine(read_kernels(path))[0].flops == 0
+    else:
+        with pytest.raises(EngineError, match="isn't known"):
+            examine(read_kernels(path))
 
 
 def test_a_concatenation_that_is_listed_twice_counts_once(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from commands import wanrt
 from tinyengines import read_raw, write_manifest
 
-from wanrt.terminal.screen import print_line, visible
+from wanrt.errors import ResultsError
+from wanrt.terminal.screen import print_line, print_result, visible
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,16 @@ def test_a_stream_that_takes_nothing_is_one_line(family: Path, redirection: str,
     assert "Traceback" not in found.stderr
     assert says in found.stderr
     assert len(found.stderr.splitlines()) <= 2
+
+
+def test_what_took_long_is_printed_on_stderr_where_stdout_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full, monkeypatch.context() as context:
+        context.setattr(sys, "stdout", full)
+        with pytest.raises(ResultsError, match="No space left on device"):
+            print_result("the table\n")
+    assert capsys.readouterr().err == "the table\n"
 
 
 def environment() -> dict[str, str]:
