@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import fakebuilder
 import pytest
 from faketestbed import FakeTestbed, Script
+from hypothesis import settings as hypothesis
 from tinyengines import make_family
 
 from wanrt.bench import testbed
@@ -23,6 +24,10 @@ from wanrt.bench import testbed
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
     from wanexport.build.request import BuildRequest
+
+# A red test says that a change broke something; new examples are looked for on purpose.
+hypothesis.register_profile("repeatable", derandomize=True)
+hypothesis.load_profile("repeatable")
 
 TESTS = Path(__file__).parent
 RINGS = {

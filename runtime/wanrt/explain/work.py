@@ -39,10 +39,10 @@ class Work:
 
     @property
     def label(self) -> str:
-        """What people know it by: the layers of its GEMM, or its own name."""
+        """What people know it by: the layers of its GEMM, its own name, or its kind."""
         layers = list(dict.fromkeys(n for n in self.kernel.nodes if part_of_module(n)))
         if not self.flops or not layers:
-            return self.kernel.name.removeprefix("__myl_")
+            return self.kernel.name.removeprefix("__myl_") or self.kernel.kind
         first, *others = layers
         scope = first.rpartition(".")[0]
         return "+".join([first, *(other.removeprefix(f"{scope}.") for other in others)])
