@@ -39,13 +39,13 @@ NEEDED = 48_000_000_000
 PAIRS = 3
 RESULTS = Path(__file__).parent / "results"
 TRACE = """
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 import onnx
 
 from wanexport.model.config import load_config
 from wanexport.graph.trace import GraphSpec, trace_graph
 config = load_config({config!r})
-ranks = dict.fromkeys(cross_attention_targets(config.architecture), 32)
+ranks = dict.fromkeys(select_modules(config.architecture, "cross-attention"), 32)
 trace_graph(GraphSpec(config.architecture, config.size, "bf16", ranks))
 """
 PLAIN = """

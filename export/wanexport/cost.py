@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wanexport.build.request import BuildRequest
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import TARGET_SETS, choose_targets
 from wanexport.model.formulas import (
     GraphName,
     Lora,
@@ -67,11 +67,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Outlook:
-    """How fast engines could be on a device, each graph of each; `costs` are in its dtype."""
+    """How fast engines could be on a device.
+
+    Args:
+        device: what computes.
+        costs: the engines', in a dtype that the device has.
+        predictions: each graph's of each engine.
+        shares: by targets and rank, what a separate adapter adds to a forward, as a part of it.
+    """
 
     device: DeviceRates
     costs: tuple[Cost, ...]
     predictions: tuple[Mapping[GraphName, Prediction], ...]
+    shares: Mapping[str, Mapping[int, float]]
 
     @property
     def dtype(self) -> Dtype:
@@ -124,7 +132,26 @@ def predict_engines(request: BuildRequest, device: DeviceRates) -> Outlook:
         }
         for cost in costs
     )
-    return Outlook(device, costs, predictions)
+    return Outlook(device, costs, predictions, _shares(request, device))
+
+
+def _shares(request: BuildRequest, device: DeviceRates) -> dict[str, dict[int, float]]:
+    """Return what adapters on each set of layers, and on those asked for, cost at every rank."""
+    asked = {choose_targets(request.config.architecture, request.targets).name: request.targets}
+    sets = {name: (name,) for name in TARGET_SETS} | asked
+    return {
+        name: {
+            rank: _share(_price(replace(request, targets=targets), "separate", rank), device)
+            for rank in request.ranks
+        }
+        for name, targets in sets.items()
+    }
+
+
+def _share(cost: Cost, device: DeviceRates) -> float:
+    forward = predict_forward(cost.flops["forward"], cost.moved["forward"], device, cost.dtype)
+    lora = forward.parts_s["lora"]
+    return lora / (forward.seconds - lora)
 
 
 def _measure(dtype: Dtype) -> DeviceRates:
@@ -138,7 +165,10 @@ def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
     arch, size = config.architecture, config.size
     dims, width = arch.dims, itemsize(config.dtype)
     every = module_shapes(arch)
-    shapes = {module: every[f"{module}.weight"] for module in cross_attention_targets(arch)}
+    shapes = {
+        module: every[f"{module}.weight"]
+        for module in choose_targets(arch, request.targets).modules
+    }
     lora: Lora = {}
     if rank is not None and mode in ("separate", "swappable"):
         lora = {m: (rank, fan_in, fan_out) for m, (fan_out, fan_in) in shapes.items()}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from wanexport.graph import passes
 from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import GraphSpec, model_inputs, trace_graph
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Architecture, Size
 from wanexport.tensorrt.protocol import BuilderJob
 
@@ -36,7 +36,7 @@ def save_graph(
     Every initializer is to be refittable, by its name. `also` makes the graph dynamic, with a
     profile for each size.
     """
-    ranks = dict.fromkeys(cross_attention_targets(arch), rank)
+    ranks = dict.fromkeys(select_modules(arch, "cross-attention"), rank)
     adapted = ranks if mode in ("separate", "swappable") else {}
     spec = GraphSpec(arch, size, dtype, adapted, dynamic=bool(also))
     model = passes.lower_for(trace_graph(spec), "tensorrt-rtx", dtype)

@@ -21,7 +21,8 @@ from pages import (
     shown_commands,
 )
 
-from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.lora.random_adapter import seeded_adapter
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import DEMO, load_config
 from wanexport.model.names import module_shapes
 
@@ -72,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pages")
     arch = load_config(DEMO).architecture
     lora = place / "my_lora.safetensors"
-    seeded_adapter(lora, module_shapes(arch), cross_attention_targets(arch), 16, seed=7)
+    seeded_adapter(lora, module_shapes(arch), select_modules(arch, "cross-attention"), 16, seed=7)
     return place
 
 

@@ -35,6 +35,8 @@ class BuildRequest:
             base; None puts the base's weights into the full engine.
         loras: files that together are the adapter.
         expert: which of Wan2.2's two models; `both` is split before anything is read.
+        targets: names of sets and patterns of the layers that a swappable engine's adapters, and
+            those of `ranks`, sit on; empty is cross-attention, or with `loras` what they change.
         skip_image_keys: leave out a LoRA's keys of layers for an image, where the model has none.
         max_rank: of the swappable engine; None takes the largest asked.
         merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
@@ -55,6 +57,7 @@ class BuildRequest:
     loras: tuple[LoraArgument, ...] = ()
     expert: ExpertChoice | None = None
     skip_image_keys: bool = False
+    targets: tuple[str, ...] = ()
     max_rank: int | None = None
     merge_rest: bool = False
     dynamic: bool = False
@@ -103,6 +106,9 @@ class BuildRequest:
         for flag, path in (("base", self.base), ("finetuned", self.finetuned)):
             if path is not None and not path.strip():
                 raise UsageError(f"{flag} is empty", f"name a checkpoint, or leave {flag} out")
+        for target in self.targets:
+            if not target.strip():
+                raise UsageError("targets is empty", "name a set or a pattern, or leave it out")
         for lora in self.loras:
             if not lora.path.strip():
                 raise UsageError("lora is empty", "name a LoRA's file, or leave it out")
@@ -165,6 +171,8 @@ def check_usage(request: BuildRequest) -> None:
         _need_mode(request, "--lora", ADAPTED)
     if request.finetuned is not None:
         _need_mode(request, "--finetuned", FULL)
+    if request.targets:
+        _need_mode(request, "--targets", ADAPTED if request.ranks else ("swappable",))
     if request.expert is not None and request.config.experts is None:
         raise UsageError(
             f"--expert has no effect: {request.config.name} is one model",

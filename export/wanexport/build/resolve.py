@@ -12,9 +12,11 @@ from wanexport.build.request import BuildRequest
 from wanexport.build.reuse import decide_action, describe_inputs
 from wanexport.build.sources import AdapterSet, Sources
 from wanexport.build.targets import Target
-from wanexport.errors import BuildError, ConfigError
+from wanexport.errors import AdapterError, BuildError, ConfigError
+from wanexport.lora.targets import Targets, choose_targets, name_smallest
 from wanexport.storage.names import safe_name
 from wanrt.manifest.schema import Mode
+from wanrt.terminal.text import first_and_more
 
 __all__ = ["resolve_targets"]
 
@@ -47,11 +49,16 @@ def _make_target(
     control: bool = False,
 ) -> Target:
     config, settings = request.config, request.tensorrt
-    ranks, max_rank = _size_branches(mode, adapters, request.max_rank)
+    targets = _choose_targets(request, mode)
+    modules = targets.modules if targets and request.loras else None
+    if modules is not None:
+        _check_within(modules, adapters)
+    ranks, max_rank = _size_branches(mode, adapters, request.max_rank, modules)
     size = "dynamic" if request.dynamic else config.size.name
     label = ""
     if mode == "swappable":
-        label = "-".join(filter(None, (f"-r{max_rank}", adapters[0].name)))
+        on = targets.label if targets and request.loras else ""
+        label = "-".join(filter(None, (f"-r{max_rank}", adapters[0].name, on)))
     elif mode != "full":
         label = f"-{adapters[0].label}"
     expert = request.expert if request.expert != "both" else None
@@ -77,7 +84,7 @@ def _make_target(
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         expert=expert,
-        target_set="cross-attention" if adapters and request.ranks else None,
+        target_set=targets.name if targets else None,
         dynamic=request.dynamic,
         copy=request.copy,
         verify=request.verify,
@@ -88,10 +95,34 @@ def _make_target(
     )
 
 
+def _choose_targets(request: BuildRequest, mode: Mode) -> Targets | None:
+    """Return the layers that were asked for, if an engine's aren't those of its LoRA."""
+    if mode == "full" or (request.loras and not (request.targets and mode == "swappable")):
+        return None
+    return choose_targets(request.config.architecture, request.targets)
+
+
+def _check_within(modules: Sequence[str], adapters: Sequence[AdapterSet]) -> None:
+    """Refuse LoRAs that change layers outside of those which the engine adapts."""
+    outside = [module for s in adapters for module in s.ranks if module not in modules]
+    if outside:
+        fitting = name_smallest([*modules, *outside])
+        raise AdapterError(
+            f"{adapters[0].sources[0][0]} changes {first_and_more(outside)}, outside of --targets",
+            f"add --targets {fitting}" if fitting else f"add --targets {outside[0]}",
+        )
+
+
 def _size_branches(
-    mode: Mode, adapters: Sequence[AdapterSet], asked: int | None
+    mode: Mode,
+    adapters: Sequence[AdapterSet],
+    asked: int | None,
+    modules: Sequence[str] | None,
 ) -> tuple[dict[str, int], int | None]:
-    """Return the rank of every low-rank branch, and the largest that a swappable engine takes."""
+    """Return the rank of every low-rank branch, and the largest that a swappable engine takes.
+
+    A swappable engine has branches at `modules`; by default where its adapters have.
+    """
     if mode == "separate":
         return dict(adapters[0].ranks), None
     if mode != "swappable":
@@ -103,8 +134,8 @@ def _size_branches(
         raise ConfigError(
             f"--max-rank {max_rank} is below the adapter's rank, {largest}", "raise --max-rank"
         )
-    modules = sorted({module for s in adapters for module in s.ranks})
-    return dict.fromkeys(modules, max_rank), max_rank
+    modules = modules or [module for s in adapters for module in s.ranks]
+    return dict.fromkeys(sorted(set(modules)), max_rank), max_rank
 
 
 def _refuse_rest(adapters: Sequence[AdapterSet]) -> None:

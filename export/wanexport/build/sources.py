@@ -22,8 +22,8 @@ from wanexport.lora.adapter import Adapter, split_rest, stacked_ranks
 from wanexport.lora.choose import Choice
 from wanexport.lora.delta import DORA_STRENGTH
 from wanexport.lora.find import find_lora, name_lora, resolve_adapters
-from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
-from wanexport.model.config import Architecture
+from wanexport.lora.random_adapter import seeded_adapter
+from wanexport.lora.targets import Targets, choose_targets
 from wanexport.model.names import module_shapes
 from wanexport.storage.disk import check_disk
 from wanexport.storage.hashes import hash_files
@@ -159,11 +159,13 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
         finetuned = lay_over(trained, base)
         reporter.log(finetuned.laid_over)
     sets = []
+    targets = choose_targets(arch, request.targets)
     for rank in request.ranks:
-        path = made / f"{config.name}-lora-r{rank}-seed{SEED}.safetensors"
+        label = "-".join(filter(None, (f"r{rank}", targets.label)))
+        path = made / f"{config.name}-lora-{label}-seed{SEED}.safetensors"
         if not path.exists():
-            to_make += _seeded_bytes(arch, shapes, rank)
-        sets.append(_seeded_set(path, request, shapes, rank, reporter, dry_run=dry_run))
+            to_make += _seeded_bytes(targets, shapes, rank)
+        sets.append(_seeded_set(path, request, shapes, targets, rank, reporter, dry_run=dry_run))
     if request.loras:
         sets.append(_file_set(request, shapes, reporter))
     return Sources(
@@ -198,30 +200,31 @@ def _seeded_set(
     path: Path,
     request: BuildRequest,
     shapes: Shapes,
+    targets: Targets,
     rank: int,
     reporter: Reporter,
     *,
     dry_run: bool,
 ) -> AdapterSet:
-    arch = request.config.architecture
-    targets = cross_attention_targets(arch)
     if not path.exists() and dry_run:
-        ranks = dict.fromkeys(targets, rank)
-        return AdapterSet("", ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
+        ranks = dict.fromkeys(sorted(targets.modules), rank)
+        return AdapterSet(targets.label, ranks, (), (), (), ((str(path), NOT_MADE, 1.0),), True)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            reporter.bytes(f"random adapter r{rank}", _seeded_bytes(arch, shapes, rank)) as piece,
+            reporter.bytes(
+                f"random adapter r{rank}", _seeded_bytes(targets, shapes, rank)
+            ) as piece,
             locked(path.parent / ".making.lock"),
         ):
             if not path.exists():  # another build may have made it since, and be reading it
-                seeded_adapter(path, shapes, targets, rank, SEED, on_bytes=piece.advance)
-    return _resolve([(path, 1.0)], request, shapes, "", reporter)
+                seeded_adapter(path, shapes, targets.modules, rank, SEED, on_bytes=piece.advance)
+    return _resolve([(path, 1.0)], request, shapes, targets.label, reporter)
 
 
-def _seeded_bytes(arch: Architecture, shapes: Shapes, rank: int) -> int:
+def _seeded_bytes(targets: Targets, shapes: Shapes, rank: int) -> int:
     """Return the bytes of a seeded adapter's tensors, which are bf16."""
-    return sum(2 * rank * sum(shapes[f"{m}.weight"]) for m in cross_attention_targets(arch))
+    return sum(2 * rank * sum(shapes[f"{module}.weight"]) for module in targets.modules)
 
 
 def _file_set(request: BuildRequest, shapes: Shapes, reporter: Reporter) -> AdapterSet:

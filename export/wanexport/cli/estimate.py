@@ -17,6 +17,7 @@ from wanexport.cli.options import (
     Height,
     ModeName,
     Quiet,
+    TargetNames,
     Width,
     choose_modes,
     resolve_config,
@@ -46,6 +47,7 @@ def estimate(
             help="How the engine holds the adapter; repeatable [default: all four].",
         ),
     ] = None,
+    targets: TargetNames = None,
     dtype: EngineDtype = None,
     width: Width = None,
     height: Height = None,
@@ -96,6 +98,7 @@ def estimate(
         config=resolved,
         modes=modes or (MODES if rank else ("full",)),
         ranks=tuple(dict.fromkeys(rank or ())),
+        targets=tuple(targets or ()),
     )
     check_usage(request)
     if json is not None and str(json) != "-":

@@ -39,6 +39,7 @@ def render_costs(
             "forward: each part at the device's full rate or bandwidth, one after another;\n"
             "  no kernel reaches those, so engines are slower\n"
             "LoRA: what an adapter's branch adds to a forward\n"
+            "LoRA on: the same by targets, of a separate engine\n"
             "GB: 10^9 bytes"
         )
     if compiled:
@@ -86,7 +87,12 @@ def _outlook_values(config: Config, outlook: Outlook) -> dict[str, object]:
         }
         for index, cost in enumerate(outlook.costs)
     ]
-    return {**outlook.device.model_dump(mode="json"), "dtype": outlook.dtype, "engines": engines}
+    return {
+        **outlook.device.model_dump(mode="json"),
+        "dtype": outlook.dtype,
+        "engines": engines,
+        "lora_overhead_by_targets": outlook.shares,
+    }
 
 
 def _compiled(costs: Sequence[CompiledCost]) -> str:
@@ -195,6 +201,7 @@ def _device(config: Config, outlook: Outlook) -> str:
     lines += _videos(config, outlook)
     if not all(outlook.fits(i, g) for _, i in _rows(outlook.costs) for g in SHOWN):
         lines.append(f"  M: needs more than its memory, {memory}")
+    lines += _targets(outlook)
     return "\n".join(lines)
 
 
@@ -234,6 +241,19 @@ def _timings(config: Config, outlook: Outlook) -> list[str]:
     context = show_si(outlook.predictions[0]["context"].seconds, "s")
     start = lines[0].rindex("forward")
     return [f"{'':{start}}K/V once per prompt ({context})", *lines]
+
+
+def _targets(outlook: Outlook) -> list[str]:
+    """Return a table of what a separate adapter costs by the layers it sits on and its rank."""
+    ranks = list(next(iter(outlook.shares.values())))
+    if not ranks:
+        return []
+    header = ("LoRA on", *(f"r{rank}" for rank in ranks))
+    rows = [
+        (name, *(f"{100 * share:.2f} %" for share in by_rank.values()))
+        for name, by_rank in outlook.shares.items()
+    ]
+    return ["", *columns([header, *rows])]
 
 
 def _rows(costs: Sequence[Cost]) -> list[tuple[str, int]]:

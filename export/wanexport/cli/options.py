@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanexport.build.request import MODES
+from wanexport.lora.targets import TARGET_SETS
 from wanexport.model.config import Config, list_configs, load_config, override
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Mode
@@ -25,6 +26,10 @@ else:  # typer takes no list of a Literal
 
 def _complete_config(incomplete: str) -> list[str]:
     return [name for name in list_configs() if name.startswith(incomplete)]
+
+
+def _complete_targets(incomplete: str) -> list[str]:
+    return [name for name in TARGET_SETS if name.startswith(incomplete)]
 
 
 ConfigName = Annotated[
@@ -73,6 +78,17 @@ Batch = Annotated[
     typer.Option(
         metavar="N",
         help="Videos per forward [default: the configuration's].",
+        rich_help_panel=MODEL,
+    ),
+]
+TargetNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--targets",
+        metavar="|".join([*TARGET_SETS, "GLOB"]),
+        help="Linear layers that adapters sit on, by set or by a pattern of diffusers' names; "
+        "repeat to add [default: cross-attention, or those of --lora].",
+        autocompletion=_complete_targets,
         rich_help_panel=MODEL,
     ),
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, split_rest, stack_low_rank, stacked_ranks
 from wanexport.lora.delta import Delta
+from wanexport.lora.targets import name_smallest
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.hashes import remember_sha256, sha256_file
 from wanexport.storage.tensor_file import StoredTensor, write_safetensors
@@ -99,7 +100,8 @@ def _check_carried(
         path = next(a.path for a in adapters if absent[0] in a.ranks)
         raise AdapterError(
             f"{path}: the engine has no inputs for {first_and_more(absent)}",
-            "build an engine with this file, which takes adapters of the same modules",
+            "build one that has: wanexport build --mode swappable --targets "
+            f"{name_smallest([*targets, *absent]) or absent[0]}",
         )
     module = max(ranks, key=lambda name: ranks[name])
     if max_rank is not None and ranks[module] > max_rank:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanexport.lora.scales import DIFFUSERS_KEY, DIFFUSERS_PREFIX
-from wanexport.model.config import Architecture
 from wanexport.storage.tensor_file import StoredTensor, write_safetensors
 from wanrt.manifest.fields import Dtype
 from wanrt.storage.dtypes import SAFETENSORS
@@ -19,18 +18,10 @@ if TYPE_CHECKING:
 
 from wanexport.lora.canonical import round_finite
 
-__all__ = ["cross_attention_targets", "seeded_adapter"]
+__all__ = ["seeded_adapter"]
 
-TEXT_TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-IMAGE_TARGETS = ("attn2.add_k_proj", "attn2.add_v_proj")
 # A seeded adapter moves the output of a random weight of N(0, 1/in) by this part of its norm.
 EFFECT = 0.07
-
-
-def cross_attention_targets(arch: Architecture) -> tuple[str, ...]:
-    """Return the modules that an adapter is made for by default, in the model's order."""
-    names = TEXT_TARGETS + (IMAGE_TARGETS if arch.image_dim is not None else ())
-    return tuple(f"blocks.{i}.{name}" for i in range(arch.num_layers) for name in names)
 
 
 def seeded_adapter(

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from wanexport.errors import WanExportError
 from wanexport.inspection import describe_file, format_description
-from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.lora.random_adapter import seeded_adapter
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Config, Size, load_config
 from wanexport.model.names import module_shapes
 
@@ -111,7 +112,7 @@ def test_a_lora_that_fits_nothing_is_held_against_the_nearest(
     width = heads * 128
     arch = I2V_14B.model_copy(update={"num_attention_heads": heads, "added_kv_proj_dim": width})
     path = tmp_path / "lora.safetensors"
-    seeded_adapter(path, module_shapes(arch), cross_attention_targets(arch), 1, seed=0)
+    seeded_adapter(path, module_shapes(arch), select_modules(arch, "cross-attention"), 1, seed=0)
     code, out, _ = wanexport("inspect", path)
     assert code == 1
     (fits,) = (line for line in out.splitlines() if line.startswith("  fits "))

@@ -183,7 +183,7 @@ def test_what_is_no_strength(strength: str) -> None:
 FLAGS = {
     "build": {
         "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--lora-high",
-        "--lora-low", "--skip-image-keys", "--expert", "--dtype", "--backend",
+        "--lora-low", "--skip-image-keys", "--expert", "--targets", "--dtype", "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
@@ -192,8 +192,8 @@ FLAGS = {
         "--no-build-control", "--quiet", "-q",
     },
     "estimate": {
-        "--config", "--rank", "--mode", "--dtype", "--width", "--height", "--frames", "--batch",
-        "--device", "--compiled", "--json", "--force", "--quiet", "-q",
+        "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",
+        "--batch", "--device", "--compiled", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {"--config", "--json"},
     "compare": {

@@ -13,7 +13,7 @@ from studies import I2V, SIZE, build
 
 from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Size
 from wanexport.rivals import load_eager
 from wanrt.bench.jobs import LoadJob
@@ -26,7 +26,7 @@ BATCH = SIZE.model_copy(update={"batch": 2})
 
 @cache
 def lowered(dtype: str = "bf16", batch: int = 1, rank: int = 4) -> ir.Model:
-    ranks = dict.fromkeys(cross_attention_targets(I2V), rank)
+    ranks = dict.fromkeys(select_modules(I2V, "cross-attention"), rank)
     size = SIZE if batch == 1 else BATCH
     return passes.lower_for(trace_graph(GraphSpec(I2V, size, dtype, ranks)), "onnxruntime", dtype)
 

@@ -16,12 +16,12 @@ from wanexport.errors import BuildError
 from wanexport.graph import passes
 from wanexport.graph.fusible.forms import FORMS, lower_for_tensorrt
 from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Size
 
 BF16, FP16 = ir.DataType.BFLOAT16, ir.DataType.FLOAT16
 RANK = 4
-CROSS = cross_attention_targets(I2V)
+CROSS = select_modules(I2V, "cross-attention")
 ALL = (*CROSS, *(
     f"blocks.{i}.{name}" for i in range(I2V.num_layers)
     for name in ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ffn.net.0.proj",

@@ -15,7 +15,7 @@ from studies import FLF2V, I2V, I2V_14B, OTHER_SIZES, SIZE, T2V
 from wanexport.errors import BuildError
 from wanexport.graph import passes
 from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Architecture, Size, load_config
 from wanexport.model.names import module_shapes
 from wanexport.verify.twin import same_structure, small_spec, twin_size, twin_spec
@@ -29,7 +29,7 @@ def lower(model: ir.Model, dtype: str) -> ir.Model:
 
 
 def spec(arch: Architecture, dtype: str = "bf16", rank: int = 0, **options: object) -> GraphSpec:
-    ranks = dict.fromkeys(cross_attention_targets(arch), rank) if rank else {}
+    ranks = dict.fromkeys(select_modules(arch, "cross-attention"), rank) if rank else {}
     size = options.pop("size", SIZE_480P)
     return GraphSpec(arch, size, dtype, ranks, **options)  # type: ignore[arg-type]
 

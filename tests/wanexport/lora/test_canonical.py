@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import Adapter, resolve_adapter
 from wanexport.lora.canonical import write_adapter
-from wanexport.lora.random_adapter import cross_attention_targets, seeded_adapter
+from wanexport.lora.random_adapter import seeded_adapter
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Config, Size, load_config
 from wanrt.manifest.fields import Dtype
 
@@ -132,11 +133,11 @@ def test_refuses(
 
 
 def test_default_targets() -> None:
-    targets = cross_attention_targets(load_config("wan2.1-i2v-14b-480p").architecture)
+    targets = select_modules(load_config("wan2.1-i2v-14b-480p").architecture, "cross-attention")
     assert len(targets) == 240
     assert targets[-1] == "blocks.39.attn2.add_v_proj"
-    assert set(cross_attention_targets(ARCH)) == set(CROSS)
-    assert set(cross_attention_targets(T2V_ARCH)) == set(TEXT_CROSS)
+    assert set(select_modules(ARCH, "cross-attention")) == set(CROSS)
+    assert set(select_modules(T2V_ARCH, "cross-attention")) == set(TEXT_CROSS)
 
 
 @pytest.mark.parametrize("rank", [1, 8, 64])

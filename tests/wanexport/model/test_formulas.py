@@ -6,7 +6,7 @@ from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from wanexport.graph.dit import make_model
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Architecture, load_config
 from wanexport.model.formulas import (
     Dims,
@@ -361,7 +361,7 @@ def count_with_torch(arch: Architecture, size: tuple[int, int, int], batch: int,
     with torch.device("meta"):
         model = make_model(arch, arch.num_layers)
         if rank:
-            targets = list(cross_attention_targets(arch))
+            targets = list(select_modules(arch, "cross-attention"))
             model.add_adapter(LoraConfig(r=rank, target_modules=targets))
         inputs = [
             torch.randn(batch, arch.in_channels, *latent_shape(*size)),
