@@ -23,6 +23,7 @@ from wanexport.verify.built_engine import open_built
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
 from wanrt.bench.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
+from wanrt.engine.stack import AdapterArgument, list_adapters
 from wanrt.errors import EngineError, UnsupportedError
 from wanrt.machine.cores import usable_cores
 from wanrt.manifest.fields import Dtype
@@ -56,13 +57,13 @@ class TorchRival:
         until = "" if self._device == "cpu" else " until synchronized"
         return f"diffusers' forward{until}, inputs resident, inference mode, host clock"
 
-    def swap(self, adapter: Path | str | None) -> None:
+    def swap(self, adapter: AdapterArgument) -> None:
         """Do nothing: a rival has no adapter.
 
         Raises:
             EngineError: one was given.
         """
-        if adapter is not None:
+        if list_adapters(adapter):
             raise EngineError(f"{self._name} takes no adapter")
 
     def time_forward(self) -> float:

@@ -178,6 +178,15 @@ def _strengths(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
     return raw
 
 
+def _stacked(**change: Any) -> Break:
+    def apply(folder: Path, raw: dict[str, Any]) -> None:
+        file = _add_file(folder, "adapter.safetensors")
+        raw["adapters"] = [file | {"rank": 1, "strength": -0.5, "stack": 3} | change]
+        (folder / "engine.json").write_text(json.dumps(raw))
+
+    return apply
+
+
 def _split(change: Callable[[dict[str, Any]], object]) -> Break:
     """Make the engine two graphs, K of the prompt from one to the other; `change` alters it."""
 
@@ -415,6 +424,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
         _emulated(lambda e: e.update(file="e.onnx")), "e.onnx is missing"),
     "emulated without a size": (_emulated(lambda e: e.pop("bytes")), "emulated.bytes"),
     "emulated with more": (_emulated(lambda e: e.update(dtype="fp32")), "emulated.dtype"),
+    "swappable without strengths": (
+        _edit(lambda m: m.update(mode="swappable", max_rank=4)), "an input of role strengths"),
+    "strength no number": (_stacked(strength="1"), "strength"),
+    "stack below zero": (_stacked(stack=-1), "stack"),
     "strengths of another rank": (
         _edit(lambda m: _strengths(m, shape=[3])), "isn't fp32 of [max_rank]"),
     "strengths in fp16": (
@@ -431,6 +444,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
 SOUND: dict[str, Break] = {
     "as it is": _edit(lambda _: None),
     "white space": _edit_text(lambda text: "\n\t " + text + "\r\n"),
+    "strengths": _edit(_strengths),
+    "adapters of a stack": _stacked(),
     "defaults left out": _edit(lambda m: (m.pop("max_rank"), m.pop("adapters"))),
     "nulls": _edit(lambda m: _graph(m)["inputs"][0].update(module=None, range=None)),
     "role named": _edit(lambda m: _graph(m)["inputs"][0].update(role="data")),
@@ -487,10 +502,6 @@ NOT_RUN: dict[str, tuple[Break, str]] = {
     "over two cards": (
         _edit(lambda m: (m.update(cards=2), _input(m, "card"))),
         "this engine is split over 2 cards; this version runs engines of one card"),
-    "stacked": (
-        _edit(_strengths),
-        "this engine takes a strengths input; this version runs adapters at the strength they "
-        "were made with"),
     "quantised": (
         _edit(_quantize),
         "this engine is quantised to fp8; this version runs unquantised engines"),

@@ -297,7 +297,7 @@ class IExecutionContext(real.IExecutionContext):
         for module in engine.plan["modules"]:
             y = y + values["x"] @ values[f"{module}.weight"].T
             if f"{module}.lora_A" in values:
-                down = values["x"] @ values[f"{module}.lora_A"].T
+                down = values["x"] @ values[f"{module}.lora_A"].T * values.get("strengths", 1)
                 y = y + down @ values[f"{module}.lora_B"].T
         arrays["y"][:] = y.astype(arrays["y"].dtype)
         return seconds

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wanrt.engine.stack import AdapterArgument, list_adapters
 from wanrt.errors import EngineError, ResultsError, UnsupportedError
 from wanrt.machine.describe import Machine
 from wanrt.machine.nvml import Clocks
@@ -153,9 +153,9 @@ class FakeEngine:
         """What the script says, the same for every forward."""
         return self._testbed.script.enqueue_s.get(self._name)
 
-    def swap(self, adapter: Path | str | None) -> None:
+    def swap(self, adapter: AdapterArgument) -> None:
         """Change to another row of the script."""
-        self._adapter = Path(adapter).stem if adapter is not None else None
+        self._adapter = "+".join(path.stem for path, _ in list_adapters(adapter)) or None
 
     def time_forward(self) -> float:
         """Return the next scripted time."""

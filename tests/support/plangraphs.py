@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from wanexport.graph import passes
 from wanexport.graph.passes import count_ops
+from wanexport.graph.swappable import make_swappable
 from wanexport.graph.trace import GraphSpec, model_inputs, trace_graph
 from wanexport.lora.targets import select_modules
 from wanexport.model.config import Architecture, Size
@@ -42,7 +43,8 @@ def save_graph(
     model = passes.lower_for(trace_graph(spec), "tensorrt-rtx", dtype)
     if mode == "swappable":
         halves = ("lora_A", "lora_B")
-        passes.to_inputs(model, [f"{module}.{half}" for module in adapted for half in halves])
+        names = [f"{module}.{half}" for module in adapted for half in halves]
+        make_swappable(model, names, rank)
     names = _bind_to_holes(model, folder)
     ir.save(model, folder / "model.onnx")
     shapes = [model_inputs(arch, s, "fp32") for s in (size, *also)] if also else []

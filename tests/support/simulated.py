@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from faketestbed import MACHINE
 
 from wanrt.bench.candidates import Candidate
+from wanrt.engine.stack import AdapterArgument
 from wanrt.machine.describe import Machine
 from wanrt.machine.devices import DeviceRates
 from wanrt.machine.nvml import Clocks
@@ -130,7 +130,7 @@ class SimulatedEngine:
 
     timed, enqueue_s = "a simulated clock", None
 
-    def swap(self, adapter: Path | str | None) -> None:
+    def swap(self, adapter: AdapterArgument) -> None:
         pass
 
     def time_forward(self) -> float:

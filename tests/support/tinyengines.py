@@ -95,10 +95,11 @@ def make_engine(folder: Path, tiny: Tiny) -> Path:
     save_file(tensors, file)
     onnx.save(_model(tiny, tensors, file), folder / "model.onnx")
     adapters = []
-    for rank in tiny.adapters:
+    for stack, rank in enumerate(tiny.adapters):
         path = folder / "adapters" / f"r{rank}.safetensors"
         write_adapter(path, adapter_tensors(rank, tiny.width, tiny.dtype))
-        adapters.append({"file": f"adapters/r{rank}.safetensors", "rank": rank} | _hash(path))
+        file_of = {"file": f"adapters/r{rank}.safetensors", "rank": rank, "stack": stack}
+        adapters.append(file_of | _hash(path))
     manifest = manifest_dict(tiny, _hash(folder / "model.onnx"), _hash(file), adapters)
     manifest["weights"][0]["mtime_ns"] = file.stat().st_mtime_ns
     write_manifest(folder, manifest)
@@ -122,6 +123,9 @@ def manifest_dict(
             inputs.append(
                 {"name": name, "dtype": tiny.dtype, "shape": shape, "role": role, "module": MODULE}
             )
+        inputs.append(
+            {"name": "strengths", "dtype": "fp32", "shape": [tiny.max_rank], "role": "strengths"}
+        )
     return {
         "schema_version": 1,
         "name": tiny.name,
@@ -240,9 +244,18 @@ def _model(tiny: Tiny, tensors: dict[str, Any], file: Path) -> onnx.ModelProto:
         helper.make_tensor_value_info("timestep", TensorProto.FLOAT, [1]),
     ]
     nodes = [helper.make_node("Gemm", ["x", "weight", "bias"], ["base"], transB=1)]
+    down = LORA_A
+    if tiny.mode == "swappable":
+        down = "scaled"
+        nodes += [
+            helper.make_node("Unsqueeze", ["strengths", "axis"], ["column"]),
+            helper.make_node("Cast", [LORA_A], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["wide", "column"], ["strong"]),
+            helper.make_node("Cast", ["strong"], [down], to=kind),
+        ]
     if tiny.mode in ("separate", "swappable"):
         nodes += [
-            helper.make_node("Gemm", ["x", LORA_A], ["down"], transB=1),
+            helper.make_node("Gemm", ["x", down], ["down"], transB=1),
             helper.make_node("Gemm", ["down", LORA_B, "base"], ["total"], transB=1),
         ]
     else:
@@ -255,8 +268,13 @@ def _model(tiny: Tiny, tensors: dict[str, Any], file: Path) -> onnx.ModelProto:
     if tiny.mode == "swappable":
         for role, shape in _lora_shapes(tiny).items():
             inputs.append(helper.make_tensor_value_info(f"{MODULE}.{role}", kind, shape))
+        slots = [tiny.max_rank]
+        inputs.append(helper.make_tensor_value_info("strengths", TensorProto.FLOAT, slots))
     outputs = [helper.make_tensor_value_info("y", kind, [rows, tiny.width])]
-    graph = helper.make_graph(nodes, "tiny", inputs, outputs, _external(tensors, file, kind))
+    held = _external(tensors, file, kind)
+    if tiny.mode == "swappable":
+        held.append(helper.make_tensor("axis", TensorProto.INT64, [1], [1]))
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, held)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
 
 

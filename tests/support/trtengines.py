@@ -162,7 +162,10 @@ def _rows(trt: Trt) -> int | str:
 
 def _inputs(trt: Trt) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"name": "x", "dtype": trt.dtype, "shape": [_rows(trt), WIDTH]}]
-    return found + (_adapter_inputs(trt.dtype) if trt.mode == "swappable" else [])
+    if trt.mode == "swappable":
+        strengths = {"name": "strengths", "dtype": "fp32", "shape": [MAX_RANK]}
+        found += [*_adapter_inputs(trt.dtype), strengths | {"role": "strengths"}]
+    return found
 
 
 def _adapter_inputs(dtype: str) -> list[dict[str, Any]]:
@@ -177,7 +180,7 @@ def _fake_plan(trt: Trt, own: dict[str, Any]) -> dict[str, Any]:
     dynamic = len(trt.workloads) > 1
     specs = {spec["name"]: spec for spec in _inputs(trt)}
     io = {
-        name: {"dtype": TRT[trt.dtype], "input": True, "shape": spec["shape"]}
+        name: {"dtype": TRT[spec["dtype"]], "input": True, "shape": spec["shape"]}
         for name, spec in specs.items()
     }
     for name in ("x", "y"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from wanexport.build.sources import AdapterSet
 from wanexport.build.targets import Target
 from wanexport.graph.trace import GraphSpec
-from wanexport.lora.adapter import touched_parameters
+from wanexport.lora.adapter import at_full_strength, touched_parameters
 from wanexport.lora.canonical import write_adapter
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import ENGINE_DTYPES
@@ -52,8 +52,12 @@ def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) ->
     if target.mode == "merged":
         return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
     branch_dtype = SAFETENSORS[spec.dtype]
+    carried, strengths = adapters.carried, None
+    if target.mode == "swappable":  # strengths are given at run time
+        strengths = tuple(adapter.strength for adapter in carried)
+        carried = tuple(at_full_strength(adapter) for adapter in carried)
     return EngineParameters(
-        checkpoint.tensors, dtypes, adapters.rest, adapters.carried, branch_dtype
+        checkpoint.tensors, dtypes, adapters.rest, carried, branch_dtype, strengths
     )
 
 
@@ -109,22 +113,25 @@ def ship_adapters(
         return ()
     files = []
     (draft / "adapters").mkdir()
-    for adapter in target.adapters:
-        path = draft / adapter.file
-        rank = write_adapter(
-            adapter.carried,
-            path,
-            target.config.dtype,
-            max_rank=target.max_rank,
-            targets=list(target.ranks),
-            on_bytes=on_bytes,
-        )
-        files.append(
-            AdapterFile(
-                file=adapter.file,
-                rank=rank,
-                bytes=path.stat().st_size,
-                sha256=sha256_file(path),
+    for stack, adapters in enumerate(target.adapters):
+        for file, adapter in adapters.files:
+            path = draft / file
+            rank = write_adapter(
+                [adapter],
+                path,
+                target.config.dtype,
+                max_rank=target.max_rank,
+                targets=list(target.ranks),
+                on_bytes=on_bytes,
             )
-        )
+            files.append(
+                AdapterFile(
+                    file=file,
+                    rank=rank,
+                    bytes=path.stat().st_size,
+                    sha256=sha256_file(path),
+                    strength=adapter.strength,
+                    stack=stack,
+                )
+            )
     return tuple(files)

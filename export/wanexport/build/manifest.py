@@ -11,13 +11,14 @@ import onnx_ir as ir
 
 from wanexport.build.reuse import TOOLS
 from wanexport.build.targets import Target
+from wanexport.graph.swappable import STRENGTHS
 from wanexport.graph.trace import model_inputs
 from wanexport.model.config import Config, Size
 from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
-from wanrt.manifest.fields import File, TensorSpec
+from wanrt.manifest.fields import ADAPTER_ROLES, File, TensorSpec
 from wanrt.manifest.origin import Source, Verification
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import AdapterFile, Expert, Graph, Manifest, Workload
@@ -122,12 +123,13 @@ def _spec(value: ir.Value) -> TensorSpec:
     assert value.name is not None and value.shape is not None and value.dtype is not None
     dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
     module, _, part = value.name.rpartition(".")
-    adapter = part in ("lora_A", "lora_B")
+    adapter = part in ADAPTER_ROLES
+    role = part if adapter else STRENGTHS if value.name == STRENGTHS else "data"
     return TensorSpec(
         name=value.name,
         dtype=engine_dtype(value.dtype),
         shape=dims,
-        role=part if adapter else "data",  # type: ignore[arg-type]
+        role=role,  # type: ignore[arg-type]
         module=module if adapter else None,
         range=RANGES.get(value.name),
     )

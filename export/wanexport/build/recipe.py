@@ -24,7 +24,7 @@ from wanexport.build.verifier import Comparer
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
 from wanexport.graph.emulate import emulate
-from wanexport.graph.passes import to_inputs
+from wanexport.graph.swappable import make_swappable
 from wanexport.graph.trace import trace_graph
 from wanexport.storage.disk import check_out
 from wanexport.storage.drafts import draft_folder, sweep_drafts
@@ -122,8 +122,8 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         )
         write_weights(store, target, parameters[0])
         adapters = ship_adapters(draft, target, piece.advance)
-        if target.mode == "swappable":
-            to_inputs(model, target.branch_names)
+        if target.max_rank is not None:
+            make_swappable(model, target.branch_names, target.max_rank)
         store.bind(model)
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)

@@ -128,11 +128,11 @@ def _size_branches(
     if mode != "swappable":
         return {}, None
     _refuse_rest(adapters)
-    largest = max(s.rank or 1 for s in adapters)
+    largest = max(s.slots for s in adapters)
     max_rank = asked or largest
     if max_rank < largest:
         raise ConfigError(
-            f"--max-rank {max_rank} is below the adapter's rank, {largest}", "raise --max-rank"
+            f"--max-rank {max_rank} is below the adapters' rank, {largest}", "raise --max-rank"
         )
     modules = modules or [module for s in adapters for module in s.ranks]
     return dict.fromkeys(sorted(set(modules)), max_rank), max_rank

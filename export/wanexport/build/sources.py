@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +53,7 @@ class AdapterSet:
         carried: the parts of them that a branch can carry.
         rest: the parts that no branch can, merged into the base where that is allowed.
         sources: (path, sha256, strength) of each file.
+        stems: what a file is called in an engine's folder.
     """
 
     name: str
@@ -62,6 +63,7 @@ class AdapterSet:
     rest: tuple[Adapter, ...]
     sources: tuple[tuple[str, str, float], ...]
     random_weights: bool
+    stems: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -69,9 +71,19 @@ class AdapterSet:
         return "-".join(filter(None, (f"r{self.rank}" if self.rank else "", self.name)))
 
     @property
-    def file(self) -> str:
-        """Where a swappable engine's folder has it."""
-        return f"adapters/{self.label}.safetensors"
+    def files(self) -> tuple[tuple[str, Adapter], ...]:
+        """Where a swappable engine's folder has each adapter that is carried."""
+        found: dict[str, Adapter] = {}
+        for adapter in self.carried:
+            name = "-".join(filter(None, (f"r{adapter.max_rank}", self.stems[adapter.path])))
+            again = sum(file.startswith(f"adapters/{name}") for file in found)
+            found[f"adapters/{name}{f'-{again + 1}' if again else ''}.safetensors"] = adapter
+        return tuple(found.items())
+
+    @property
+    def slots(self) -> int:
+        """The rank of a swappable engine that takes all of them side by side."""
+        return sum(adapter.max_rank for adapter in self.carried) or self.rank or 1
 
     @property
     def rank(self) -> int | None:
@@ -219,7 +231,7 @@ def _seeded_set(
         ):
             if not path.exists():  # another build may have made it since, and be reading it
                 seeded_adapter(path, shapes, targets.modules, rank, SEED, on_bytes=piece.advance)
-    return _resolve([(path, 1.0)], request, shapes, targets.label, reporter)
+    return _resolve([(path, 1.0)], {path: targets.label}, request, shapes, targets.label, reporter)
 
 
 def _seeded_bytes(targets: Targets, shapes: Shapes, rank: int) -> int:
@@ -230,11 +242,13 @@ def _seeded_bytes(targets: Targets, shapes: Shapes, rank: int) -> int:
 def _file_set(request: BuildRequest, shapes: Shapes, reporter: Reporter) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
     names = [safe_name(name_lora(path)) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
-    return _resolve(paths, request, shapes, "-".join(names), reporter)
+    stems = {path: safe_name(name_lora(path)) for path, _ in paths}
+    return _resolve(paths, stems, request, shapes, "-".join(names), reporter)
 
 
 def _resolve(
     paths: list[tuple[Path, float]],
+    stems: Mapping[Path, str],
     request: BuildRequest,
     shapes: Shapes,
     name: str,
@@ -268,6 +282,7 @@ def _resolve(
         tuple(rest),
         tuple((str(path), digests[path], strength) for path, strength in paths),
         any(adapter.random_weights for adapter in adapters),
+        stems,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,11 +14,12 @@ from torch import Tensor
 from wanexport.build.sources import AdapterSet
 from wanexport.build.targets import Target
 from wanexport.graph import passes
+from wanexport.graph.swappable import STRENGTHS, make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.storage.dtypes import torch_dtype
-from wanexport.storage.tensor_file import StoredTensor, open_safetensors
+from wanexport.storage.tensor_file import open_safetensors
 from wanexport.verify.compare import Expected, Subject, verify_engine
-from wanexport.verify.plan import verify_plan
+from wanexport.verify.plan import Stacked, verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_reference
 from wanexport.verify.segments import count_bytes
 from wanexport.verify.twin import small_spec, twin_inputs, twin_size, twin_spec
@@ -73,9 +74,9 @@ class Comparer:
         for adapters, of_engine in zip(target.carried, parameters, strict=True):
             expected = self._expect(target, spec, adapters, of_engine, ROUNDED)
             values = {}
-            if target.mode == "swappable":
+            if target.max_rank is not None:
                 assert adapters is not None
-                values = _padded(store.folder / adapters.file, of_engine.branch_specs(target.ranks))
+                values = _fill_slots(store.folder, target, adapters, of_engine)
             with self.reporter.bytes(f"{target.name}: verifying", total) as piece:
                 found.append(verify_engine(subject, values, expected, piece.advance))
         worst = _summarize(found)
@@ -96,12 +97,11 @@ class Comparer:
         Raises:
             VerificationError: its outputs are all zero, not finite, or too far off.
         """
-        expected: dict[str | None, Expected] = {}
+        expected: list[tuple[Stacked, Expected]] = []
         if twin_size(spec.arch, spec.size) == spec.size and spec.dtype in ROUNDED:
             for adapters, of_engine in zip(target.carried, parameters, strict=True):
-                swaps = target.mode == "swappable" and adapters is not None
-                file = adapters.file if adapters is not None and swaps else None
-                expected[file] = self._expect(target, spec, adapters, of_engine, ROUNDED)
+                told = self._expect(target, spec, adapters, of_engine, ROUNDED)
+                expected.append((_stack(folder, target, adapters), told))
         with self.reporter.work(f"{target.name}: running its target"):
             return verify_plan(folder, manifest, twin_inputs(spec), expected)
 
@@ -153,8 +153,8 @@ def _trace(target: Target, spec: GraphSpec) -> ir.Model:
     """Trace a twin and lower it like the engine's graph."""
     dtype = target.config.dtype
     graph = passes.lower_for(trace_graph(spec), target.backend, dtype, target.joined)
-    if target.mode == "swappable":
-        passes.to_inputs(graph, target.branch_names)
+    if target.max_rank is not None:
+        make_swappable(graph, target.branch_names, target.max_rank)
     return graph
 
 
@@ -170,13 +170,28 @@ def _summarize(found: Sequence[Verification]) -> Verification:
     return worst.model_copy(update=changes)
 
 
-def _padded(adapter: Path, pairs: Iterable[tuple[StoredTensor, StoredTensor]]) -> dict[str, Tensor]:
-    """Return values for a swappable engine's inputs as the runtimes make them from the file."""
-    tensors = open_safetensors(adapter).tensors
-    values = {}
-    for spec in chain.from_iterable(pairs):
+def _stack(folder: Path, target: Target, adapters: AdapterSet | None) -> Stacked:
+    """Return what a swappable engine swaps in to compute with adapters."""
+    if target.mode != "swappable" or adapters is None:
+        return ()
+    return tuple((folder / file, adapter.strength) for file, adapter in adapters.files)
+
+
+def _fill_slots(
+    folder: Path, target: Target, adapters: AdapterSet, of_engine: EngineParameters
+) -> dict[str, Tensor]:
+    """Return values for a swappable engine's inputs as the runtimes make them from its files."""
+    assert target.max_rank is not None
+    values = {STRENGTHS: torch.zeros(target.max_rank)}
+    for spec in chain.from_iterable(of_engine.branch_specs(target.ranks)):
         values[spec.name] = torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype))
-        if spec.name in tensors:
-            part = tensors[spec.name].read()
-            values[spec.name][: part.shape[0], : part.shape[1]] = part
+    start = 0
+    for file, adapter in adapters.files:
+        values[STRENGTHS][start : start + adapter.max_rank] = adapter.strength
+        for name, ref in open_safetensors(folder / file).tensors.items():
+            part = ref.read()
+            by_slot = values[name] if name.endswith(".lora_A") else values[name].T
+            rows = part if name.endswith(".lora_A") else part.T
+            by_slot[start : start + len(rows)] = rows
+        start += adapter.max_rank
     return values

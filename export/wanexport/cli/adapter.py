@@ -16,7 +16,7 @@ __all__ = ["adapter"]
 def adapter(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE[:STRENGTH]", help="LoRA files, each with its strength."),
+        typer.Argument(metavar="FILE", help="LoRA files; their ranks add up."),
     ],
     engine: Annotated[
         Path,
@@ -33,7 +33,7 @@ def adapter(
 ) -> None:
     """Convert LoRA files to an adapter that an engine can load.
 
-    Several files are combined into one adapter.
+    Several files are combined into one adapter. Strengths are given where it is loaded.
     """
     from wanexport.lora.convert import make_canonical
     from wanexport.lora.find import parse_lora

@@ -30,7 +30,6 @@ __all__ = [
     "lower_for",
     "name_nodes",
     "share_constants",
-    "to_inputs",
 ]
 
 HINT = "TRT_"  # attributes that tell TensorRT's builder what it may do, not what to compute
@@ -183,14 +182,6 @@ def allow_decomposition(model: ir.Model) -> None:
         if node.op_type == "Attention" and not node.domain:
             name = f"{HINT}decomposable"
             node.attributes[name] = ir.AttrInt64(name, 1)
-
-
-def to_inputs(model: ir.Model, names: list[str]) -> None:
-    """Make initializers (a swappable engine's A and B) inputs of the graph, in that order."""
-    graph = model.graph
-    for name in names:
-        value = graph.initializers.pop(name)
-        graph.inputs.append(value)
 
 
 def check_graph(model: ir.Model, attentions: int) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "at_full_strength",
     "merge_blocks",
     "merge_parameter",
     "resolve_adapter",
@@ -133,6 +134,12 @@ def resolve_adapter(
         resolution.notes,
         skipped,
     )
+
+
+def at_full_strength(adapter: Adapter) -> Adapter:
+    """Return an adapter at strength 1, as canonical files hold it."""
+    deltas = tuple(replace(delta, strength=1.0) for delta in adapter.deltas)
+    return replace(adapter, strength=1.0, deltas=deltas)
 
 
 def touched_parameters(adapters: Iterable[Adapter]) -> set[str]:

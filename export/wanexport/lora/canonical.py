@@ -1,7 +1,7 @@
 """Writing adapter files: canonical ones for engines, and seeded random ones.
 
 `engines/README.md` specifies the canonical adapter: `MODULE.lora_A` [r, in] and `MODULE.lora_B`
-[out, r] in the engine's dtype, scale and strength folded into B.
+[out, r] in the engine's dtype, scale folded into B; strengths are given where it is loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanexport.errors import AdapterError
-from wanexport.lora.adapter import Adapter, split_rest, stack_low_rank, stacked_ranks
+from wanexport.lora.adapter import (
+    Adapter,
+    at_full_strength,
+    split_rest,
+    stack_low_rank,
+    stacked_ranks,
+)
 from wanexport.lora.delta import Delta
 from wanexport.lora.targets import name_smallest
 from wanexport.storage.dtypes import torch_dtype
@@ -42,8 +48,8 @@ def write_adapter(
     """Write the canonical adapter of one or several adapters, one tensor in memory at a time.
 
     Args:
-        adapters: what it is made of; ranks of one module are stacked. Leave out what is merged
-            into the engine's weights (`split_rest`).
+        adapters: what it is made of, at strength 1; ranks of one module are stacked. Leave out
+            what is merged into the engine's weights (`split_rest`).
         path: where.
         dtype: the engine's.
         max_rank: the largest rank the engine takes; None if it takes any.
@@ -58,7 +64,8 @@ def write_adapter(
     """
     ranks = _check_carried(adapters, targets, max_rank)
     groups: dict[str, list[Delta]] = {module: [] for module in ranks}
-    for delta in (delta for adapter in adapters for delta in adapter.deltas):
+    full = map(at_full_strength, adapters)
+    for delta in (delta for adapter in full for delta in adapter.deltas):
         groups[delta.module].append(delta)
     specs = [
         StoredTensor(f"{module}.lora_{half}", SAFETENSORS[dtype], shape)
@@ -71,7 +78,6 @@ def write_adapter(
         "version": VERSION,
         "rank": str(rank),
         "source_sha256": ",".join(sha256_file(adapter.path) for adapter in adapters),
-        "strengths": ",".join(repr(adapter.strength) for adapter in adapters),
         "random_weights": "true" if any(a.random_weights for a in adapters) else "false",
     }
     stacked = chain.from_iterable(stack_low_rank(deltas) for deltas in groups.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanexport.errors import AdapterError, BuildError
+from wanexport.errors import AdapterError, BuildError, UsageError
 from wanexport.lora.adapter import split_rest
 from wanexport.lora.canonical import write_adapter
 from wanexport.lora.find import LoraArgument, find_lora, resolve_adapters
@@ -40,6 +40,11 @@ def make_canonical(
         raise BuildError(
             f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
             "build a swappable one: wanexport build --mode swappable --rank 32",
+        )
+    if strong := next((lora for lora in loras if lora.strength != 1), None):
+        raise UsageError(
+            f"{strong.path}:{strong.strength:g}: an adapter file has no strength of its own",
+            f"give it where it is loaded: wanrt run --adapter {output}:{strong.strength:g}",
         )
     if output.exists() and not force:
         raise BuildError(f"{output} exists", "replace it with --force")

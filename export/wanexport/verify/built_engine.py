@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from pydantic import ValidationError
@@ -14,15 +15,15 @@ from torch import Tensor
 from wanexport.errors import BuildError
 from wanexport.graph import passes
 from wanexport.graph.fusible.joined_branches import joined_modules
+from wanexport.graph.swappable import STRENGTHS, make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.model.config import Architecture, Size
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.twin import same_structure, twin_spec
-from wanrt.engine.adapter import pad_matrix, read_adapter
+from wanrt.engine.stack import Stack, read_stack
 from wanrt.errors import EngineError
-from wanrt.manifest.fields import ADAPTER_ROLES
 from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.schema import Workload
 
@@ -38,7 +39,8 @@ class BuiltEngine:
         arch: the architecture that engine.json names.
         graph: its graph.
         weights: where the bytes of the graph's weights are, by name.
-        adapter: values of a swappable engine's inputs, padded; zeros without an adapter.
+        adapter: values of a swappable engine's inputs, padded, and its strengths; zeros without an
+            adapter.
     """
 
     folder: EngineFolder
@@ -65,6 +67,9 @@ class BuiltEngine:
         module = name.removesuffix(".weight")
         down, up = (self._branch(f"{module}.{role}") for role in ("lora_A", "lora_B"))
         if name.endswith(".weight") and down is not None and up is not None:
+            strengths = self.adapter.get(STRENGTHS)
+            if strengths is not None:
+                down = down * strengths[:, None]
             weight = weight + (up @ down).reshape(weight.shape)
         return weight
 
@@ -103,8 +108,9 @@ class BuiltEngine:
         joined = joined_modules(self.graph)
         traced = trace_graph(twin_spec(spec))
         twin = passes.lower_for(traced, manifest.backend, manifest.dtype, joined)
-        if self.adapter:
-            passes.to_inputs(twin, list(self.adapter))
+        if manifest.max_rank is not None:
+            names = [name for name in self.adapter if name != STRENGTHS]
+            make_swappable(twin, names, manifest.max_rank)
         try:
             same_structure(self.graph, twin)
         except BuildError:
@@ -137,16 +143,15 @@ def open_built(folder: EngineFolder, adapter: Path | None = None) -> BuiltEngine
             "rebuild the engine with this release's wanexport",
         ) from None
     graph = ir.load(folder.path / manifest.forward.file)
-    given = {}
+    stack = Stack()
     if adapter is not None and manifest.adapter_inputs:
-        given = read_adapter(adapter, folder.path, manifest)
+        stack = read_stack(adapter, folder.path, manifest)
     values = {}
     for spec in manifest.forward.inputs:
-        if spec.role in ADAPTER_ROLES:
-            rows, columns = (dim for dim in spec.shape if isinstance(dim, int))
-            padded = pad_matrix(given.get(spec.name), (rows, columns), spec.dtype)
-            values[spec.name] = torch.from_numpy(padded.astype("float32"))
-            values[spec.name] = values[spec.name].to(torch_dtype(spec.dtype))
+        if spec.role != "data":
+            array = np.zeros([dim for dim in spec.shape if isinstance(dim, int)], np.float32)
+            stack.write(spec, array)
+            values[spec.name] = torch.from_numpy(array).to(torch_dtype(spec.dtype))
     weights = _locate_weights(folder, graph.graph)
     _read_constants(folder, graph.graph, weights)
     return BuiltEngine(folder, arch, graph, weights, values)

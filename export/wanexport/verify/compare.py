@@ -11,6 +11,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from wanexport.errors import VerificationError
+from wanexport.graph.swappable import STRENGTHS
 from wanexport.graph.trace import GraphSpec
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import TensorRef
@@ -150,7 +151,7 @@ def _measure(
     spec = subject.spec
     dtype = "fp32" if emulated else twin_spec(spec).dtype
     values = {
-        name: tensor.to(torch_dtype("fp32" if name == "timestep" else dtype))
+        name: tensor.to(torch_dtype("fp32" if name in ("timestep", STRENGTHS) else dtype))
         for name, tensor in {**twin_inputs(spec), **adapter}.items()
     }
     layers = spec.arch.num_layers

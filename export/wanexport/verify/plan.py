@@ -6,7 +6,7 @@ in the graph, which is verified on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,10 @@ from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.manifest.schema import Manifest
 
-__all__ = ["PLAN_FACTOR", "verify_plan"]
+__all__ = ["PLAN_FACTOR", "Stacked", "verify_plan"]
+
+Stacked = tuple[tuple[Path, float], ...]
+"""Files that a swappable engine swaps in together, with their strengths; none: as it is."""
 
 PLAN_FACTOR = 1.5  # of PyTorch's own error in the engine's dtype
 
@@ -30,7 +33,7 @@ def verify_plan(
     folder: Path,
     manifest: Manifest,
     inputs: Mapping[str, Tensor],
-    expected: Mapping[str | None, Expected],
+    expected: Sequence[tuple[Stacked, Expected]],
 ) -> float | None:
     """Run a finished engine folder and return its output's relative L2 error.
 
@@ -38,8 +41,8 @@ def verify_plan(
         folder: the engine folder, engine.json written.
         manifest: what it says.
         inputs: what the expected were asked, in fp32; used if there are expected.
-        expected: what should come out, per adapter file of a swappable engine (None: of an engine
-            as it is); empty if the engine takes other sizes than a reference can be run with.
+        expected: what should come out of each stack of a swappable engine, or of an engine as it
+            is; empty if the engine takes other sizes than a reference can be run with.
 
     Returns:
         The worst error; None without expected: then the outputs are finite and not all zero.
@@ -55,19 +58,18 @@ def verify_plan(
             workload = next(iter(manifest.workloads.values()))
             _run(engine, make_inputs(manifest, workload, seed=0))
             return None
-        return max(_compare(engine, folder, inputs, name, told) for name, told in expected.items())
+        return max(_compare(engine, inputs, stack, told) for stack, told in expected)
 
 
 def _compare(
     engine: Engine,
-    folder: Path,
     inputs: Mapping[str, Tensor],
-    adapter: str | None,
+    stack: Stacked,
     expected: Expected,
 ) -> float:
     assert expected.rounded is not None
-    if adapter is not None:
-        engine.swap(folder / adapter)
+    if stack:
+        engine.swap(stack)
     dtype = torch_dtype(engine.manifest.dtype)
     feeds = {n: v if n == "timestep" else v.to(dtype) for n, v in inputs.items()}
     sample = torch.from_numpy(_run(engine, feeds).astype(np.float32))

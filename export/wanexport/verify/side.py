@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wanexport.graph.swappable import STRENGTHS
 from wanexport.model.config import Size
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.verify.built_engine import BuiltEngine
@@ -130,7 +131,7 @@ class Side:
             twin = engine.make_twin(size)
         dtype = torch_dtype("fp16" if self.dtype == "fp16" else "fp32")
         values = {
-            name: value.to(torch.float32 if name == "timestep" else dtype)
+            name: value.to(torch.float32 if name in ("timestep", STRENGTHS) else dtype)
             for name, value in {**inputs, **engine.adapter}.items()
         }
         total = count_bytes(twin, engine.weights)

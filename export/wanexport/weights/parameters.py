@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,6 +26,7 @@ class EngineParameters:
         merged: adapters merged into the weights (all of them, or what no branch can carry).
         carried: adapters that run as a low-rank branch.
         adapter_dtype: the safetensors dtype of the branch's A and B.
+        strengths: of each of `carried`, where those are given at run time instead of inside B.
     """
 
     refs: Mapping[str, TensorRef]
@@ -33,6 +34,7 @@ class EngineParameters:
     merged: Sequence[Adapter] = ()
     carried: Sequence[Adapter] = ()
     adapter_dtype: str = "F32"
+    strengths: Sequence[float] | None = None
 
     def stored(self, name: str) -> Iterator[Tensor]:
         """Yield a parameter as the engine stores it, merged in fp32, in blocks of rows."""
@@ -51,17 +53,28 @@ class EngineParameters:
         weight = cast_tensor(weight, dtype, self._place(name)).float()
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and self.carried:
-            branch = self.branch(module)
-            if branch is not None:
-                down, up = (tensor.float() for tensor in branch)
-                weight = weight + (up @ down).reshape(weight.shape)
+            for strength, adapters in self._stacks():
+                branch = self.branch(module, adapters)
+                if branch is not None:
+                    down, up = (tensor.float() for tensor in branch)
+                    weight = weight + strength * (up @ down).reshape(weight.shape)
         return weight
 
-    def branch(self, module: str) -> tuple[Tensor, Tensor] | None:
-        """Return A [r, in] and B [out, r] of a module's branch, in the engine's dtype."""
+    def _stacks(self) -> Iterable[tuple[float, Sequence[Adapter]]]:
+        if self.strengths is None:
+            return [(1.0, self.carried)]
+        return zip(self.strengths, ([adapter] for adapter in self.carried), strict=True)
+
+    def branch(
+        self, module: str, adapters: Sequence[Adapter] | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return A [r, in] and B [out, r] of a module's branch, in the engine's dtype.
+
+        Of all that is carried together, or of some of the adapters.
+        """
         deltas = [
             delta
-            for adapter in self.carried
+            for adapter in (self.carried if adapters is None else adapters)
             for delta in adapter.by_parameter.get(f"{module}.weight", ())
         ]
         if not deltas:

@@ -19,7 +19,7 @@ class Candidate:
 
     Args:
         engine: the folder; of a rival, that of the engine whose weights it runs with.
-        adapter: which of a swappable engine's.
+        adapters: of a swappable engine, those that are loaded together.
         skipped: why this machine can't run it.
         failed: why nothing can: a file of it is missing, cut short or was written over.
         label: what tables call it.
@@ -28,7 +28,7 @@ class Candidate:
     """
 
     engine: EngineFolder
-    adapter: AdapterFile | None = None
+    adapters: tuple[AdapterFile, ...] = ()
     skipped: str | None = None
     failed: str | None = None
     label: str = ""
@@ -47,8 +47,13 @@ class Candidate:
 
     @property
     def rank(self) -> int | None:
-        """The adapter's rank, or the engine's own."""
-        return self.adapter.rank if self.adapter else self.manifest.rank
+        """The adapters' rank in all, or the engine's own."""
+        return sum(file.rank for file in self.adapters) or self.manifest.rank
+
+    @property
+    def stack(self) -> tuple[tuple[Path, float], ...]:
+        """What is swapped in: files with their strengths."""
+        return tuple((self.folder / file.file, file.strength) for file in self.adapters)
 
     @property
     def control(self) -> bool:

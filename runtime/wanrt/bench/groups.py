@@ -15,7 +15,7 @@ from wanrt.bench.candidates import Candidate, find_baseline
 from wanrt.bench.stale import find_stale
 from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.manifest.folder import BrokenFolder, EngineFolder, OpenedFolder
-from wanrt.manifest.schema import AdapterFile, Manifest, Workload
+from wanrt.manifest.schema import Manifest, Workload
 from wanrt.results.values import Advice
 
 __all__ = ["BenchPlan", "Group", "plan_bench"]
@@ -135,8 +135,8 @@ def _notes(candidates: Sequence[Candidate], rivals: Sequence[str]) -> tuple[str,
 
 
 def _candidates(engine: EngineFolder, skipped: str | None, failed: str | None) -> list[Candidate]:
-    adapters: Sequence[AdapterFile | None] = engine.manifest.adapters or (None,)
-    return [Candidate(engine, adapter, skipped, failed) for adapter in adapters]
+    stacks = engine.manifest.stacks or ((),)
+    return [Candidate(engine, adapters, skipped, failed) for adapters in stacks]
 
 
 def _explain(error: WanrtError) -> str:
@@ -180,5 +180,5 @@ def _short(candidate: Candidate) -> str:
 
 
 def _long(candidate: Candidate) -> str:
-    adapter = f" {Path(candidate.adapter.file).stem}" if candidate.adapter else ""
-    return f"{candidate.folder.parent.name} {candidate.folder.name}{adapter}"
+    adapters = [Path(file.file).stem for file in candidate.adapters]
+    return " ".join([candidate.folder.parent.name, candidate.folder.name, *adapters])

@@ -16,6 +16,7 @@ from typing import cast
 
 from wanrt.bench.jobs import LoadJob
 from wanrt.bench.wire import Answer, Call, receive_answer, send_request
+from wanrt.engine.stack import AdapterArgument, list_adapters
 from wanrt.errors import EngineError, WanrtError
 
 __all__ = ["Hosted", "open_hosted"]
@@ -73,9 +74,9 @@ class Hosted:
         """The host's seconds of the last timed forward until all of it was enqueued."""
         return cast("float | None", self._ask(("enqueue_s", ())))
 
-    def swap(self, adapter: Path | str | None) -> None:
-        """Load a canonical adapter; None goes back to the base."""
-        self._ask(("swap", (None if adapter is None else str(adapter),)))
+    def swap(self, adapter: AdapterArgument) -> None:
+        """Load canonical adapters; None goes back to the base."""
+        self._ask(("swap", ([(str(path), s) for path, s in list_adapters(adapter)],)))
 
     def time_forward(self) -> float:
         """Run one forward on the bound inputs and return its seconds, measured over there."""

@@ -70,7 +70,7 @@ class LoadSpec:
 @dataclass
 class _Held:
     runner: Runner
-    adapter: Path | None = None
+    stack: tuple[tuple[Path, float], ...] = ()
 
 
 _Loaded = dict[tuple[Path, bool, str | None], _Held]
@@ -189,10 +189,9 @@ def _run_round(
 def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> tuple[float, float | None]:
     """Run an entry's forwards; return the timed one's seconds and the host's share of them."""
     held = loaded[candidate.loads_as]
-    adapter = candidate.folder / candidate.adapter.file if candidate.adapter else None
-    if adapter != held.adapter:
-        held.runner.swap(adapter)
-        held.adapter = adapter
+    if candidate.stack != held.stack:
+        held.runner.swap(candidate.stack)
+        held.stack = candidate.stack
     for _ in range(warmup):
         held.runner.time_forward()
     return held.runner.time_forward(), held.runner.enqueue_s

@@ -21,8 +21,8 @@ from wanrt.manifest.schema import Manifest
 __all__ = ["Answer", "Call", "receive_answer", "receive_request", "send_answer", "send_request"]
 
 Scalar = float | str | None
-Call = tuple[str, tuple[Scalar, ...]]
-"""A member of the loaded `Runner`, and arguments for it."""
+Call = tuple[str, tuple[Scalar | list[tuple[str, float]], ...]]
+"""A member of the loaded `Runner`, and arguments for it; adapters as (file, strength) of each."""
 Answer = Scalar | list[Scalar]
 
 MAX_BYTES = 128 << 20  # engine.json has at most 64 MiB

@@ -18,7 +18,7 @@ from wanrt.terminal.units import show_bytes
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
     from wanrt.manifest.origin import Source, Verification
-    from wanrt.manifest.schema import Manifest
+    from wanrt.manifest.schema import AdapterFile, Manifest
 
 __all__ = ["info", "render_info", "show_sources"]
 
@@ -71,10 +71,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     specs = manifest.forward.inputs
     facts += [("input", _spec(spec)) for spec in specs if spec.role == "data"]
     facts += [("output", _spec(spec)) for spec in manifest.forward.outputs]
-    facts += [
-        ("adapter", f"{adapter.file}: rank {adapter.rank}, {show_bytes(adapter.bytes)}")
-        for adapter in manifest.adapters
-    ]
+    facts += [("adapter", _adapter(adapter)) for adapter in manifest.adapters]
     facts += [
         ("file", f"{file.file}: {show_bytes(file.bytes)}, {file.origin}, {file.storage}")
         for file in manifest.weights
@@ -117,7 +114,13 @@ def _mode(manifest: Manifest) -> str:
         what = f"{manifest.mode}, rank {manifest.rank}"
     else:
         return manifest.mode
-    return f"{what}, on {len(manifest.targets)} modules"
+    named = f" ({manifest.target_set})" if manifest.target_set else ""
+    return f"{what}, on {len(manifest.targets)} modules{named}"
+
+
+def _adapter(adapter: AdapterFile) -> str:
+    strength = "" if adapter.strength == 1 else f", strength {adapter.strength:g}"
+    return f"{adapter.file}: rank {adapter.rank}{strength}, {show_bytes(adapter.bytes)}"
 
 
 def _verified(verification: Verification) -> str:

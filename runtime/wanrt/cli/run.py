@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,10 +55,10 @@ def run(
         ),
     ] = None,
     adapter: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE",
-            help="Adapter to load, made by wanexport adapter.",
+            metavar="FILE[:STRENGTH]",
+            help="Adapter to load, made by wanexport adapter; repeat to load several side by side.",
             rich_help_panel=FILES,
         ),
     ] = None,
@@ -81,9 +81,11 @@ def run(
 
     if save.suffix != ".safetensors":
         raise typer.BadParameter(f"--save writes safetensors: name it {save.stem}.safetensors")
-    if any(given and real_path(given) == real_path(save) for given in (inputs, adapter)):
+    adapters = [parse_adapter(argument) for argument in adapter or ()]
+    sources = [*filter(None, (inputs,)), *(path for path, _ in adapters)]
+    if any(real_path(given) == real_path(save) for given in sources):
         raise typer.BadParameter("the outputs would replace what they are made from")
-    check_writable(save, filter(None, (inputs, adapter)), OUTPUTS, force=force)
+    check_writable(save, sources, OUTPUTS, force=force)
     outputs = run_engine(
         folder,
         device=device_kind(device),
@@ -92,7 +94,7 @@ def run(
         seed=seed,
         inputs=inputs,
         workload=workload,
-        adapter=adapter,
+        adapters=adapters,
         reporter=Reporter(quiet=quiet),
     )
     if bad := next((name for name, array in outputs.items() if not is_finite(array)), None):
@@ -116,7 +118,7 @@ def run_engine(
     seed: int = 0,
     inputs: Path | None = None,
     workload: str | None = None,
-    adapter: Path | None = None,
+    adapters: Sequence[tuple[Path, float]] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Array]:
     """Return the outputs of one forward.
@@ -129,7 +131,7 @@ def run_engine(
         seed: of the random inputs, if no file is given.
         inputs: a safetensors file with the data inputs by name.
         workload: whose shapes to use; the manifest's first by default.
-        adapter: a canonical adapter, for an engine that can swap.
+        adapters: canonical adapters with their strengths, for an engine that can swap.
         reporter: receives progress; silent by default.
 
     Raises:
@@ -159,13 +161,32 @@ def run_engine(
     if emulated:
         reporter.log("emulated: bf16 rounding, fp32 arithmetic")
     with engine:
-        if adapter is not None:
+        if adapters:
             with reporter.work("loading the adapter"):
-                engine.swap(adapter)
+                engine.swap(adapters)
         with reporter.work("running"):
             if inputs is not None:
                 return engine.forward(**read_tensors(inputs))
             return engine.forward(**make_inputs(manifest, manifest.workloads[name], seed))
+
+
+def parse_adapter(argument: str) -> tuple[Path, float]:
+    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
+
+    Raises:
+        AdapterError: the strength isn't a number.
+    """
+    from wanrt.errors import AdapterError
+
+    path, colon, strength = argument.rpartition(":")
+    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
+        return Path(argument), 1.0
+    try:
+        return Path(path), float(strength)
+    except ValueError:
+        raise AdapterError(
+            f"{argument}: {strength!r} is not a strength", "write FILE:0.8"
+        ) from None
 
 
 def read_tensors(path: Path) -> dict[str, Array]:

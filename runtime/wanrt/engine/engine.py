@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal, Protocol, Self
 
+from wanrt.engine.stack import AdapterArgument
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import Array
 
@@ -28,8 +29,8 @@ class Runner(Protocol):
         None where the host computes it, or before there was one.
         """
 
-    def swap(self, adapter: Path | str | None) -> None:
-        """Load a canonical adapter; None goes back to the base."""
+    def swap(self, adapter: AdapterArgument) -> None:
+        """Load a canonical adapter, or several with strengths; None goes back to the base."""
 
     def time_forward(self) -> float:
         """Run one forward on the bound inputs and return its seconds."""
@@ -48,6 +49,9 @@ class Engine(Runner, Protocol):
     @property
     def manifest(self) -> Manifest:
         """What the engine is."""
+
+    def set_strengths(self, strengths: Sequence[float]) -> None:
+        """Change the strengths of the loaded adapters, in the order of the last swap."""
 
     def bind(self, /, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`."""

@@ -23,11 +23,21 @@ def is_finite(array: Array) -> bool:
     return array.dtype.kind in "iub" or bool(np.isfinite(array).all())
 
 
+def largest(array: Array) -> float:
+    """Return the largest absolute value; 0 if there is none."""
+    return float(np.abs(array.astype(np.float32)).max(initial=0.0))
+
+
+def limit(dtype: np.dtype[np.generic]) -> float:
+    """Return the largest value of which a product of two is finite; of fp16, the largest."""
+    return 65504.0 if dtype == np.float16 else 2.0**64
+
+
 def is_usable(array: Array) -> bool:
     """Tell whether all values are finite, and so small that a product of two of them is, too."""
-    limit, bits = LARGEST[array.dtype], 8 * array.itemsize
+    most, bits = LARGEST[array.dtype], 8 * array.itemsize
     if not array.size:
         return True
     signed, unsigned = array.view(f"i{array.itemsize}"), array.view(f"u{array.itemsize}")
     sign = 1 << (bits - 1)
-    return int(signed.max()) <= limit and int(unsigned.max()) <= sign | limit
+    return int(signed.max()) <= most and int(unsigned.max()) <= sign | most

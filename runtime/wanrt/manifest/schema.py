@@ -94,9 +94,14 @@ class WeightFile(File):
 
 
 class AdapterFile(File):
-    """A canonical adapter that ships inside a swappable engine's folder."""
+    """A canonical adapter that ships inside a swappable engine's folder.
+
+    Those of one `stack` are loaded together, each at its `strength`; stacks are alternatives.
+    """
 
     rank: Positive
+    strength: float = 1.0
+    stack: Count = 0
 
 
 class Manifest(Part):
@@ -169,6 +174,8 @@ class Manifest(Part):
             raise ValueError(f"input {strengths[0].name} isn't fp32 of [max_rank]")
         if len(strengths) > 1:
             raise ValueError(f"input {strengths[1].name} is a second of role strengths")
+        if self.mode == "swappable" and not strengths and key in ONE_GRAPH:
+            raise ValueError("mode swappable needs an input of role strengths")
         for spec in graph.inputs:
             if spec.role == "context" and spec.name not in fed:
                 raise ValueError(f"input {spec.name} isn't an output of a context graph")
@@ -212,6 +219,12 @@ class Manifest(Part):
         if plan is not None and plan.swap is not None:
             return plan.swap.inputs
         return tuple(spec for spec in self.forward.inputs if spec.role in ADAPTER_ROLES)
+
+    @property
+    def stacks(self) -> tuple[tuple[AdapterFile, ...], ...]:
+        """The adapters that ship with the engine: those of each stack are loaded together."""
+        numbers = dict.fromkeys(adapter.stack for adapter in self.adapters)
+        return tuple(tuple(a for a in self.adapters if a.stack == number) for number in numbers)
 
     @property
     def files(self) -> list[File]:

@@ -9,15 +9,11 @@ __all__ = ["find_unsupported"]
 
 def find_unsupported(manifest: Manifest) -> str | None:
     """Return the feature that this version can't run, and what it runs instead; or None."""
-    roles = {spec.role for graph in manifest.graphs.values() for spec in graph.inputs}
     quantized = manifest.quantization.scheme if manifest.quantization else ""
     reasons = {
         "has a context graph; this version runs one-graph engines": manifest.is_split,
         f"is split over {manifest.cards} cards; this version runs engines of one card": (
             manifest.cards > 1
-        ),
-        "takes a strengths input; this version runs adapters at the strength they were made with": (
-            "strengths" in roles
         ),
         f"is quantised to {quantized}; this version runs unquantised engines": bool(quantized),
         "has a prefused LoRA; this version runs engines of a base without one": bool(

@@ -25,6 +25,7 @@ from wanexport.lora.find import LoraArgument, parse_lora
 from wanexport.model.names import module_shapes, to_original
 from wanrt.backends.load import load_engine
 from wanrt.engine.inputs import make_inputs
+from wanrt.engine.stack import AdapterArgument
 from wanrt.manifest.read import read_manifest
 
 hub = hubcache.hub  # fixture
@@ -231,7 +232,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("loras"))
 
 
-def run(folder: Path, adapter: Path | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def run(folder: Path, adapter: AdapterArgument = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
     with load_engine(folder) as engine:
         inputs = make_inputs(engine.manifest, engine.manifest.workloads[SIZE.name], seed=7)
         if adapter:
@@ -239,9 +240,9 @@ def run(folder: Path, adapter: Path | None = None) -> tuple[dict[str, np.ndarray
         return inputs, engine.forward(**inputs)["sample"]
 
 
-def shipped(folder: Path) -> Path | None:
-    found = sorted((folder / "adapters").glob("*")) if (folder / "adapters").exists() else []
-    return found[0] if found else None
+def shipped(folder: Path) -> list[tuple[Path, float]]:
+    stacks = read_manifest(folder).stacks
+    return [(folder / file.file, file.strength) for file in stacks[0]] if stacks else []
 
 
 def distance(actual: np.ndarray, expected: torch.Tensor) -> float:
@@ -336,13 +337,11 @@ def test_an_adapter_made_for_an_engine_equals_a_fresh_engine(bench: Bench, tmp_p
     engine = bench.build(tmp_path / "a", {"musubi": 1.0}, modes=("swappable",))["swappable"].path
     for name, strength in {"diffsynth": 0.5, "adaptive": 1.0, "rslora": -1.0}.items():
         path = tmp_path / f"{name}.safetensors"
-        outcome = wanexport(
-            "adapter", f"{bench.file(name)}:{strength}", "--for", engine, "-o", path
-        )
+        outcome = wanexport("adapter", bench.file(name), "--for", engine, "-o", path)
         assert outcome.code == 0, outcome.err
         assert outcome.out == f"saved {path} (rank {RANK})\n"
         fresh = bench.build(tmp_path / name, {name: strength}, modes=("separate",))["separate"]
-        inputs, swapped = run(engine, path)
+        inputs, swapped = run(engine, [(path, strength)])
         _, separate = run(fresh.path)
         assert distance(swapped, torch.from_numpy(separate)) < TOLERANCE
         assert distance(swapped, bench.expect(inputs, {name: strength})) < TOLERANCE
@@ -352,12 +351,25 @@ def test_files_compose_into_one_adapter(bench: Bench, tmp_path: Path) -> None:
     built = bench.build(tmp_path, {"musubi": 1.0}, modes=("swappable",), max_rank=2 * RANK)
     engine = built["swappable"].path
     path = tmp_path / "both.safetensors"
-    files = (f"{bench.file('musubi')}:0.5", bench.file("diffsynth"))
+    files = (bench.file("musubi"), bench.file("diffsynth"))
     outcome = wanexport("adapter", *files, "--for", engine, "-o", path)
     assert outcome.out == f"saved {path} (rank {2 * RANK})\n", outcome.err
     inputs, sample = run(engine, path)
-    expected = bench.expect(inputs, {"musubi": 0.5, "diffsynth": 1.0})
+    expected = bench.expect(inputs, {"musubi": 1.0, "diffsynth": 1.0})
     assert distance(sample, expected) < TOLERANCE
+
+
+def test_an_adapter_file_has_no_strength_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    built = bench.build(tmp_path, {"musubi": 1.0}, modes=("swappable",))
+    path = tmp_path / "half.safetensors"
+    lora = f"{bench.file('musubi')}:0.5"
+    outcome = wanexport("adapter", lora, "--for", built["swappable"].path, "-o", path)
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        f"error: {lora}: an adapter file has no strength of its own",
+        f"hint: give it where it is loaded: wanrt run --adapter {path}:0.5",
+    ]
+    assert not path.exists()
 
 
 def test_loras_of_the_hub_are_called_by_their_repositories(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import wanexport
@@ -66,7 +67,11 @@ def test_a_swappable_engine_takes_more_layers_than_its_lora_has(tmp_path: Path) 
 
 def test_a_lora_brings_its_own_layers_unless_some_are_asked_for(tmp_path: Path) -> None:
     lora = _lora(tmp_path, SELF[:2])
-    options = {"loras": (LoraArgument(str(lora)),), "modes": ("swappable",), "verify": False}
+    options: dict[str, Any] = {
+        "loras": (LoraArgument(str(lora)),),
+        "modes": ("swappable",),
+        "verify": False,
+    }
     build(tmp_path / "engines", **options)
     (manifest,) = manifests(tmp_path / "engines")
     assert manifest.target_set is None

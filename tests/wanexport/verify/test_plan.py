@@ -18,6 +18,7 @@ from wanexport.build.recipe import Built
 from wanexport.errors import VerificationError
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.backends.load import load_engine
+from wanrt.engine.stack import AdapterArgument, list_adapters
 
 sources = folders.sources  # a fixture
 
@@ -28,7 +29,7 @@ class Spoken:
     def __init__(self, sample: Callable[..., np.ndarray]) -> None:
         self.sample = sample
         self.manifest = SimpleNamespace(dtype="fp16")
-        self.swapped: list[Path] = []
+        self.swapped: list[AdapterArgument] = []
 
     def __enter__(self) -> Spoken:
         return self
@@ -36,7 +37,7 @@ class Spoken:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def swap(self, adapter: Path) -> None:
+    def swap(self, adapter: AdapterArgument) -> None:
         self.swapped.append(adapter)
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, np.ndarray]:
@@ -85,7 +86,8 @@ class TestAPlanIsRunOnItsGpu:
         monkeypatch.setattr("wanexport.verify.plan.load_engine", lambda _, **__: spoken)
         with pytest.raises(VerificationError, match="the plan's outputs are off by"):
             self.build(sources, tmp_path / "e", modes=("swappable",), ranks=(4, 8))
-        assert [path.name for path in spoken.swapped] == ["r4.safetensors"]
+        (first,) = map(list_adapters, spoken.swapped)
+        assert [(path.name, strength) for path, strength in first] == [("r4.safetensors", 1.0)]
         assert not engines(tmp_path / "e")
 
     @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,10 @@ from wanrt.backends.onnxruntime.session import (
     to_ortvalue,
     wrap_array,
 )
-from wanrt.engine.adapter import read_adapter
 from wanrt.engine.engine import Engine
 from wanrt.engine.exclusive import InUse, exclusive
 from wanrt.engine.feeds import check_input, check_names
+from wanrt.engine.stack import AdapterArgument, Stack, read_stack
 from wanrt.engine.tensors import resolve_shape, show_shape
 from wanrt.errors import EngineError
 from wanrt.manifest.fields import TensorSpec
@@ -74,6 +75,7 @@ class OrtEngine(Engine):
         self._data = {spec.name: spec for spec in inputs if spec.role == "data"}
         self._adapter = {spec.name: spec for spec in inputs if spec.role != "data"}
         self._buffers = {name: _zeros(spec) for name, spec in self._adapter.items()}
+        self._loaded = Stack()
         self._outputs: dict[str, Array | None] = {}
         self._held: dict[str, ort.OrtValue] = {}
         self._bound = False
@@ -144,26 +146,40 @@ class OrtEngine(Engine):
             }
 
     @exclusive
-    def swap(self, adapter: Path | str | None) -> None:
-        """Load a canonical adapter in place, padded with zeros; None goes back to the base.
+    def swap(self, adapter: AdapterArgument) -> None:
+        """Load canonical adapters in place, side by side; None goes back to the base.
+
+        Args:
+            adapter: one file, at strength 1, or (file, strength) of each.
 
         Raises:
-            AdapterError: not a canonical adapter for this engine; the one loaded before stays.
+            AdapterError: not canonical adapters for this engine, or their ranks are too many; what
+                was loaded before stays.
             EngineError: the engine isn't swappable.
         """
-        io = self._open()
-        if not self._adapter:
-            raise EngineError(
-                f"{self._folder} is a {self._manifest.mode} engine, its adapter is fixed",
-                "build one that can swap: wanexport build --mode swappable --rank 32",
-            )
-        tensors: dict[str, Array] = {}
-        if adapter is not None:
-            tensors = read_adapter(Path(adapter), self._folder, self._manifest)
-        for name, buffer in self._buffers.items():
-            _fill(buffer, tensors.get(name))
+        io = self._open_swappable()
+        stack = read_stack(adapter, self._folder, self._manifest)
+        for name, spec in self._adapter.items():
+            stack.write(spec, self._buffers[name])
+        self._loaded = stack
         if self._device != "cpu":
             self._bind_adapter(io)  # binding is what copies to the device
+
+    @exclusive
+    def set_strengths(self, strengths: Sequence[float]) -> None:
+        """Change the strengths of the loaded adapters, in the order of the last swap; A and B stay.
+
+        Raises:
+            AdapterError: their number is another, or one isn't finite or makes values overflow.
+            EngineError: the engine isn't swappable.
+        """
+        io = self._open_swappable()
+        self._loaded = self._loaded.with_strengths(strengths)
+        for name, spec in self._adapter.items():
+            if spec.role == "strengths":
+                self._loaded.write(spec, self._buffers[name])
+                if self._device != "cpu":
+                    self._bind_input(io, name, wrap_array(self._buffers[name]))
 
     @exclusive
     def time_forward(self) -> float:
@@ -194,6 +210,15 @@ class OrtEngine(Engine):
         if self._io is None:
             raise EngineError(f"{self._folder}: the engine is closed")
         return self._io
+
+    def _open_swappable(self) -> _Io:
+        io = self._open()
+        if not self._adapter:
+            raise EngineError(
+                f"{self._folder} is a {self._manifest.mode} engine, its adapter is fixed",
+                "build one that can swap: wanexport build --mode swappable --rank 32",
+            )
+        return io
 
     def _bind_adapter(self, io: _Io) -> None:
         for name, buffer in self._buffers.items():
@@ -232,15 +257,6 @@ def _dtype(value: ort.OrtValue) -> str:
 
 def _zeros(spec: TensorSpec) -> Array:
     shape = resolve_shape(spec, {})
-    if shape is None or len(shape) != 2:
+    if shape is None or len(shape) != (1 if spec.role == "strengths" else 2):
         raise EngineError(f"adapter input {spec.name} has shape {show_shape(spec.shape)}")
     return np.zeros(shape, NUMPY[spec.dtype])
-
-
-def _fill(buffer: Array, tensor: Array | None) -> None:
-    """Copy an adapter's matrix into the top left of its zero-padded input."""
-    rows, columns = (0, 0) if tensor is None else tensor.shape
-    buffer[rows:] = 0
-    buffer[:rows, columns:] = 0
-    if tensor is not None:
-        buffer[:rows, :columns] = tensor

@@ -6,6 +6,7 @@ It follows the libraries' documentation and runs in tests against a fake of them
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from wanrt.backends.tensorrt.library import fail, open_plan
 from wanrt.backends.tensorrt.memory import Blocks, Scratch
 from wanrt.backends.tensorrt.swap import MergedAdapter, PaddedAdapter, Swapper
 from wanrt.backends.tensorrt.weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
-from wanrt.engine.adapter import read_adapter
 from wanrt.engine.engine import Engine
 from wanrt.engine.exclusive import InUse, exclusive
+from wanrt.engine.stack import AdapterArgument, Stack, read_stack
 from wanrt.errors import EngineError
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import Manifest
@@ -77,6 +78,7 @@ class TrtEngine(Engine):
         self._bound = False
         self._enqueue_s: float | None = None
         self._swapper: Swapper | None = None
+        self._loaded = Stack()
         with ExitStack() as stack:
             self._stream = cuda.create_stream() if stream is None else stream
             if stream is None:
@@ -137,28 +139,39 @@ class TrtEngine(Engine):
         return self._io.read_outputs()
 
     @exclusive
-    def swap(self, adapter: Path | str | None) -> None:
-        """Load a canonical adapter in place; None goes back to what the engine was built with.
+    def swap(self, adapter: AdapterArgument) -> None:
+        """Load canonical adapters in place; None goes back to what the engine was built with.
+
+        Args:
+            adapter: one file, at strength 1, or (file, strength) of each.
 
         Raises:
-            AdapterError: not a canonical adapter for this engine; the one loaded before stays.
+            AdapterError: not canonical adapters for this engine, or their ranks are too many; what
+                was loaded before stays.
             EngineError: the engine can't swap, or the GPU failed; the one before stays, unless
                 putting it back failed as well: then a forward says so.
         """
-        execution = self._open()
-        if self._swapper is None:
-            manifest = self._manifest
-            refit = f" of refit {self._plan.refit}" if manifest.mode == "merged" else ""
-            raise EngineError(
-                f"{self._folder} is a {manifest.mode} engine{refit}, its adapter is fixed",
-                "build one that can swap: wanexport build --mode swappable --rank 32",
-            )
-        tensors = None
-        if adapter is not None:
-            tensors = read_adapter(Path(adapter), self._folder, self._manifest)
-        if self._plan.swap is not None:
-            execution.forget()  # a graph may hold copies of small weights
-        self._swapper.load(tensors)
+        swapper = self._open_swapper()
+        stack = read_stack(adapter, self._folder, self._manifest)
+        self._forget_weights()
+        swapper.load(stack)
+        self._loaded = stack
+
+    @exclusive
+    def set_strengths(self, strengths: Sequence[float]) -> None:
+        """Change the strengths of the loaded adapters, in the order of the last swap.
+
+        A swappable engine's A and B, and its CUDA graphs, stay; a merged one merges again.
+
+        Raises:
+            AdapterError: their number is another, or one isn't finite or makes values overflow.
+            EngineError: as `swap`.
+        """
+        swapper = self._open_swapper()
+        stack = self._loaded.with_strengths(strengths)
+        self._forget_weights()
+        swapper.set_strengths(stack)
+        self._loaded = stack
 
     @exclusive
     def time_forward(self) -> float:
@@ -183,6 +196,21 @@ class TrtEngine(Engine):
             self._bound = False
             self._io.close()
             stack.close()
+
+    def _open_swapper(self) -> Swapper:
+        self._open()
+        if self._swapper is None:
+            manifest = self._manifest
+            refit = f" of refit {self._plan.refit}" if manifest.mode == "merged" else ""
+            raise EngineError(
+                f"{self._folder} is a {manifest.mode} engine{refit}, its adapter is fixed",
+                "build one that can swap: wanexport build --mode swappable --rank 32",
+            )
+        return self._swapper
+
+    def _forget_weights(self) -> None:
+        if self._plan.swap is not None:
+            self._open().forget()  # a graph may hold copies of small weights
 
     def _open(self) -> Execution:
         if self._stack is None:
@@ -227,7 +255,7 @@ class TrtEngine(Engine):
         stack.callback(execution.close)
         if self._adapter:
             padded = PaddedAdapter(self._adapter, self._cuda, self._stream, self._blocks)
-            padded.load(None)
+            padded.load(Stack())
             for key, address in padded.addresses.items():
                 execution.place(key, address)
             self._swapper = padded

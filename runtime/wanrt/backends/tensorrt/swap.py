@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from wanrt.backends.tensorrt.context import Execution
 from wanrt.backends.tensorrt.cuda import Cuda
 from wanrt.backends.tensorrt.library import dtype_name, open_plan
 from wanrt.backends.tensorrt.memory import Blocks, Scratch
 from wanrt.backends.tensorrt.weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
 from wanrt.engine.adapter import pad_matrix
+from wanrt.engine.stack import Stack
 from wanrt.engine.tensors import show_shape
 from wanrt.errors import EngineError, WanrtError
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.plan import MergePlan, Swap, WeightRange
-from wanrt.storage.dtypes import NUMPY, Array
+from wanrt.storage.dtypes import NUMPY, Array, numpy_dtype
 
 __all__ = ["MergedAdapter", "PaddedAdapter", "Swapper"]
 
@@ -33,8 +36,11 @@ Tensors = Mapping[str, Array]
 class Swapper(Protocol):
     """What puts a checked canonical adapter into an engine."""
 
-    def load(self, tensors: Tensors | None) -> None:
-        """Put an adapter's matrices in; None takes them out. A failure leaves those before."""
+    def load(self, stack: Stack) -> None:
+        """Put adapters in; an empty stack takes them out. A failure leaves those before."""
+
+    def set_strengths(self, stack: Stack) -> None:
+        """Change the strengths of the adapters that were loaded last."""
 
     @property
     def needs_reload(self) -> bool:
@@ -54,16 +60,26 @@ class PaddedAdapter:
         self._cuda = cuda
         self._stream = stream
         self.addresses = {
-            spec.name: blocks.take(spec.name, _padded(spec, None).nbytes) for spec in self._specs
+            spec.name: blocks.take(spec.name, _zeros(spec).nbytes) for spec in self._specs
         }
 
-    def load(self, tensors: Tensors | None) -> None:
-        """Copy the matrices to the device, padded with zeros, matrix by matrix."""
+    def load(self, stack: Stack) -> None:
+        """Copy strengths and matrices to the device, padded with zeros, one by one."""
         for spec in self._specs:
-            padded = _padded(spec, (tensors or {}).get(spec.name))
-            address = self.addresses[spec.name]
-            self._cuda.copy_in(address, padded.ctypes.data, padded.nbytes, self._stream)
-            self._cuda.synchronize(self._stream)
+            self._copy(spec, stack)
+
+    def set_strengths(self, stack: Stack) -> None:
+        """Copy the strengths alone."""
+        for spec in self._specs:
+            if spec.role == "strengths":
+                self._copy(spec, stack)
+
+    def _copy(self, spec: TensorSpec, stack: Stack) -> None:
+        values = _zeros(spec)
+        stack.write(spec, values)
+        address = self.addresses[spec.name]
+        self._cuda.copy_in(address, values.ctypes.data, values.nbytes, self._stream)
+        self._cuda.synchronize(self._stream)
 
     @property
     def needs_reload(self) -> bool:
@@ -122,8 +138,9 @@ class MergedAdapter:
         self._held: dict[str, object] = {name: self._own_range(name) for name in swap.base}
         self._unsure: list[str] = []
 
-    def load(self, tensors: Tensors | None) -> None:
-        """Merge and refit what this adapter, or the one before, touches."""
+    def load(self, stack: Stack) -> None:
+        """Merge and refit what these adapters, or those before, touch."""
+        tensors = stack.folded() if stack.adapters else None
         try:
             self._become(tensors)
         except BaseException:
@@ -131,6 +148,10 @@ class MergedAdapter:
                 self._become(self._tensors)
             raise
         self._tensors = tensors
+
+    def set_strengths(self, stack: Stack) -> None:
+        """Merge again: strengths are part of the weights."""
+        self.load(stack)
 
     def close(self) -> None:
         """Free merge plans and buffers."""
@@ -248,7 +269,6 @@ def _merge_shapes(plan: MergePlan) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _padded(spec: TensorSpec, matrix: Array | None) -> Array:
-    rows, columns = spec.shape
-    assert isinstance(rows, int) and isinstance(columns, int)
-    return pad_matrix(matrix, (rows, columns), spec.dtype)
+def _zeros(spec: TensorSpec) -> Array:
+    shape = tuple(dim for dim in spec.shape if isinstance(dim, int))
+    return np.zeros(shape, numpy_dtype(spec.dtype))
