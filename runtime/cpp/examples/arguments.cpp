@@ -6,6 +6,9 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
+#include <iterator>
+#include <sstream>
 
 const char* const kUsage =
     "usage: wanrt-host [options] ENGINE\n"
@@ -16,8 +19,12 @@ const char* const kUsage =
     "  --inputs FILE      inputs by name, safetensors\n"
     "  --seed N           of random inputs otherwise; not those of `wanrt run` [0]\n"
     "  --forwards N       forwards that are timed, after one that isn't [3]\n"
-    "  --adapter FILE     a canonical adapter, or `base`; repeat it to switch between forwards\n"
-    "  --golden FILE      expected outputs, safetensors; the n-th for the n-th adapter\n"
+    "  --adapter FILE[:S][,FILE[:S]...]\n"
+    "                     canonical adapters with their strengths, side by side, or `base`;\n"
+    "                     repeat it to switch between forwards\n"
+    "  --strengths S[,S...]\n"
+    "                     other strengths for the adapters before it, without loading any\n"
+    "  --golden FILE      expected outputs, safetensors; the n-th for the n-th of these two\n"
     "  --tolerance X      relative L2 distance that they may have [0: equal bit by bit]\n"
     "  --workload NAME    whose shapes and tokens count; the first by default\n"
     "  --threads N        of the engine's pool; one per core by default\n"
@@ -48,6 +55,56 @@ double read_number(const char* text) {
   return number;
 }
 
+float read_strength(const std::string& text) {
+  char* end = nullptr;
+  const float number = std::strtof(text.c_str(), &end);
+  if (text.empty() || *end != '\0') {
+    throw UsageError("'" + text + "' isn't a strength");
+  }
+  return number;
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) {
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+// FILE[:STRENGTH]; a colon inside the path is fine.
+std::pair<std::string, float> read_adapter(const std::string& text) {
+  const std::string end = ".safetensors";
+  const std::size_t colon = text.rfind(':');
+  const bool whole =
+      text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+  if (colon == std::string::npos || colon == 0 || whole || std::filesystem::exists(text)) {
+    return {text, 1.0F};
+  }
+  return {text.substr(0, colon), read_strength(text.substr(colon + 1))};
+}
+
+Visit read_adapters(const std::string& text) {
+  Visit visit;
+  visit.name = text;
+  visit.loads = true;
+  if (text == "base") {
+    return visit;
+  }
+  const auto parts = std::filesystem::exists(text) ? std::vector{text} : split(text);
+  std::transform(parts.begin(), parts.end(), std::back_inserter(visit.adapters), read_adapter);
+  return visit;
+}
+
+Visit read_strengths(const std::string& text) {
+  Visit visit;
+  visit.name = "strengths " + text;
+  const auto parts = split(text);
+  std::transform(parts.begin(), parts.end(), std::back_inserter(visit.strengths), read_strength);
+  return visit;
+}
+
 wanrt_device read_device(const std::string& text) {
   if (text != "cpu" && text != "cuda") {
     throw UsageError("'" + text + "' isn't a device: cpu or cuda");
@@ -63,6 +120,7 @@ Arguments read_arguments(int argc, char* const* argv) {
                           {"seed", required_argument, nullptr, 's'},
                           {"forwards", required_argument, nullptr, 'n'},
                           {"adapter", required_argument, nullptr, 'a'},
+                          {"strengths", required_argument, nullptr, 'r'},
                           {"golden", required_argument, nullptr, 'g'},
                           {"tolerance", required_argument, nullptr, 't'},
                           {"workload", required_argument, nullptr, 'w'},
@@ -93,7 +151,10 @@ Arguments read_arguments(int argc, char* const* argv) {
         arguments.forwards = read_count(optarg, 1, INT32_MAX);
         break;
       case 'a':
-        arguments.adapters.emplace_back(optarg);
+        arguments.visits.push_back(read_adapters(optarg));
+        break;
+      case 'r':
+        arguments.visits.push_back(read_strengths(optarg));
         break;
       case 'g':
         arguments.goldens.emplace_back(optarg);
@@ -126,9 +187,12 @@ Arguments read_arguments(int argc, char* const* argv) {
   if (!arguments.version && optind + 1 != argc) {
     throw UsageError("name one engine folder");
   }
-  const std::size_t visits = std::max<std::size_t>(arguments.adapters.size(), 1);
-  if (!arguments.goldens.empty() && arguments.goldens.size() != visits) {
-    throw UsageError("give one --golden per --adapter, or none");
+  if (arguments.visits.empty()) {
+    arguments.visits.emplace_back();
+    arguments.visits.back().name = "forward";
+  }
+  if (!arguments.goldens.empty() && arguments.goldens.size() != arguments.visits.size()) {
+    throw UsageError("give one --golden per --adapter or --strengths, or none");
   }
   arguments.engine = arguments.version ? "" : argv[optind];
   if (!arguments.version && arguments.engine.empty()) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 class UsageError : public std::runtime_error {
@@ -13,9 +14,18 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What is loaded before some forwards: adapters with their strengths, or other strengths alone.
+struct Visit {
+  std::string name;
+  std::vector<std::pair<std::string, float>> adapters;
+  std::vector<float> strengths;  // empty: the adapters are loaded; none of both: as it is
+  bool loads = false;
+};
+
 struct Arguments {
   std::string engine, inputs, workload;
-  std::vector<std::string> adapters, goldens;
+  std::vector<Visit> visits;
+  std::vector<std::string> goldens;
   wanrt_options options = {};
   std::uint64_t seed = 0;
   long forwards = 3;

@@ -19,8 +19,6 @@
 
 namespace {
 
-constexpr const char* kBase = "base";
-
 double tokens_of(const wanrt_workload& workload) {
   return static_cast<double>(workload.tokens) * static_cast<double>(workload.batch);
 }
@@ -129,19 +127,16 @@ void check_finite(wanrt::Engine& engine) {
   }
 }
 
-// Load an adapter, run forwards with it, and compare; return whether the outputs are right.
+// Load adapters, run forwards with them, and compare; return whether the outputs are right.
 bool visit(wanrt::Engine& engine, const Arguments& arguments, std::size_t index, double tokens) {
-  std::string name = "forward";
-  if (!arguments.adapters.empty()) {
-    name = arguments.adapters[index];
-    if (name == kBase) {
-      engine.swap();
-    } else {
-      engine.swap(name);
-    }
+  const Visit& asked = arguments.visits[index];
+  if (asked.loads) {
+    engine.swap(asked.adapters);
+  } else if (!asked.strengths.empty()) {
+    engine.set_strengths(asked.strengths);
   }
   const double seconds = run_forwards(engine, arguments.forwards);
-  std::printf("%s: %.4g ms, %.4g tokens per second\n", visible(name).c_str(), seconds * 1e3,
+  std::printf("%s: %.4g ms, %.4g tokens per second\n", visible(asked.name).c_str(), seconds * 1e3,
               tokens / seconds);
   check_finite(engine);
   return arguments.goldens.empty() ||
@@ -179,7 +174,7 @@ bool run(const Arguments& arguments) {
                             : Inputs(arguments.inputs);
   engine.bind(inputs.tensors());
   bool right = true;
-  for (std::size_t i = 0; i < std::max<std::size_t>(arguments.adapters.size(), 1); ++i) {
+  for (std::size_t i = 0; i < arguments.visits.size(); ++i) {
     right = visit(engine, arguments, i, tokens_of(workload)) && right;
   }
   return right;

@@ -155,21 +155,17 @@ Adapter read_adapter(const std::string& path, const Folder& folder,
               "convert it: wanexport adapter FILE --for " + folder.path + " -o x.safetensors");
 }
 
-void pad_matrix(const View& input, const Matrix* matrix) {
+void pad_matrix(const View& input, const Matrix& matrix) {
   auto* row = static_cast<std::byte*>(input.data);
-  if (matrix == nullptr) {
-    std::memset(row, 0, input.bytes);
-    return;
-  }
   const std::size_t element = dtype_bytes(input.dtype);
   const std::size_t width = static_cast<std::size_t>(input.shape[1]) * element;
-  const std::size_t used = static_cast<std::size_t>(matrix->columns) * element;
-  const std::byte* from = matrix->data.data();
-  for (std::int64_t i = 0; i < matrix->rows; ++i, row += width, from += used) {
+  const std::size_t used = static_cast<std::size_t>(matrix.columns) * element;
+  const std::byte* from = matrix.data.data();
+  for (std::int64_t i = 0; i < matrix.rows; ++i, row += width, from += used) {
     std::memcpy(row, from, used);
     std::memset(row + used, 0, width - used);
   }
-  std::memset(row, 0, static_cast<std::size_t>(input.shape[0] - matrix->rows) * width);
+  std::memset(row, 0, static_cast<std::size_t>(input.shape[0] - matrix.rows) * width);
 }
 
 }  // namespace wanrt::impl

@@ -24,7 +24,7 @@ using Adapter = std::map<std::string, Matrix>;
 Adapter read_adapter(const std::string& path, const Folder& folder,
                      std::set<FileIdentity>& checked);
 
-// Copy a matrix into the top left of a zero-padded input; without one, zeros.
-void pad_matrix(const View& input, const Matrix* matrix);
+// Copy a matrix into the top left of a zero-padded input.
+void pad_matrix(const View& input, const Matrix& matrix);
 
 }  // namespace wanrt::impl

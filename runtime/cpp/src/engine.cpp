@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <iterator>
 #include <tuple>
 #include <utility>
 
@@ -216,27 +217,59 @@ double Engine::time_forward() {
   return seconds;
 }
 
-void Engine::swap(const std::optional<std::string>& adapter) {
+void Engine::swap(const std::vector<wanrt_adapter>& adapters) {
+  require_swappable();
+  Stack next = read_stack(adapters, folder_, checked_adapters_);
+  if (adapter_.empty()) {
+    merge(next);
+  }
+  stack_ = std::move(next);
+  feed({Role::lora_a, Role::lora_b, Role::strengths});
+}
+
+void Engine::set_strengths(const std::vector<float>& strengths) {
+  require_swappable();
+  std::vector<float> before;
+  std::transform(stack_.begin(), stack_.end(), std::back_inserter(before),
+                 [](const Stacked& one) { return one.strength; });
+  impl::set_strengths(stack_, strengths);
+  try {
+    if (adapter_.empty()) {  // they are part of the weights
+      merge(stack_);
+    }
+    feed({Role::strengths});
+  } catch (...) {
+    impl::set_strengths(stack_, before);
+    throw;
+  }
+}
+
+// Merge a stack into a merged engine's weights; none is what it was built with.
+void Engine::merge(const Stack& stack) {
+  backend_->merge(stack.empty() ? std::nullopt
+                                : std::optional(fold(stack, folder_.manifest.adapter_inputs())));
+}
+
+// Write a swappable engine's inputs of some roles.
+void Engine::feed(const std::set<Role>& roles) {
+  const auto chosen = [&](const AdapterInput& input) { return roles.count(input.spec->role) > 0; };
+  for (const AdapterInput& input : adapter_) {
+    if (chosen(input)) {
+      write_slots(stack_, *input.spec, input.view);
+    }
+  }
+  for (const AdapterInput& input : adapter_) {
+    if (chosen(input)) {
+      backend_->load_adapter(input.spec->name, input.view);
+    }
+  }
+}
+
+void Engine::require_swappable() const {
   const Manifest& manifest = folder_.manifest;
   if (manifest.adapter_inputs().empty()) {
     refuse(folder_.path + " is a " + manifest.mode + " engine, its adapter is fixed",
            "build one that can swap: wanexport build --mode swappable --rank 32");
-  }
-  std::optional<Adapter> matrices;
-  if (adapter) {
-    matrices = read_adapter(*adapter, folder_, checked_adapters_);
-  }
-  if (adapter_.empty()) {
-    backend_->merge(std::move(matrices));
-    return;
-  }
-  const Adapter loaded = std::move(matrices).value_or(Adapter());
-  for (const AdapterInput& input : adapter_) {
-    const auto found = loaded.find(input.spec->name);
-    pad_matrix(input.view, found == loaded.end() ? nullptr : &found->second);
-  }
-  for (const AdapterInput& input : adapter_) {
-    backend_->load_adapter(input.spec->name, input.view);
   }
 }
 

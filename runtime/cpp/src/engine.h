@@ -12,6 +12,7 @@
 #include "backend.h"
 #include "file.h"
 #include "manifest/folder.h"
+#include "stack.h"
 #include "tensors.h"
 
 namespace wanrt::impl {
@@ -25,7 +26,8 @@ class Engine {
   [[nodiscard]] View output(std::size_t index);
   void forward();
   [[nodiscard]] double time_forward();
-  void swap(const std::optional<std::string>& adapter);
+  void swap(const std::vector<wanrt_adapter>& adapters);
+  void set_strengths(const std::vector<float>& strengths);
 
  private:
   struct Output {
@@ -47,6 +49,9 @@ class Engine {
   [[nodiscard]] std::map<std::string, View> own_outputs() const;
   void bind_output(Output& output, const Symbols& symbols, const View* given);
   void require_bound() const;
+  void require_swappable() const;
+  void merge(const Stack& stack);
+  void feed(const std::set<Role>& roles);
 
   const Folder& folder_;
   wanrt_device device_;
@@ -55,6 +60,7 @@ class Engine {
   std::vector<AdapterInput> adapter_;
   std::vector<Output> outputs_;
   std::set<FileIdentity> checked_adapters_;
+  Stack stack_;  // what was swapped in last
   bool bound_ = false;
   bool run_ = false;
   std::unique_ptr<Backend> backend_;  // freed first: it refers to the memory above

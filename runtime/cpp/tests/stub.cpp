@@ -4,7 +4,6 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -79,8 +78,13 @@ class Stub final : public Backend {
     }
     float sum = 0;
     for (const auto& [name, view] : inputs_) {
-      if (name != "x" && name != "timestep") {
-        sum = std::accumulate(values(view), values(view) + size(view), sum);
+      if (name == "x" || name == "timestep" || name == "strengths") {
+        continue;
+      }
+      const bool down = name.find("lora_A") != std::string::npos;
+      for (std::size_t i = 0; i < size(view); ++i) {
+        const std::size_t row = i / static_cast<std::size_t>(view.shape[1]);
+        sum += values(view)[i] * (down ? values(inputs_.at("strengths"))[row] : 1);
       }
     }
     const View& x = inputs_.at("x");

@@ -71,7 +71,8 @@ TEST_CASE("an engine in a forward refuses every other call") {
   CHECK(wanrt_bind(engine, nullptr, 0, nullptr, 0, &error) == WANRT_BUSY);
   CHECK(wanrt_output(engine, 0, &output, &error) == WANRT_BUSY);
   CHECK(output.name == nullptr);
-  CHECK(wanrt_swap(engine, nullptr, &error) == WANRT_BUSY);
+  CHECK(wanrt_swap(engine, nullptr, 0, &error) == WANRT_BUSY);
+  CHECK(wanrt_set_strengths(engine, nullptr, 0, &error) == WANRT_BUSY);
   CHECK(wanrt_close(engine, &error) == WANRT_BUSY);
   // what is no call of the engine's
   CHECK(tiny::Json::parse(wanrt_manifest_json(wanrt_engine_manifest(engine)))["name"] ==

@@ -40,7 +40,8 @@ TEST_CASE("null pointers are the host's mistakes") {
   CHECK(wanrt_forward(nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_time_forward(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_output(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
-  CHECK(wanrt_swap(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_swap(nullptr, nullptr, 0, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_set_strengths(nullptr, nullptr, 0, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_tensors_read(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_tensors_get(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_manifest_json(nullptr) == nullptr);

@@ -84,6 +84,7 @@ TEST_CASE("a fixed engine takes none") {
   const tiny::Folder folder([](tiny::Json& m) {
     m["mode"] = "full";
     auto& inputs = m["graphs"]["forward"]["inputs"];
+    inputs.erase(4);
     inputs.erase(3);
     inputs.erase(2);
   });
@@ -113,4 +114,48 @@ TEST_CASE("a swap, smaller ones after it, and back to the base") {
   fed.engine.swap(folder.file("1.safetensors"));
   fed.engine.swap();
   CHECK(fed.first() == 0);
+}
+
+TEST_CASE("adapters side by side, each at its strength") {
+  const tiny::Folder folder;
+  Fed fed(folder);
+  const std::string one = folder.write("1.safetensors", tiny::adapter({kA, kB}));
+  const std::string two = folder.write(
+      "2.safetensors",
+      tiny::adapter({{tiny::kLoraA, {1, 3}, {4, 5, 6}}, {tiny::kLoraB, {3, 1}, {7, 8, 9}}}));
+  fed.engine.swap({{one, 0.5F}, {two, -2.0F}});
+  CHECK(fed.first() == 3 - 30 + 60 + 24);  // B isn't scaled by the stub, nor by the runtime
+  fed.engine.set_strengths({0, 1});
+  CHECK(fed.first() == 15 + 60 + 24);
+  CHECK_THROWS_WITH_AS(fed.engine.set_strengths({1}), "1 strength for 2 adapters", wanrt::Error);
+  CHECK_THROWS_WITH_AS(fed.engine.set_strengths({1, std::nanf("")}),
+                       (two + ": strength nan isn't finite").c_str(), wanrt::Error);
+  CHECK_THROWS_WITH_AS(fed.engine.set_strengths({1, 1e30F}),
+                       (two + ": strength 1e+30 makes its values overflow").c_str(), wanrt::Error);
+  CHECK(fed.first() == 15 + 60 + 24);
+  CHECK_THROWS_WITH_AS(fed.engine.swap({{one, 1}, {two, 1}, {one, 1}}),
+                       "ranks 1 + 1 + 1 = 3, the engine takes up to 2", wanrt::Error);
+  fed.engine.set_strengths({1, 0});
+  CHECK(fed.first() == 6 + 60 + 24);
+  fed.engine.swap();
+  CHECK(fed.first() == 0);
+  fed.engine.set_strengths({});
+  CHECK_THROWS_WITH_AS(fed.engine.set_strengths({1}), "1 strength for 0 adapters", wanrt::Error);
+}
+
+TEST_CASE("lists that a host can't mean") {
+  const tiny::Folder folder;
+  wanrt_engine* engine = nullptr;
+  wanrt_error error;
+  REQUIRE(wanrt_open(folder.path().c_str(), nullptr, &engine, &error) == WANRT_OK);
+  const wanrt_adapter empty = {"", 1};
+  CHECK(wanrt_swap(engine, nullptr, 1, &error) == WANRT_USAGE_ERROR);
+  CHECK(std::string(error.message) == "adapters is a null pointer");
+  CHECK(wanrt_swap(engine, &empty, 1, &error) == WANRT_USAGE_ERROR);
+  CHECK(std::string(error.message) == "adapter is an empty string");
+  CHECK(wanrt_swap(engine, &empty, 5000, &error) == WANRT_USAGE_ERROR);
+  CHECK(std::string(error.message) == "5000 adapters are given, at most 1024 are taken");
+  CHECK(wanrt_set_strengths(engine, nullptr, 1, &error) == WANRT_USAGE_ERROR);
+  CHECK(std::string(error.message) == "strengths is a null pointer");
+  CHECK(wanrt_close(engine, nullptr) == WANRT_OK);
 }

@@ -35,7 +35,11 @@ Json manifest(std::int64_t weight_bytes, std::int64_t mtime_ns) {
        {"dtype", "fp32"},
        {"shape", {3, 2}},
        {"role", "lora_B"},
-       {"module", "to_q"}}};
+       {"module", "to_q"}},
+      {{"name", kStrengths},
+       {"dtype", "fp32"},
+       {"shape", Json::array({2})},
+       {"role", "strengths"}}};
   graph["outputs"] = {{{"name", "y"}, {"dtype", "fp32"}, {"shape", {2, 3}}}};
   return {{"schema_version", 1},
           {"name", "tiny"},

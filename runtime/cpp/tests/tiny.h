@@ -13,8 +13,9 @@ namespace tiny {
 
 using Json = nlohmann::json;
 
-inline constexpr const char* kLoraA = "to_q.lora_A";  // [2, 3]
-inline constexpr const char* kLoraB = "to_q.lora_B";  // [3, 2]
+inline constexpr const char* kLoraA = "to_q.lora_A";    // [2, 3]
+inline constexpr const char* kLoraB = "to_q.lora_B";    // [3, 2]
+inline constexpr const char* kStrengths = "strengths";  // [2]
 
 // A folder that is removed with this object.
 class Folder {

@@ -47,7 +47,7 @@
 
 #define WANRT_API __attribute__((visibility("default")))
 
-#define WANRT_ABI_VERSION 3
+#define WANRT_ABI_VERSION 4
 #define WANRT_MAX_RANK 8
 
 /* In C++ an enumeration of int, so that any value that a C host writes is one to be refused. */
@@ -144,6 +144,12 @@ typedef struct wanrt_options {
   void* progress_context;  /* passed to it */
 } wanrt_options;
 
+/* A canonical adapter's file, and the factor on all that it changes. */
+typedef struct wanrt_adapter {
+  const char* path;
+  float strength;
+} wanrt_adapter;
+
 typedef struct wanrt_manifest wanrt_manifest;
 typedef struct wanrt_engine wanrt_engine;
 typedef struct wanrt_tensors wanrt_tensors;
@@ -223,13 +229,21 @@ WANRT_API wanrt_status wanrt_forward(wanrt_engine* engine, wanrt_error* error);
 WANRT_API wanrt_status wanrt_time_forward(wanrt_engine* engine, double* seconds,
                                           wanrt_error* error);
 
-/* Load a canonical adapter (wanexport adapter) into an engine with adapter inputs, between two
- * forwards. NULL goes back: a swappable engine to the base, a merged one to the adapter that it was
- * built with, bit by bit. A refused file leaves the adapter that was loaded. A file that this
+/* Load canonical adapters (wanexport adapter) into an engine with adapter inputs, between two
+ * forwards: side by side, as long as their ranks add up to at most info.max_rank. None (0) goes
+ * back: a swappable engine to the base, a merged one to the adapter that it was built with, bit by
+ * bit. If one is refused, what was loaded stays, with its strengths. A file that this
  * engine hasn't read before (by device, inode, size and time) is refused if it has values that
  * aren't finite, or is the folder's and not the recorded one. With a stream of the caller's, it
  * must have done what forwards put on it. */
-WANRT_API wanrt_status wanrt_swap(wanrt_engine* engine, const char* adapter, wanrt_error* error);
+WANRT_API wanrt_status wanrt_swap(wanrt_engine* engine, const wanrt_adapter* adapters, size_t count,
+                                  wanrt_error* error);
+
+/* Change the strengths of the loaded adapters alone, one for each in the order of the last
+ * wanrt_swap, between two forwards. A swappable engine's A, B and CUDA graph stay; a merged one
+ * merges again. 0 is the base bit by bit. */
+WANRT_API wanrt_status wanrt_set_strengths(wanrt_engine* engine, const float* strengths,
+                                           size_t count, wanrt_error* error);
 
 /* Read a safetensors file into memory: inputs, or expected outputs. The caller frees *tensors. */
 WANRT_API wanrt_status wanrt_tensors_read(const char* path, wanrt_tensors** tensors,

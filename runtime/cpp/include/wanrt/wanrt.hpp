@@ -6,6 +6,8 @@
 //   engine.forward();
 //   wanrt::Tensor sample = engine.output(0);  // sample.values<float>(), sample.sizes()
 //   engine.swap("adapter.safetensors");       // between two forwards; swap() is the base again
+//   engine.swap({{"a.safetensors", 0.9F}, {"b.safetensors", -0.3F}});
+//   engine.set_strengths({0.5F, 0});          // of these two, without touching A and B
 //
 // What wanrt.h says about ownership, lifetimes and threads holds here too. Handles move and don't
 // copy; a moved-from handle may only be destroyed or assigned to.
@@ -277,9 +279,21 @@ class Engine {
     return tensor;
   }
 
-  // Load a canonical adapter; without one, go back to the base.
-  void swap(const std::string& adapter) { call(wanrt_swap, handle_.get(), adapter.c_str()); }
-  void swap() { call(wanrt_swap, handle_.get(), static_cast<const char*>(nullptr)); }
+  // Load canonical adapters side by side, each with its strength; without one, go back to the base.
+  void swap(const std::vector<std::pair<std::string, float>>& adapters) {
+    std::vector<wanrt_adapter> list;
+    for (const auto& [path, strength] : adapters) {
+      list.push_back({path.c_str(), strength});
+    }
+    call(wanrt_swap, handle_.get(), static_cast<const wanrt_adapter*>(list.data()), list.size());
+  }
+  void swap(const std::string& adapter, float strength = 1) { swap({{adapter, strength}}); }
+  void swap() { swap(std::vector<std::pair<std::string, float>>()); }
+
+  // Change the strengths alone, in the order of the last swap.
+  void set_strengths(const std::vector<float>& strengths) {
+    call(wanrt_set_strengths, handle_.get(), strengths.data(), strengths.size());
+  }
 
   // Free the engine, which is then as if moved from. The destructor does the same, but can't tell
   // that another thread is in a call: then the engine stays in memory for good.

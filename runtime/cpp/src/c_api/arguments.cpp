@@ -13,6 +13,7 @@ namespace wanrt::impl {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr std::size_t kMaxAdapters = 1024;
 
 bool read_flag(int value, const char* name) {
   if (value != 0 && value != 1) {
@@ -49,6 +50,16 @@ void check_tensor(const wanrt_tensor& tensor) {
   if (address % dtype_bytes(tensor.dtype) != 0) {
     refuse_usage(name + "'s memory doesn't begin at a multiple of " +
                  std::to_string(dtype_bytes(tensor.dtype)) + ", the bytes of one value");
+  }
+}
+
+void check_count(const void* list, std::size_t count, const char* name) {
+  if (count > kMaxAdapters) {
+    refuse_usage(std::to_string(count) + " " + name + " are given, at most " +
+                 std::to_string(kMaxAdapters) + " are taken");
+  }
+  if (count > 0) {
+    require(list, name);
   }
 }
 
@@ -111,6 +122,19 @@ std::map<std::string, View> read_views(const wanrt_tensor* tensors, std::size_t 
     }
   }
   return views;
+}
+
+std::vector<wanrt_adapter> read_adapters(const wanrt_adapter* adapters, std::size_t count) {
+  check_count(adapters, count, "adapters");
+  for (const wanrt_adapter* one = adapters; one != adapters + count; ++one) {
+    require_text(one->path, "adapter");
+  }
+  return {adapters, adapters + count};
+}
+
+std::vector<float> read_strengths(const float* strengths, std::size_t count) {
+  check_count(strengths, count, "strengths");
+  return {strengths, strengths + count};
 }
 
 }  // namespace wanrt::impl

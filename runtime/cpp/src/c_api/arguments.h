@@ -22,4 +22,8 @@ std::map<std::string, View> read_views(const wanrt_tensor* tensors, std::size_t 
                                        const std::vector<const TensorSpec*>& known,
                                        const std::string& kind);
 
+// Adapters with their strengths, and strengths alone; of more than kMaxAdapters none is looked at.
+std::vector<wanrt_adapter> read_adapters(const wanrt_adapter* adapters, std::size_t count);
+std::vector<float> read_strengths(const float* strengths, std::size_t count);
+
 }  // namespace wanrt::impl

@@ -1,6 +1,5 @@
 // Engines of the C ABI.
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -101,10 +100,18 @@ wanrt_status wanrt_time_forward(wanrt_engine* engine, double* seconds, wanrt_err
   });
 }
 
-wanrt_status wanrt_swap(wanrt_engine* engine, const char* adapter, wanrt_error* error) {
+wanrt_status wanrt_swap(wanrt_engine* engine, const wanrt_adapter* adapters, size_t count,
+                        wanrt_error* error) {
   return guard(error, [&] {
     const Claim claim(engine);
-    claim->swap(adapter == nullptr ? std::nullopt
-                                   : std::optional(require_text(adapter, "adapter")));
+    claim->swap(read_adapters(adapters, count));
+  });
+}
+
+wanrt_status wanrt_set_strengths(wanrt_engine* engine, const float* strengths, size_t count,
+                                 wanrt_error* error) {
+  return guard(error, [&] {
+    const Claim claim(engine);
+    claim->set_strengths(read_strengths(strengths, count));
   });
 }

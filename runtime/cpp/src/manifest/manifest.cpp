@@ -104,6 +104,12 @@ FileEntry read_adapter_file(const Json& value, const std::string& place) {
   Object object(value, place);
   FileEntry file = read_file_entry(object);
   object.count("rank", 1);
+  if (object.has("strength")) {
+    read_number(object.need("strength"), object.place("strength"));
+  }
+  if (object.has("stack")) {
+    object.count("stack");
+  }
   object.done();
   return file;
 }
@@ -152,6 +158,9 @@ void check_roles(const std::string& key, const Graph& graph, const Manifest& man
     if (!problem.empty()) {
       refuse_at("engine.json", "input " + spec.name + " " + std::string(problem));
     }
+  }
+  if (manifest.mode == "swappable" && !strengths && key == "forward") {
+    refuse_at("engine.json", "mode swappable needs an input of role strengths");
   }
 }
 

@@ -41,7 +41,7 @@ class Merger::Computation {
         engine_(tensorrt.load(plan.file)),
         forward_(tensorrt, *engine_, false) {}
 
-  void run(const std::byte* weight, const Matrix* a, const Matrix* b, void* merged,
+  void run(const std::byte* weight, const Matrix& a, const Matrix& b, void* merged,
            cudaStream_t stream) {
     pad_matrix({WANRT_FP32, WANRT_HOST, {rank_, columns_}, padded_a_.data(), padded_a_.size()}, a);
     pad_matrix({WANRT_FP32, WANRT_HOST, {rows_, rank_}, padded_b_.data(), padded_b_.size()}, b);
@@ -193,7 +193,7 @@ void Merger::supply(const std::string& name, const State& state, Batch& batch) {
   const Module& module = modules_.at(name);
   std::byte* merged = batch.add(bytes);
   computation(module, range)
-      .run(weights_.at(range), &state.adapter.at(module.a->name), &state.adapter.at(module.b->name),
+      .run(weights_.at(range), state.adapter.at(module.a->name), state.adapter.at(module.b->name),
            merged, stream_.get());
   batch.refit.give(name, range.dtype, merged, bytes, nvinfer1::TensorLocation::kDEVICE);
 }

@@ -144,9 +144,14 @@ void sum(const Call& call) {
     total = std::accumulate(values.begin(), values.end(), total);
   }
   for (const auto& [name, shape] : call.shapes) {
-    if (name != "x" && name != "timestep") {
-      const float* values = call.addresses.at(name);
-      total = std::accumulate(values, values + count(shape), total);
+    if (name == "x" || name == "timestep" || name == "strengths") {
+      continue;
+    }
+    const bool down = name.find("lora_A") != std::string::npos;
+    const float* values = call.addresses.at(name);
+    for (std::size_t i = 0; i < count(shape); ++i) {
+      const std::size_t row = i / static_cast<std::size_t>(shape[1]);
+      total += values[i] * (down ? call.addresses.at("strengths")[row] : 1);
     }
   }
   const float* x = call.addresses.at("x");

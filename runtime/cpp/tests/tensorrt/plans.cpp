@@ -96,6 +96,7 @@ void fix_adapter(Json& manifest, const char* mode) {
   manifest["rank"] = 2;
   manifest["max_rank"] = nullptr;
   Json& inputs = manifest["graphs"]["forward"]["inputs"];
+  inputs.erase(4);
   inputs.erase(3);
   inputs.erase(2);
 }
@@ -131,6 +132,7 @@ tiny::Folder swappable(const Change& change) {
   return make([&](Json& plan, Json& manifest) {
     plan["inputs"][tiny::kLoraA] = {{"shapes", Json::array({{2, 3}})}};
     plan["inputs"][tiny::kLoraB] = {{"shapes", Json::array({{3, 2}})}};
+    plan["inputs"][tiny::kStrengths] = {{"shapes", Json::array({Json::array({2})})}};
     change(plan, manifest);
   });
 }

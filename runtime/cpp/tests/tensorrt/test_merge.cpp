@@ -66,6 +66,12 @@ TEST_CASE("adapters come and go in place") {
   m.fed.engine.swap(m.folder.write("0.safetensors", tiny::adapter({})));
   CHECK(m.fed.run() == kBase);
   CHECK(fake::state().merges == 3);
+  m.fed.engine.swap({{m.one, 2}, {m.one, -1}});
+  CHECK(m.fed.run() == kBase + kDelta);
+  CHECK(m.refitted([&] { m.fed.engine.set_strengths({2, 0}); }) == 1);
+  CHECK(m.fed.run() == kBase + 2 * kDelta);
+  CHECK(refusal(m.fed.engine, m.folder.file("none")) != "nothing");
+  CHECK(m.fed.run() == kBase + 2 * kDelta);
   m.fed.engine.swap();
   CHECK(m.fed.run() == kOwn);
   CHECK(m.refitted([&] { m.fed.engine.swap(); }) == 0);

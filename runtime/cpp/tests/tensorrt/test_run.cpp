@@ -246,6 +246,10 @@ TEST_CASE("a swap changes values, not addresses") {
   CHECK(fed.run() == kOwn + 66);
   CHECK_THROWS_AS(fed.engine.swap(folder.file("none")), wanrt::Error);
   CHECK(fed.run() == kOwn + 66);
+  fed.engine.set_strengths({0.5F});
+  CHECK(fed.run() == kOwn + 63);  // A's values at half strength
+  fed.engine.swap({{adapter, 1}, {adapter, -1}});
+  CHECK(fed.run() == kOwn + 120);
   fed.engine.swap();
   CHECK(fed.run() == kOwn);
   CHECK(fake::state().captures == 1);
