@@ -444,7 +444,6 @@ BROKEN: dict[str, tuple[Break, str]] = {
 SOUND: dict[str, Break] = {
     "as it is": _edit(lambda _: None),
     "white space": _edit_text(lambda text: "\n\t " + text + "\r\n"),
-    "strengths": _edit(_strengths),
     "adapters of a stack": _stacked(),
     "defaults left out": _edit(lambda m: (m.pop("max_rank"), m.pop("adapters"))),
     "nulls": _edit(lambda m: _graph(m)["inputs"][0].update(module=None, range=None)),
