@@ -53,7 +53,7 @@ def count_operator(kernel: Kernel) -> tuple[int, str | None]:
 def _matrices(kernel: Kernel) -> tuple[int, int, int, Operand | None]:
     """Return rows, depth, columns and the weight of [rows, depth] x [depth, columns].
 
-    Its first input is x, its weight lies either way round, and a third input is added.
+    Its first input is x, its weight may be either way round, and a third input is added.
     """
     if not kernel.inputs or len(kernel.outputs) != 1:
         raise _unknown(kernel)
