@@ -58,7 +58,7 @@ class Profile:
 
     Args:
         kernels: its operators, in the order in which they ran.
-        seconds: from its beginning to its end, what lies between operators included.
+        seconds: from its beginning to its end, with what happens between operators.
     """
 
     kernels: tuple[Kernel, ...]
