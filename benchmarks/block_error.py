@@ -5,7 +5,7 @@
 Builds engines of the stem, one layer and the head (random weights, bf16) as exported and with the
 forms, as compiled_block.py does, and keeps what the build's own verification finds: the error of
 the graph, emulated in bf16, to diffusers' model in fp32, beside torch's own in bf16, and what is
-left of it without rounding. Writes benchmarks/results/block_error.{json,md}. Takes 20 minutes.
+left of it without rounding. Writes benchmarks/results/block_error.{json,md}. Takes ten minutes.
 """
 
 from __future__ import annotations

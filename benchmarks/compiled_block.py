@@ -181,8 +181,8 @@ HEAD = f"""# One block of I2V-14B in compiled plans
 `python benchmarks/compiled_block.py`: stem, one layer and head of {CONFIG} in bf16 (one
 table: fp16), built by TensorRT-RTX 1.7.1.116 without a GPU and read as `wanrt explain` reads them.
 GB (10^9 bytes) that the kernels move, each operand of a kernel once; to full: of the same forms,
-size and capability. The bound is the time that the kernels take at best, one after the other, on the
-card that is named. It is worked out from the plan, not measured. Merged engines have the kernels of
+size and capability. The bound is the time that the kernels take at best, one after the other, on
+the card that is named: worked out from the plan, not measured. Merged engines have the kernels of
 full ones: checked on tiny engines by tests/system/test_real_plans.py.
 """
 PLAIN = {"size": "480p", "capability": "12.0", "layers": 1, "dtype": "bf16"}
