@@ -152,10 +152,10 @@ def test_an_adapter_is_of_its_engine_s_expert(pairs: dict[str, Path], tmp_path: 
             assert refused.code == 1
             assert "--skip-image-keys" in refused.err
         assert wanexport(*convert, "--skip-image-keys").code == 0
-        assert load_file(out)[f"{Q}.lora_A"].unique().tolist() == [value]
+        a = load_file(out)[f"{Q}.lora_A"]
+        assert torch.equal(a, torch.full_like(a, value))
         with safe_open(out, "pt") as file:
-            skipped = file.metadata()["skipped_keys"]
-        assert (image in skipped) == (value == 0.5)
+            assert image in file.metadata()["skipped_keys"]
         assert read_adapter(out, engine.path, read_manifest(engine.path))
 
 
