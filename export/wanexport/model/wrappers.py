@@ -51,7 +51,7 @@ def strip_wrappers(name: str) -> tuple[str, str]:
 
 
 def is_stray(name: str, values: int) -> bool:
-    """Tell whether a name with so many values is no weight's: `iteration`, `version`, markers."""
+    """Tell whether a tensor of this name and size is a stray marker: `iteration`, `version`."""
     return "." not in name and not is_known(name) and values <= MARKER_VALUES
 
 
