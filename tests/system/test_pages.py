@@ -30,7 +30,7 @@ SHOWN = [command for page in PAGES for command in shown_commands(page)]
 FOREIGN = {"--help", "--extra-index-url", "--builderOptimizationLevel", "--memPoolSize",
            "--maxAuxStreams", "--hardwareCompatibilityLevel", "--versionCompatible",
            "--allowWeightStreaming", "--ignore-external-data", "--cflags", "--libs",
-           "--work"}  # fmt: skip
+           "--work", "--hypothesis-profile"}  # fmt: skip
 """Flags of other programs, and trtexec's spelling of ours."""
 
 

@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from wanexport.errors import CheckpointError
+from wanexport.model.unsupported import OTHER_INPUTS, TI2V, TI2V_REASON, TI2V_WIDTH
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
 
-__all__ = ["refuse_class", "refuse_foreign", "refuse_lora", "refuse_other_part"]
+__all__ = ["has_base", "refuse_class", "refuse_foreign", "refuse_lora", "refuse_other_part"]
 
 CLASSES = ("WanTransformer3DModel", "WanModel")
 LORA_KEY = re.compile(r"\.(lora_|lokr_|hada_|dora_scale|diff$|diff_[bm]$)|^lora_unet_|^lycoris_")
-_OTHER_INPUTS = "it takes inputs that Wan's text- and image-to-video models don't have"
 # keys -> which model has them, and why that isn't the model it grew out of
 MODELS = (
-    (r"(^|\.)vace_", "a VACE model", _OTHER_INPUTS),
+    (r"(^|\.)vace_", "a VACE model", OTHER_INPUTS),
     (r"\.to_gate_compress\.", "a VSA model (FastVideo's video sparse attention)",
      "its attention is sparse: the same weights in full attention are another model"),
-    (r"(^|\.)control_adapter\.", "a Fun-Control-Camera model", _OTHER_INPUTS),
-    (r"(^|\.)ref_conv\.", "a Fun-Control model with a reference image", _OTHER_INPUTS),
-    (r"(^|\.)fps_(embedding|projection)\.", "a SkyReels-V2 diffusion-forcing model", _OTHER_INPUTS),
-    (r"(^|\.)(casual_audio_encoder|audio_injector)\.", "Wan2.2-S2V", _OTHER_INPUTS),
+    (r"(^|\.)control_adapter\.", "a Fun-Control-Camera model", OTHER_INPUTS),
+    (r"(^|\.)ref_conv\.", "a Fun-Control model with a reference image", OTHER_INPUTS),
+    (r"(^|\.)fps_(embedding|projection)\.", "a SkyReels-V2 diffusion-forcing model", OTHER_INPUTS),
+    (r"(^|\.)(casual_audio_encoder|audio_injector)\.", "Wan2.2-S2V", OTHER_INPUTS),
     (r"(^|\.)(face_adapter|motion_encoder|pose_patch_embedding)\.", "Wan2.2-Animate",
-     _OTHER_INPUTS),
+     OTHER_INPUTS),
     (r"(^|\.)(audio_cross_attn|audio_proj|audio_model)\.",
-     "a model of speech (MultiTalk, InfiniteTalk, HuMo)", _OTHER_INPUTS),
-    (r"(^|\.)(dwpose_embedding|randomref_embedding_pose)\.", "UniAnimate-DiT", _OTHER_INPUTS),
-    (r"\.(cam_encoder|projector)\.", "ReCamMaster", _OTHER_INPUTS),
+     "a model of speech (MultiTalk, InfiniteTalk, HuMo)", OTHER_INPUTS),
+    (r"(^|\.)(dwpose_embedding|randomref_embedding_pose)\.", "UniAnimate-DiT", OTHER_INPUTS),
+    (r"\.(cam_encoder|projector)\.", "ReCamMaster", OTHER_INPUTS),
 )  # fmt: skip
 CHANNELS = {
     48: "a Fun-Control model (48 input channels: video, control video and reference)",
     52: "a Wan2.2-Fun-Control model (52 input channels)",
 }
-TI2V = "Wan2.2 TI2V-5B"
-TI2V_WIDTH = 3072
-EACH_ITS_TIMESTEP = (
-    "every token has a timestep of its own there; the engines' graph has one per sample"
-)
 OTHER_PARTS = (  # of a pipeline, given where its DiT is meant
     (r"(token_embedding|shared|encoder\.embed_tokens)\.weight$", "a text encoder"),
     (r"^(encoder|decoder)\.(conv1|conv_in|downsamples|upsamples|middle|mid_block|up_blocks)\b",
@@ -52,9 +47,9 @@ def refuse_class(config: Mapping[str, object], where: str) -> None:
     """Refuse a checkpoint whose config.json says that it is of another class."""
     name, kind = str(config.get("_class_name", CLASSES[0])), config.get("model_type")
     if "VACE" in name.upper() or kind == "vace":
-        raise CheckpointError(f"{where} is a VACE model, which isn't supported", _OTHER_INPUTS)
+        raise CheckpointError(f"{where} is a VACE model, which isn't supported", OTHER_INPUTS)
     if kind == "ti2v":
-        raise CheckpointError(f"{where} is {TI2V}, which isn't supported", EACH_ITS_TIMESTEP)
+        raise CheckpointError(f"{where} is {TI2V}, which isn't supported", TI2V_REASON)
     if "CAUSAL" in name.upper():
         raise CheckpointError(
             f"{where} is a causal Wan ({name}), which isn't supported",
@@ -78,10 +73,10 @@ def refuse_foreign(stored: Mapping[str, TensorRef], where: str) -> None:
     stems = [ref for name, ref in stored.items() if name.endswith("patch_embedding.weight")]
     for width, channels in (ref.shape[:2] for ref in stems if len(ref.shape) == 5):
         if channels == 48 and width == TI2V_WIDTH:
-            raise CheckpointError(f"{where} is {TI2V}, which isn't supported", EACH_ITS_TIMESTEP)
+            raise CheckpointError(f"{where} is {TI2V}, which isn't supported", TI2V_REASON)
         if channels in CHANNELS:
             raise CheckpointError(
-                f"{where} is {CHANNELS[channels]}, which isn't supported", _OTHER_INPUTS
+                f"{where} is {CHANNELS[channels]}, which isn't supported", OTHER_INPUTS
             )
 
 
@@ -99,12 +94,21 @@ def refuse_other_part(stored: Mapping[str, TensorRef], where: str) -> NoReturn:
     )
 
 
+def has_base(names: Iterable[str]) -> bool:
+    """Tell whether a model's own weights are among names, and not only those of a LoRA."""
+    return any(
+        ".base_layer.weight" in name
+        or re.search(r"(^|\.)(head\.modulation|scale_shift_table)$", name)
+        for name in names
+    )
+
+
 def refuse_lora(stored: Mapping[str, TensorRef], where: str) -> None:
     """Refuse a LoRA, and a checkpoint that was saved with one attached."""
     lora = [name for name in stored if LORA_KEY.search(name)]
     if not lora:
         return
-    if any(".base_layer." in name or name.endswith("patch_embedding.weight") for name in stored):
+    if has_base(stored):
         raise CheckpointError(
             f"{where} was saved with a LoRA attached: {first_three(lora)}",
             "save it again after fuse_lora() and unload_lora_weights(), or after PEFT's "

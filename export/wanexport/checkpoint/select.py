@@ -11,7 +11,7 @@ from wanexport.checkpoint.foreign import refuse_other_part
 from wanexport.checkpoint.quantized import is_scale
 from wanexport.errors import CheckpointError
 from wanexport.model.names import is_known
-from wanexport.model.wrappers import find_roots, strip_wrappers, unwrap
+from wanexport.model.wrappers import find_roots, is_stray, strip_wrappers, unwrap
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
 
@@ -24,7 +24,6 @@ ASIDE = (
     "scheduler", "t5", "text_encoder", "text_encoders", "text_model", "tokenizer", "umt5", "vae",
     "vision_model",
 )  # fmt: skip
-MARKER_VALUES = 16  # a tensor that says something of its file, not a weight, is at most so large
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,9 @@ def _wrappers(name: str, rest: str) -> set[str]:
 
 def _is_aside(bare: str, ref: TensorRef) -> bool:
     """Tell whether a name at the DiT's place is that of another part, or a stray marker's."""
-    first, dot, _ = bare.partition(".")
-    if first in ASIDE:
+    if bare.partition(".")[0] in ASIDE:
         return True
-    return not dot and not is_known(bare) and not is_scale(bare) and _values(ref) <= MARKER_VALUES
+    return is_stray(bare, math.prod(ref.shape)) and not is_scale(bare)
 
 
 def _refuse_to_leave(name: str, unwrapped: str, root: str, where: str) -> None:
@@ -107,7 +105,3 @@ def _refuse_to_leave(name: str, unwrapped: str, root: str, where: str) -> None:
             f"{where}: {name} stands beside the model's tensors, which begin with {root!r}",
             "save the model into a file of its own",
         )
-
-
-def _values(ref: TensorRef) -> int:
-    return math.prod(ref.shape)

@@ -16,7 +16,7 @@ from wanexport.errors import AdapterError
 from wanexport.lora.choose import SKIP_FLAG, Choice, choose_keys
 from wanexport.lora.delta import Delta
 from wanexport.lora.fits import find_fits
-from wanexport.lora.resolve import resolve_file
+from wanexport.lora.resolve import Resolution, resolve_file
 from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import open_safetensors
 from wanrt.manifest.origin import ScaleFrom
@@ -50,7 +50,7 @@ class Adapter:
         deltas: its changes of parameters.
         random_weights: whether its writer says that the values are random.
         scale_from: what says by how much its products are scaled.
-        notes: what people should know of that.
+        notes: what people should know of that, and of keys whose names or places are odd.
         skipped: keys that were left out, as `Choice` says.
     """
 
@@ -131,7 +131,7 @@ def resolve_adapter(
         resolution.deltas,
         random,
         resolution.scale_from,
-        resolution.notes,
+        (*_remarks(resolution), *resolution.notes),
         skipped,
     )
 
@@ -145,6 +145,16 @@ def at_full_strength(adapter: Adapter) -> Adapter:
 def touched_parameters(adapters: Iterable[Adapter]) -> set[str]:
     """Return the parameters that any of the adapters changes."""
     return {delta.parameter for adapter in adapters for delta in adapter.deltas}
+
+
+def _remarks(resolution: Resolution) -> list[str]:
+    """Return what was taken off a file's names, and what of it changes nothing."""
+    found = []
+    if resolution.stripped:
+        found.append(f"its names begin with {resolution.stripped}, which is taken off")
+    if resolution.left_aside:
+        found.append(f"left aside, since it changes nothing: {', '.join(resolution.left_aside)}")
+    return found
 
 
 def merge_parameter(
@@ -205,8 +215,8 @@ def _merge_whole(blocks: Iterable[torch.Tensor], deltas: Sequence[Delta]) -> Ite
     import torch
 
     weight = torch.cat([block.clone() for block in blocks])
-    total = weight.to(torch.float32, copy=True)
-    for delta in deltas:
+    total = deltas[0].merge(weight)
+    for delta in deltas[1:]:
         total += delta.change(weight)
     yield total
 

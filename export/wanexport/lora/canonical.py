@@ -80,6 +80,8 @@ def write_adapter(
         "source_sha256": ",".join(sha256_file(adapter.path) for adapter in adapters),
         "random_weights": "true" if any(a.random_weights for a in adapters) else "false",
     }
+    if skipped := sorted(key for adapter in adapters for key in adapter.skipped):
+        metadata["skipped_keys"] = ",".join(skipped)
     stacked = chain.from_iterable(stack_low_rank(deltas) for deltas in groups.values())
     rounded = (round_finite(tensor, spec) for tensor, spec in zip(stacked, specs, strict=True))
     remember_sha256(path, write_safetensors(path, specs, rounded, metadata, on_bytes))

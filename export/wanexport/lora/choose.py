@@ -62,11 +62,12 @@ def _choose_expert(
         _rename(name, mine): ref for name, ref in file.tensors.items() if not name.startswith(other)
     }
     if not kept:
-        flag = f"--lora-{'high' if expert == 'low' else 'low'}"
+        whose = "high" if expert == "low" else "low"
         raise AdapterError(
             f"{file.path} holds no LoRA of the {expert}-noise expert, but "
             f"{first_three(list(file.tensors))}",
-            f"give it with {flag}",
+            f"it is the {whose}-noise expert's: give it with build's --lora-{whose}, or inspect it "
+            f"with --expert {whose}",
         )
     metadata = dict(file.metadata)
     if DIFFUSERS_KEY in metadata:

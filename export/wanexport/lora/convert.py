@@ -8,6 +8,7 @@ from pathlib import Path
 from wanexport.errors import AdapterError, BuildError, UsageError
 from wanexport.lora.adapter import split_rest
 from wanexport.lora.canonical import write_adapter
+from wanexport.lora.choose import Choice
 from wanexport.lora.find import LoraArgument, find_lora, resolve_adapters
 from wanexport.model.config import parse_config
 from wanexport.model.names import module_shapes
@@ -22,9 +23,17 @@ __all__ = ["make_canonical"]
 
 
 def make_canonical(
-    loras: Sequence[LoraArgument], engine: Path, output: Path, reporter: Reporter, *, force: bool
+    loras: Sequence[LoraArgument],
+    engine: Path,
+    output: Path,
+    reporter: Reporter,
+    *,
+    skip_image_keys: bool = False,
+    force: bool,
 ) -> int:
     """Write the canonical adapter of one engine that can swap, and return its rank.
+
+    Of a file that holds LoRAs of both of Wan2.2's experts, the engine's own half is taken.
 
     Raises:
         AdapterError: a file can't be applied in full by that engine: another architecture, a rank
@@ -53,7 +62,8 @@ def make_canonical(
     downs = [spec for spec in inputs if spec.role == "lora_A"]  # [rank, in] each
     config = parse_config(manifest.config, str(engine / "engine.json"))
     shapes = module_shapes(config.architecture)
-    adapters = resolve_adapters(files, shapes, reporter)
+    choice = Choice(manifest.expert, skip_image_keys)
+    adapters = resolve_adapters(files, shapes, reporter, choice)
     carried, rest = split_rest(adapters)
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]

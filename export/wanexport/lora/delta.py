@@ -18,7 +18,7 @@ __all__ = ["DORA_STRENGTH", "Delta"]
 
 DORA_STRENGTH = "DoRA at strength t is W + t (DoRA(W) - W), as in ComfyUI; diffusers differs"
 
-Kind = Literal["lora", "loha", "lokr", "diff"]
+Kind = Literal["lora", "loha", "lokr", "diff", "set"]
 Shape = tuple[int, ...]
 
 
@@ -30,7 +30,8 @@ class Delta:
         module: diffusers' name of the module, or of the parameter if it belongs to none.
         parameter: diffusers' name of the parameter.
         shape: the parameter's shape.
-        kind: how the change is written: lora, loha, lokr, or diff for all its values.
+        kind: how the change is written: lora, loha, lokr, diff for all its values, or set for the
+            values that come out.
         tensors: role -> the tensor in its file; `magnitude` makes it DoRA.
         scale: the file's own factor.
         strength: the user's.
@@ -47,7 +48,12 @@ class Delta:
     @property
     def is_low_rank(self) -> bool:
         """Whether a low-rank branch beside the module's own linear layer can carry it unmerged."""
-        return self._is_product and len(self.shape) == 2
+        return self._is_plain and len(self.shape) == 2
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a product of factors, which a file's scale is for."""
+        return self.kind in ("lora", "loha", "lokr")
 
     @property
     def rank(self) -> int:
@@ -57,7 +63,7 @@ class Delta:
     @property
     def title(self) -> str:
         """Its usual name: `DoRA of blocks.0.attn2.to_q.weight`."""
-        names = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "diff": "diff"}
+        names = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "diff": "diff", "set": "values"}
         kind = "DoRA" if "magnitude" in self.tensors else names[self.kind]
         if "magnitude" in self.tensors and self.kind != "lora":
             kind = f"{names[self.kind]} with magnitudes"
@@ -65,7 +71,7 @@ class Delta:
 
     def low_rank(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A [r, in] and B [out, r] in fp32, with scale and strength folded into B."""
-        if not self._is_product:
+        if not self._is_plain:
             raise ValueError(f"{self.title} isn't low-rank")
         b = self._read("B").flatten(1)
         return self._read("A").flatten(1), b.mul_(self.scale * self.strength)
@@ -76,9 +82,11 @@ class Delta:
         At strength 1 DoRA is m (W + s B A) / |W + s B A|; other strengths go that part of the way
         from W, so that strength 0 is always the base itself (PEFT scales s instead).
         """
-        if self._is_product:
+        if self._is_plain:
             a, b = self.low_rank()
             return (b @ a).reshape(self.shape)
+        if self.kind == "set":
+            return self._read("set").reshape(self.shape).sub_(weight).mul_(self.strength)
         delta = self._dense().reshape(self.shape)
         delta.mul_(self.scale)
         if "magnitude" in self.tensors:
@@ -88,6 +96,8 @@ class Delta:
 
     def merge(self, weight: torch.Tensor) -> torch.Tensor:
         """Return in fp32 the parameter with this change alone applied to its pristine values."""
+        if self.kind == "set" and self.strength == 1:  # exactly, where a sum would round
+            return self._read("set").reshape(self.shape)
         return weight.float() + self.change(weight)
 
     def check_values(self) -> None:
@@ -100,7 +110,7 @@ class Delta:
         return _MISFITS[self.kind](self) or self._find_magnitude_misfit()
 
     @property
-    def _is_product(self) -> bool:
+    def _is_plain(self) -> bool:
         return self.kind == "lora" and "magnitude" not in self.tensors
 
     @property
@@ -219,8 +229,8 @@ def _misfit_of_lokr(delta: Delta) -> str:
     return f"the factors make {list(made)}, {delta.parameter} is {list(delta._matrix)}"
 
 
-def _misfit_of_diff(delta: Delta) -> str:
-    ref = delta.tensors["diff"]
+def _misfit_of_whole(delta: Delta) -> str:
+    ref = delta.tensors[delta.kind]
     got, wanted = ([n for n in shape if n != 1] for shape in (ref.shape, delta.shape))
     return (
         ""
@@ -233,5 +243,6 @@ _MISFITS = {
     "lora": _misfit_of_lora,
     "loha": _misfit_of_loha,
     "lokr": _misfit_of_lokr,
-    "diff": _misfit_of_diff,
+    "diff": _misfit_of_whole,
+    "set": _misfit_of_whole,
 }

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wanexport.model.names import to_diffusers, to_original
 from wanexport.model.wrappers import strip_wrappers
 
-__all__ = ["Key", "ModuleIndex", "name_dialect", "split_key"]
+__all__ = [
+    "Key",
+    "ModuleIndex",
+    "find_unsupported",
+    "name_dialect",
+    "split_key",
+    "split_keys",
+    "split_whole",
+]
 
 # Prefix -> its writers, beside the wrappers that checkpoints have, too. An underscored one turns
 # the module's dots into underscores. Of two that fit the longer comes first.
@@ -57,6 +65,8 @@ SUFFIXES = tuple(
         (r"(?:diff|w_norm)", "diff"),
         (r"(?:diff_b|b_norm)", "diff_b"),
         (r"diff_m", "diff_m"),
+        (r"set_weight", "set"),
+        (r"set_bias", "set_b"),
     )
 )
 # Suffix -> what it belongs to, of changes that are known and can't be applied.
@@ -71,11 +81,22 @@ UNSUPPORTED = {
     r"vera_lambda_.*": "VeRA",
     r"lora_embedding_[AB].*": "LoRA of an embedding",
     r"ia3_l.*|on_input": "IA3",
-    r"set_weight|set_bias|reshape_weight": "a replaced weight",
+    r"reshape_weight": "a weight of another shape",
     r"scalar": "a trained scalar (LyCORIS)",
     r"bias_(?:indices|values|size)": "a sparse bias",
 }
-LORA_ROLES = frozenset(role for _, role in SUFFIXES)
+# PEFT's wrapper of a module that was trained as a whole, and of a layer whose bias was.
+_SAVED = re.compile(
+    r"\.(?:modules_to_save\.(?:default\.|[^.]+\.(?=(?:weight|bias)$))?|base_layer\.(?=bias$))"
+)
+_PARAMETER = re.compile(r"(?P<module>.*?)(?:\.(?P<suffix>weight|bias))?", re.DOTALL)
+# What stands before a block's name: anything before a dot, one word before an underscore.
+_BLOCKS = re.compile(r"((?:.+?\.)?(?:lora_[a-z0-9]+_+)?)blocks[._]\d+(?:[._]|$)")
+# Roots of other models' blocks, which a DiT's names may well fit.
+_OTHER_ROOT = re.compile(
+    r"(^|[._])(vace|te\d*|text_encoder\w*|transformer_2|low_noise_model|"
+    r"high_noise_model|vae|clip\w*|\w*encoder|control\w*|\w+_adapter)[._]"
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,7 @@ class Key:
         module: the module's name as written.
         suffix: what stands after it.
         role: the suffix's meaning, the same word in all dialects.
+        root: the part of the prefix that no table has; all keys of the file have it.
     """
 
     text: str
@@ -95,6 +117,7 @@ class Key:
     module: str
     suffix: str
     role: str
+    root: str = ""
 
 
 def split_key(text: str) -> Key | None:
@@ -109,6 +132,37 @@ def split_key(text: str) -> Key | None:
                 suffix = suffix.replace(f".{adapter}", ".NAME", 1)
             return Key(text, prefix, module, suffix, role)
     return None
+
+
+def split_keys(names: Iterable[str]) -> dict[str, Key | None]:
+    """Take a file's keys apart; a prefix that all of them have comes off, whoever wrote it.
+
+    It has to be the only one that stands before `blocks.N.`.
+    """
+    keys = {name: split_key(name) for name in names}
+    found = [key for key in keys.values() if key]
+    roots = {match[1] for key in found if (match := _BLOCKS.match(key.module))}
+    root = next(iter(roots), "")
+    if len(roots) != 1 or not root or _OTHER_ROOT.search(root):
+        return keys
+    if not all(key.module.startswith(root) for key in found):
+        return keys
+    return {name: key and _strip(key, root) for name, key in keys.items()}
+
+
+def split_whole(text: str) -> tuple[Key, bool]:
+    """Take the key of a whole parameter apart; True if it says that PEFT saved it for that."""
+    bare = _SAVED.sub(".", text)
+    match = _PARAMETER.fullmatch(bare)
+    assert match is not None
+    prefix, module = _split_prefix(match["module"])
+    suffix = match["suffix"] or ""
+    role = "set_b" if suffix == "bias" else "set"
+    return Key(text, prefix, module, suffix, role), bare != text
+
+
+def _strip(key: Key, root: str) -> Key:
+    return replace(key, prefix=key.prefix + root, module=key.module.removeprefix(root), root=root)
 
 
 def find_unsupported(text: str) -> str:
@@ -233,9 +287,10 @@ def name_dialect(keys: Iterable[Key], extras: Iterable[str] = ()) -> str:
 
 
 def _label(key: Key) -> str:
-    prefix = next((p for p in PREFIXES if key.prefix.endswith(p)), "")
+    known = key.prefix.removesuffix(key.root)
+    prefix = next((p for p in PREFIXES if known.endswith(p)), "")
     writer = PREFIXES.get(prefix)
-    wrapped = f", stripped of {key.prefix}" if key.prefix.removesuffix(prefix) else ""
+    wrapped = f", stripped of {key.prefix}" if key.prefix != prefix else ""
     if writer is not None:
         return f"{writer} ({prefix}{wrapped})"
     if key.prefix:

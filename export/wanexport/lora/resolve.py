@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from wanexport.errors import AdapterError
-from wanexport.lora.choose import IMAGE_KEY, SKIP_FLAG
 from wanexport.lora.delta import Delta, Kind
-from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, name_dialect, split_key
+from wanexport.lora.keys import Key, ModuleIndex, name_dialect, split_keys, split_whole
+from wanexport.lora.problems import (
+    LoraProblem,
+    explain_unmatched,
+    find_foreign,
+    find_not_lora,
+)
 from wanexport.lora.scales import PeftSettings, find_alpha, find_scale, has_metadata, read_settings
 from wanexport.model.names import to_original
+from wanexport.model.wrappers import is_stray
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
 from wanrt.engine.adapter import FORMAT
 from wanrt.manifest.origin import ScaleFrom
-from wanrt.terminal.text import first_three
 
-__all__ = ["LoraProblem", "Resolution", "resolve_file"]
+__all__ = ["Resolution", "resolve_file"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Roles = dict[str, tuple[Key, TensorRef]]
@@ -30,25 +34,15 @@ _FAMILIES: dict[Kind, tuple[str, ...]] = {
     "lokr": ("kron_w1", "kron_w1_a", "kron_w1_b", "kron_w2", "kron_w2_a", "kron_w2_b"),
 }
 MOST_KEYS = 65_536
-_DIFFS = ("diff", "diff_b", "diff_m")
-_OTHER_MODELS = {
-    r"^(text_encoder|lora_te)": ("the text encoder", "split the file"),
-    r"^transformer_2\.": (
-        "Wan2.2's second transformer, the low-noise expert",
-        "the file holds LoRAs of both experts: add --expert high, low or both, with a --config of "
-        "Wan2.2",
-    ),
-    r"vace_": ("VACE's blocks", "split the file"),
+# Role of a change of whole values -> what its parameter is called after the module, and its kind.
+_WHOLE: dict[str, tuple[str, Kind]] = {
+    "diff": (".weight", "diff"),
+    "diff_b": (".bias", "diff"),
+    "diff_m": ("", "diff"),
+    "set": (".weight", "set"),
+    "set_b": (".bias", "set"),
 }
-
-
-@dataclass(frozen=True)
-class LoraProblem:
-    """Keys that can't be applied, and why."""
-
-    keys: tuple[str, ...]
-    message: str
-    hint: str = ""
+_SAYS_SCALE = re.compile(r"alpha|scale|rank|strength|multiplier")
 
 
 @dataclass(frozen=True)
@@ -61,8 +55,10 @@ class Resolution:
         deltas: the changes of the model's parameters.
         alphas: of its products, where metadata or an alpha tensor says it.
         scale_from: what says so.
+        problems: what couldn't be applied; every key is in a delta, here or left aside.
         notes: what people should know of its scale.
-        problems: what couldn't be applied; every key is in a delta or here.
+        stripped: a prefix of all its keys that no table has, which was taken off.
+        left_aside: stray tensors that say something of the file and change nothing.
     """
 
     dialect: str
@@ -72,6 +68,8 @@ class Resolution:
     scale_from: ScaleFrom
     problems: tuple[LoraProblem, ...]
     notes: tuple[str, ...] = ()
+    stripped: str = ""
+    left_aside: tuple[str, ...] = ()
 
 
 def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -> Resolution:
@@ -85,9 +83,15 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         raise AdapterError(f"{file.path} holds {count}, at most {MOST_KEYS:,}")
     settings = read_settings(file)
     index = ModuleIndex(shapes)
-    keys = {name: split_key(name) for name in file.tensors}
+    problems = find_foreign(file.tensors, index)
+    known = {name for problem in problems for name in problem.keys}
+    keys = split_keys(name for name in file.tensors if name not in known)
+    keys |= {name: key for name in keys if (key := keys[name] or _find_set(name, settings))}
+    aside = sorted(name for name in keys if _is_aside(file, name, keys[name]))
+    keys |= dict.fromkeys(aside)
+    not_lora = [name for name, key in keys.items() if key is None and name not in aside]
+    problems += find_not_lora(not_lora, keys) if not_lora or not file.tensors else []
     namings = index.detect_namings(key for key in keys.values() if key)
-    problems = _find_not_lora(keys, len(file.tensors))
     groups: dict[str, Roles] = {}
     unmatched = []
     for name, key in ((name, key) for name, key in keys.items() if key):
@@ -99,7 +103,7 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
             problems.append(LoraProblem((name,), f"{other} and {name} are both for {target}"))
         else:
             groups[target][key.role] = (key, file.tensors[name])
-    problems += _explain_unmatched(unmatched, index, len(keys))
+    problems += explain_unmatched(unmatched, index, len(keys))
     builder = _Builder(index, settings, strength)
     for target, roles in groups.items():
         try:
@@ -120,7 +124,29 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         scale_from,
         tuple(problems),
         _note_scale(file, keys, builder) if scale_from == "none" else (),
+        next((key.root for key in keys.values() if key and key.root), ""),
+        tuple(aside),
     )
+
+
+def _find_set(name: str, settings: PeftSettings | None) -> Key | None:
+    """Return the key of a whole parameter that PEFT saved beside its LoRA, if it is one."""
+    key, is_marked = split_whole(name)
+    saved = (settings.modules_to_save if settings else None) or ()
+    is_named = any(f".{module}." in f".{key.module}." for module in saved)
+    is_saved = is_marked or is_named or "base_model.model." in key.prefix
+    return key if is_saved and ".base_layer.weight" not in name else None
+
+
+def _is_aside(file: SafetensorsFile, name: str, key: Key | None) -> bool:
+    """Tell whether a tensor changes nothing: a stray marker, or what PEFT's bias="all" repeats.
+
+    It saves a whole module's bias three times: plainly, once more, and as it was before.
+    """
+    if key is None:
+        return is_stray(name, math.prod(file.tensors[name].shape)) and not _SAYS_SCALE.search(name)
+    again = name.replace(".modules_to_save.", ".")
+    return ".original_module." in name or (again != name and again in file.tensors)
 
 
 def _note_scale(
@@ -166,9 +192,13 @@ class _Builder:
         for role in ("B_bias", "alpha", "magnitude"):
             if role in refs and not kinds:
                 raise ValueError(f"{refs[role].name} has no LoRA tensors beside it")
-        suffixes = {"diff": ".weight", "diff_b": ".bias", "diff_m": ""}
-        for role in (role for role in _DIFFS if role in refs):
-            made.append(self._delta(target, suffixes[role], "diff", {"diff": refs[role]}))
+        for role in (role for role in _WHOLE if role in refs):
+            suffix, kind = _WHOLE[role]
+            made.append(self._delta(target, suffix, kind, {kind: refs[role]}))
+        replaced = [delta.parameter for delta in made if delta.kind == "set"]
+        twice = [name for name in replaced if sum(name == delta.parameter for delta in made) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is both replaced and changed")
         self.deltas += made
 
     def _build_product(
@@ -241,7 +271,7 @@ def _check_complete(kind: Kind, refs: Mapping[str, TensorRef]) -> None:
 
 def _rank(kind: Kind, refs: Mapping[str, TensorRef]) -> int | None:
     """Return the rank that alpha is divided by; of LoKr's two LyCORIS takes the second factor's."""
-    roles = {"lora": ("A",), "loha": ("w1_b",), "lokr": ("kron_w2_b", "kron_w1_b"), "diff": ()}
+    roles = {"lora": ("A",), "loha": ("w1_b",), "lokr": ("kron_w2_b", "kron_w1_b")}
     return next((refs[role].shape[0] for role in roles[kind] if role in refs), None)
 
 
@@ -265,90 +295,6 @@ def _extras(builder: _Builder, settings: PeftSettings | None) -> list[str]:
         "LoHa": "loha" in kinds,
         "LoKr": "lokr" in kinds,
         "diff": "diff" in kinds,
+        "whole parameters": "set" in kinds,
     }
     return [name for name, present in found.items() if present]
-
-
-def _find_not_lora(keys: Mapping[str, Key | None], total: int) -> list[LoraProblem]:
-    """Return the problems of keys that aren't LoRA's."""
-    not_lora = [name for name, key in keys.items() if key is None]
-    if not keys:
-        return [LoraProblem((), "holds no tensors")]
-    if any(find_unsupported(name) == "Stand-In" for name in not_lora):
-        return [
-            LoraProblem(
-                tuple(not_lora),
-                f"is Stand-In ({first_three(not_lora)}): it acts on reference tokens alone, "
-                "which no merged weight can do",
-                "run it where its own code is, ComfyUI or Stand-In's repository",
-            )
-        ]
-    if len(not_lora) == total and not any(find_unsupported(name) for name in not_lora):
-        return [
-            LoraProblem(
-                tuple(not_lora),
-                f"holds no LoRA tensors, but {first_three(not_lora)}: it looks like a checkpoint",
-                "give a checkpoint with --base or --finetuned",
-            )
-        ]
-    problems = []
-    whole = [name for name in not_lora if not find_unsupported(name)]
-    for name in (name for name in not_lora if find_unsupported(name)):
-        problems.append(LoraProblem((name,), f"{name} is {find_unsupported(name)}, not supported"))
-    if whole:
-        problems.append(
-            LoraProblem(
-                tuple(whole),
-                f"{len(whole)} of {total} keys aren't LoRA tensors: {first_three(whole)}",
-                "give whole parameters as a checkpoint, with --finetuned",
-            )
-        )
-    return problems
-
-
-def _explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> list[LoraProblem]:
-    """Sort keys that match no module by what is the matter with them."""
-    problems, left = [], list(unmatched)
-
-    def take(test: Callable[[str], object], message: str, hint: str) -> None:
-        taken = [name for name in left if test(name)]
-        if taken:
-            left[:] = [name for name in left if not test(name)]
-            count = f"{len(taken)} of {total} keys"
-            problems.append(
-                LoraProblem(tuple(taken), f"{count} {message}: {first_three(taken)}", hint)
-            )
-
-    for pattern, (what, hint) in _OTHER_MODELS.items():
-        take(re.compile(pattern).search, f"are for {what}, which isn't part of this model", hint)
-    if not index.has_image_conditioning:
-        take(
-            IMAGE_KEY.search,
-            "are for image conditioning by CLIP, which this model lacks",
-            "it is a LoRA of Wan2.1's image-to-video models; text-to-video models and Wan2.2 have "
-            f"no such layers: choose a --config that has, or apply the rest with {SKIP_FLAG}",
-        )
-    take(
-        lambda name: _block(name) >= index.blocks,
-        f"are for blocks that the model, of {index.blocks} blocks, doesn't have",
-        f"the LoRA is of a model with at least {max(map(_block, left), default=0) + 1} blocks",
-    )
-    if left:
-        hint = "; ".join(f"{name}: nearest is {_nearest(name, index)}" for name in left[:3])
-        message = f"{len(left)} of {total} keys match no module of the model: {first_three(left)}"
-        problems.append(LoraProblem(tuple(left), message, hint))
-    return problems
-
-
-def _block(name: str) -> int:
-    match = re.search(r"blocks[._](\d{1,6})[._]", name)
-    return int(match[1]) if match else -1
-
-
-def _nearest(name: str, index: ModuleIndex) -> str:
-    key = split_key(name)
-    module = key.module if key else name
-    known = [name for name in index.names if name != module]  # norm2 of the wrong naming
-    if key and key.prefix.endswith("_"):
-        known = [known_name.replace(".", "_") for known_name in known]
-    return next(iter(difflib.get_close_matches(module, known, n=1, cutoff=0.3)), "none")

@@ -62,6 +62,7 @@ class PeftSettings(BaseModel):
     alpha_pattern: dict[str, float] = {}
     use_rslora: bool = False
     use_dora: bool = False
+    modules_to_save: tuple[str, ...] | None = None
     init_lora_weights: bool | str | None = True
     _source: str = PrivateAttr("the metadata")
     _spent: list[float] = PrivateAttr(default_factory=list)  # seconds, on patterns

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from wanexport.model.names import is_known
 
-__all__ = ["WRAPPERS", "find_roots", "strip_wrappers", "unwrap"]
+__all__ = ["WRAPPERS", "find_roots", "is_stray", "strip_wrappers", "unwrap"]
 
 # Wrapper modules that stand in front of a whole model: DDP and DeepSpeed, Lightning, DiffSynth,
 # diffusers' pipelines, Cosmos, ComfyUI.
@@ -33,6 +33,7 @@ _INNER = re.compile(
     r"|_forward_module)\."
 )
 _STEM = "patch_embedding.weight"
+MARKER_VALUES = 16  # a tensor that says something of its file, not a weight, is at most so large
 
 
 def unwrap(name: str) -> str:
@@ -47,6 +48,11 @@ def strip_wrappers(name: str) -> tuple[str, str]:
     while wrapper := next((w for w in WRAPPERS if rest.startswith(w)), ""):
         rest, stripped = rest.removeprefix(wrapper), stripped + wrapper
     return stripped, rest
+
+
+def is_stray(name: str, values: int) -> bool:
+    """Tell whether a tensor of this name and size is a stray marker: `iteration`, `version`."""
+    return "." not in name and not is_known(name) and values <= MARKER_VALUES
 
 
 def find_roots(names: Iterable[str]) -> list[str]:

@@ -56,7 +56,10 @@ DIFFUSERS_FORMS = tuple(
     )
 )
 # What belongs to no product of two matrices; it isn't asked about.
-BESIDE = re.compile(r".*\.(?:diff|diff_b|diff_m|lora_B(?:\.[^.]+)?\.bias)")
+BESIDE = re.compile(
+    r".*\.(?:diff|diff_b|diff_m|set_weight|set_bias|lora_B(?:\.[^.]+)?\.bias)"
+    r"|(?!.*lora).*\.(?:weight|bias)|[^.]+"
+)
 
 
 @dataclass(frozen=True)

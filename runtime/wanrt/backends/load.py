@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanrt.engine.engine import DeviceKind, Engine
+from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, UnsupportedError
 from wanrt.manifest.contents import check_contents
 from wanrt.manifest.folder import EngineFolder, check_files, open_folder
 from wanrt.manifest.schema import Manifest
 from wanrt.manifest.unsupported import find_unsupported
+from wanrt.storage.regular import JSON_BYTES, read_regular_text
 from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
     from wanrt.backends.tensorrt.memory import Scratch
 
-__all__ = ["check_engine", "is_emulated", "load_engine"]
+__all__ = ["check_engine", "is_emulated", "load_engine", "profile_forward"]
 
 UPGRADE = "install a newer wanexport"
 
@@ -104,6 +107,50 @@ def load_engine(
         cuda_graph=cuda_graph,
         scratch=scratch,
     )
+
+
+def profile_forward(opened: EngineFolder, reporter: Reporter | None = None) -> str:
+    """Return ONNX Runtime's own profile of forwards of an engine on the CPU, as its JSON.
+
+    It runs the manifest's first workload on random inputs, twice: the first forward makes what the
+    second one finds there. A swappable engine has no adapter loaded, which takes as long as one.
+
+    Args:
+        opened: an engine of ONNX Runtime.
+        reporter: receives progress; silent by default.
+
+    Raises:
+        ManifestError: a file of the engine isn't right.
+        UnsupportedError: ONNX Runtime isn't installed, or the engine's dtype doesn't run on a CPU.
+        EngineError: ONNX Runtime refuses the engine, or its profile can't be read.
+    """
+    from wanrt.backends.onnxruntime.engine import OrtEngine
+
+    check_engine(opened, "cpu", reporter=reporter)
+    name, workload = next(iter(opened.manifest.workloads.items()))
+    with tempfile.TemporaryDirectory(prefix="wanrt-profile-") as room:
+        engine = OrtEngine(
+            opened.path,
+            opened.manifest,
+            device="cpu",
+            threads=None,
+            mapped=False,
+            emulated=False,
+            workload=name,
+            profile=Path(room) / "profile",
+        )
+        with engine:
+            engine.bind(**make_inputs(opened.manifest, workload, seed=0))
+            for _ in range(2):
+                engine.time_forward()
+            return _read_profile(engine.end_profile())
+
+
+def _read_profile(path: Path) -> str:
+    try:
+        return read_regular_text(path, JSON_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineError(f"ONNX Runtime's profile can't be read: {error}") from None
 
 
 def is_emulated(manifest: Manifest, device: DeviceKind | None = None) -> bool:

@@ -1,1 +1,1 @@
-"""What a builder made of a graph, read from its plan. Imports storage and errors."""
+"""What became of a graph, read from its plan or its profile. Imports backends and what is below."""

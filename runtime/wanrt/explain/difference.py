@@ -1,4 +1,4 @@
-"""Where the kernels of two plans differ, in the order of the plans."""
+"""Where the kernels of two engines differ, in their order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Difference:
 
 
 def compare_kernels(ours: Sequence[Work], theirs: Sequence[Work]) -> tuple[Difference, ...]:
-    """Return the runs of kernels that differ: by layer, operands' dtypes and shapes, or flops."""
+    """Return the runs of kernels that differ: by layer, dtypes and shapes, flops, or operator."""
     matcher = SequenceMatcher(None, list(map(_key, theirs)), list(map(_key, ours)), autojunk=False)
     return tuple(
         Difference(tuple(ours[k:m]), tuple(theirs[i:j]))
@@ -32,4 +32,10 @@ def compare_kernels(ours: Sequence[Work], theirs: Sequence[Work]) -> tuple[Diffe
 def _key(work: Work) -> Hashable:
     sides = (work.kernel.inputs, work.kernel.outputs)
     shapes = tuple(tuple(sorted((o.dtype, o.shape) for o in side)) for side in sides)
-    return work.label if work.flops else "", shapes, work.flops
+    measured = work.kernel.seconds is not None
+    return (
+        work.label if work.flops else "",
+        work.kernel.kind if measured else "",
+        shapes,
+        work.flops,
+    )

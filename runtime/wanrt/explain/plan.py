@@ -5,32 +5,23 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Final
 
 from wanrt.errors import EngineError
+from wanrt.explain.kernel import Kernel, Operand
 
-__all__ = ["Kernel", "Operand", "read_kernels"]
+__all__ = ["read_kernels"]
 
 MAGIC: Final = b"vtrt"
 VERSION_AT: Final = 24  # four bytes: 1, 7, 1, 116 is 1.7.1.116
 KNOWN_VERSIONS: Final = {(1, 7, 1, 116)}
 MAX_TEXT: Final = 64 << 20  # the text of 40 layers takes some 5 MB
 MAX_LINE: Final = 1 << 20
-BITS: Final = {
-    "bf16": 16,
-    "half": 16,
-    "float": 32,
-    "int32": 32,
-    "int64": 64,
-    "int8": 8,
-    "uint8": 8,
-    "bool": 8,
-    "fp8_e4m3": 8,
-    "fp4_e2m1": 4,
-}
+DTYPES: Final = {
+    "bf16": "bf16", "half": "fp16", "float": "fp32", "int32": "int32", "int64": "int64",
+    "int8": "int8", "uint8": "uint8", "bool": "bool", "fp8_e4m3": "fp8", "fp4_e2m1": "fp4",
+}  # fmt: skip
 RECORD: Final = re.compile(rb"\n  (\w+)=\{ ([^\n]*)")
 TENSORS: Final = ("tensor", "sub_tensor")
 FUNCTIONS: Final = ("function", "runtime_function", "runtime_fusion")
@@ -39,39 +30,6 @@ WAITING: Final = ("signal", "wait")  # of one stream for another: nothing is mov
 QUOTED: Final = re.compile(r'"([^"]*)"')
 SIZE: Final = re.compile(r"[0-9]{1,18}")
 LAYER: Final = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor that a kernel reads or writes."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    place: tuple[str, str]  # buffer and offset: two names of one place are one tensor
-
-    @property
-    def bytes(self) -> int:
-        """Return what the tensor takes in memory."""
-        return prod(self.shape) * BITS[self.dtype] // 8
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What one or more nodes of the graph became."""
-
-    kind: str
-    name: str
-    stream: int
-    inputs: tuple[Operand, ...]
-    outputs: tuple[Operand, ...]
-    nodes: tuple[str, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Return the bytes moved, each place and shape counted once."""
-        once = {(*operand.place, operand.shape): operand for operand in self.inputs + self.outputs}
-        return sum(operand.bytes for operand in once.values())
 
 
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
@@ -134,10 +92,10 @@ def _records(path: Path) -> Iterator[tuple[str, str]]:
 def _tensor(path: Path, line: str) -> Operand:
     name, dtype = _text(line, "name"), _text(line, "type")
     shape = _braces(line, "dims").split()
-    if not name or dtype not in BITS or not all(SIZE.fullmatch(size) for size in shape):
+    if not name or dtype not in DTYPES or not all(SIZE.fullmatch(size) for size in shape):
         raise _unreadable(path, f"tensor {name!r} has type {dtype!r} and dimensions {shape}")
     place = (_text(line, "base") or name, _text(line, "const_offset"))
-    return Operand(name, dtype, tuple(int(size) for size in shape), place)
+    return Operand(name, DTYPES[dtype], tuple(int(size) for size in shape), place)
 
 
 def _kernel(path: Path, kind: str, line: str, tensors: dict[str, Operand]) -> Kernel:
@@ -153,7 +111,7 @@ def _kernel(path: Path, kind: str, line: str, tensors: dict[str, Operand]) -> Ke
     if not sides[1] or not SIZE.fullmatch(stream):
         raise _unreadable(path, f"kernel {name!r} has no output or no stream")
     nodes = tuple(LAYER.findall(_text(line, "layers")))
-    return Kernel(kind, name, int(stream), sides[0], sides[1], nodes)
+    return Kernel(kind, name, sides[0], sides[1], nodes, stream=int(stream))
 
 
 def _text(line: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""What the kernels of a plan do: flops, part of the model, whether an adapter alone needs them."""
+"""What kernels do: flops, part of the model, whether an adapter alone needs them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from math import prod
 
 from wanrt.errors import EngineError
-from wanrt.explain.plan import Kernel, Operand
+from wanrt.explain.kernel import Kernel, Operand
+from wanrt.explain.operators import count_operator
 from wanrt.machine.devices import DeviceRates
 from wanrt.manifest.parts import part_of_module
 
-__all__ = ["Work", "bound_seconds", "examine", "sum_by_part"]
+__all__ = ["Sums", "Work", "bound_seconds", "examine", "sum_by_part", "sum_up"]
 
 ATTENTION = "_gemm_mha"
-DTYPES = {"bf16": "bf16", "half": "fp16", "float": "fp32", "fp8_e4m3": "fp8", "int8": "int8",
-          "fp4_e2m1": "fp4"}  # fmt: skip
+COMPUTING = ("bf16", "fp16", "fp32", "fp8", "int8", "fp4")
 ADAPTER = (".lora_A", ".lora_B", ".joined")
 
 
@@ -24,7 +24,7 @@ class Work:
     """One kernel, and what it does.
 
     Args:
-        kernel: as the plan lists it.
+        kernel: as the plan or the profile lists it.
         part: of a forward, as the manifest counts.
         flops: of its GEMM or attention, multiply and add counted as two; 0 for other kernels.
         dtype: what its GEMM or attention reads; None for other kernels.
@@ -48,8 +48,17 @@ class Work:
         return "+".join([first, *(other.removeprefix(f"{scope}.") for other in others)])
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What several kernels do: bytes, flops, and the seconds that were measured (0 of a plan)."""
+
+    moved: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+
+
 def examine(kernels: Iterable[Kernel]) -> tuple[Work, ...]:
-    """Return what each kernel of a plan does.
+    """Return what each kernel of a plan or a profile does.
 
     Raises:
         EngineError: a GEMM's or an attention's operands don't fit together; nothing is guessed.
@@ -57,14 +66,22 @@ def examine(kernels: Iterable[Kernel]) -> tuple[Work, ...]:
     return tuple(map(_examine, kernels))
 
 
-def sum_by_part(work: Iterable[Work]) -> dict[str, tuple[int, int]]:
-    """Return bytes and flops of each part, in the order of the kernels; `lora` is an adapter's."""
-    found: dict[str, tuple[int, int]] = {}
+def sum_by_part(work: Iterable[Work]) -> dict[str, Sums]:
+    """Return the sums of each part, in the order of the kernels; `lora` is an adapter's."""
+    found: dict[str, list[Work]] = {}
     for one in work:
-        part = "lora" if one.adapter else one.part
-        moved, flops = found.get(part, (0, 0))
-        found[part] = moved + one.kernel.bytes, flops + one.flops
-    return found
+        found.setdefault("lora" if one.adapter else one.part, []).append(one)
+    return {part: sum_up(ones) for part, ones in found.items()}
+
+
+def sum_up(work: Iterable[Work]) -> Sums:
+    """Return the sums of some kernels."""
+    ones = list(work)
+    return Sums(
+        sum(one.kernel.bytes for one in ones),
+        sum(one.flops for one in ones),
+        sum(one.kernel.seconds or 0.0 for one in ones),
+    )
 
 
 def bound_seconds(work: Sequence[Work], device: DeviceRates) -> tuple[float, ...]:
@@ -91,7 +108,9 @@ def bound_seconds(work: Sequence[Work], device: DeviceRates) -> tuple[float, ...
 
 def _examine(kernel: Kernel) -> Work:
     flops, dtype = 0, None
-    if kernel.name.startswith(ATTENTION):
+    if kernel.seconds is not None:
+        flops, dtype = count_operator(kernel)
+    elif kernel.name.startswith(ATTENTION):
         flops, dtype = _attend(kernel)
     elif kernel.kind == "fully_connected" or kernel.name.startswith("__myl_Fc"):
         flops, dtype = _multiply(kernel)
@@ -116,14 +135,14 @@ def _multiply(kernel: Kernel) -> tuple[int, str | None]:
     matrices = [operand for operand in kernel.inputs if len(operand.shape) > 1]
     for weight in reversed(matrices):
         *_, depth, columns = weight.shape
-        if not columns or weight.dtype not in DTYPES:
+        if not columns or weight.dtype not in COMPUTING:
             break
         rows = prod(kernel.outputs[0].shape) // columns
         fits = [x for x in matrices if x is not weight and x.shape[-1] == depth]
         fits = [x for x in fits if prod(x.shape) == rows * depth]
         if fits:  # an fp32 residual of the epilogue may have the shape of x
             x = next((x for x in fits if x.dtype == weight.dtype), fits[0])
-            return 2 * rows * depth * columns, DTYPES.get(x.dtype, x.dtype)
+            return 2 * rows * depth * columns, x.dtype
     raise _unknown(kernel, matrices)
 
 
@@ -134,9 +153,8 @@ def _attend(kernel: Kernel) -> tuple[int, str | None]:
     q, _, v = kernel.inputs[:3]
     if prod(q.shape[:-2]) != prod(v.shape[:-2]):
         raise _unknown(kernel, kernel.inputs)
-    return 2 * prod(q.shape) * v.shape[-2] + 2 * prod(q.shape[:-1]) * prod(v.shape[-2:]), DTYPES[
-        q.dtype
-    ]
+    scores = 2 * prod(q.shape) * v.shape[-2]
+    return scores + 2 * prod(q.shape[:-1]) * prod(v.shape[-2:]), q.dtype
 
 
 def _unknown(kernel: Kernel, operands: Iterable[Operand]) -> EngineError:

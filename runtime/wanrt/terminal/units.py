@@ -32,7 +32,7 @@ def show(value: float, unit: Unit) -> str:
 
 def show_si(value: float, name: str) -> str:
     """Return four significant digits and a decimal prefix before the unit's name: 1.234 GB."""
-    size, prefix = pick(SI, value)
+    size, prefix = pick(SI, value) if value else (1.0, "")
     return show(value, (size, f"{prefix}{name}"))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from commands import Outcome, wanexport, wanrt, write_config
 from folders import sample
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from studies import I2V, build, config
 
@@ -17,6 +18,7 @@ from wanexport.build.recipe import Built
 from wanexport.checkpoint.random_weights import write_checkpoint
 from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Experts, load_config
+from wanrt.engine.adapter import read_adapter
 from wanrt.manifest.read import read_manifest
 
 # as Wan2.2's image-to-video models: 36 channels, no attention to an image
@@ -135,6 +137,26 @@ def test_image_keys_are_skipped_where_that_is_asked(pairs: dict[str, Path], tmp_
     manifest = read_manifest(made.path)
     assert image in manifest.inputs["skipped keys"]
     assert manifest.targets == (Q,)
+
+
+def test_an_adapter_is_of_its_engine_s_expert(pairs: dict[str, Path], tmp_path: Path) -> None:
+    path, image = tmp_path / "both.safetensors", "blocks.0.attn2.add_k_proj"
+    save_file(products("transformer.", 0.5, (Q, image)) | products("transformer_2.", 1.0), path)
+    made = make(tmp_path, pairs["original"], modes=("swappable",),
+                loras=(LoraArgument(str(path)),), skip_image_keys=True)  # fmt: skip
+    for engine, value in zip(made, (0.5, 1.0), strict=True):
+        out = tmp_path / f"{value}.safetensors"
+        convert = ("adapter", path, "--for", engine.path, "-o", out)
+        if value == 0.5:  # the high-noise half has a Wan2.1 LoRA's keys for an image
+            refused = wanexport(*convert)
+            assert refused.code == 1
+            assert "--skip-image-keys" in refused.err
+        assert wanexport(*convert, "--skip-image-keys").code == 0
+        a = load_file(out)[f"{Q}.lora_A"]
+        assert torch.equal(a, torch.full_like(a, value))
+        with safe_open(out, "pt") as file:
+            assert image in file.metadata()["skipped_keys"]
+        assert read_adapter(out, engine.path, read_manifest(engine.path))
 
 
 def test_steps_are_shared_at_the_boundary() -> None:

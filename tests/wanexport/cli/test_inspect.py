@@ -8,16 +8,27 @@ from pathlib import Path
 import hubcache
 import pytest
 import torch
+from checkpointfiles import write_hollow
 from commands import wanexport, write_config
 from hubcache import add_files
-from lorafiles import ARCH, CROSS, DIALECTS, SHAPES, make_lora, settings
+from lorafiles import (
+    ARCH,
+    CROSS,
+    DIALECTS,
+    SHAPES,
+    T2V_ARCH,
+    TEXT_CROSS,
+    make_lora,
+    settings,
+)
 from safetensors.torch import save_file
 
 from wanexport.errors import WanExportError
-from wanexport.inspection import describe_file, format_description
+from wanexport.inspection.describe import describe_file
+from wanexport.inspection.text import format_description
 from wanexport.lora.random_adapter import seeded_adapter
 from wanexport.lora.targets import select_modules
-from wanexport.model.config import Config, Size, load_config
+from wanexport.model.config import Config, Experts, Size, load_config
 from wanexport.model.names import module_shapes
 
 TINY = Config(name="tiny", architecture=ARCH, size=Size(width=64, height=64, frames=5))
@@ -134,8 +145,38 @@ def test_a_checkpoint_s_architecture_is_told(tmp_path: Path, tiny: Path) -> None
     assert "differs" not in found
     found = inspect(path)
     assert found["model"] == model
-    assert found["fits"] == "no configuration; the nearest is wan2.1-i2v-demo"
-    assert found["differs"].startswith("num_layers: 2, not 4; num_attention_heads: 1, not 4; ")
+    assert found["fits"] == "no configuration"  # none is near: all differ in more than two sizes
+    assert "differs" not in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits", "differs"),
+    [
+        (
+            {"num_layers": 5, "ffn_dim": 1024},
+            "no configuration; the nearest is wan2.1-i2v-demo",
+            "num_layers: 5, not 4; ffn_dim: 1024, not 1408",
+        ),
+        ({"num_layers": 5, "ffn_dim": 1024, "text_dim": 64}, "no configuration", None),
+    ],
+    ids=["two-sizes", "three-sizes"],
+)
+def test_a_configuration_is_near_that_differs_in_two_sizes(
+    changes: dict[str, int], fits: str, differs: str | None, tmp_path: Path
+) -> None:
+    arch = load_config("wan2.1-i2v-demo").architecture.model_copy(update=changes)
+    write_hollow(tmp_path / "m.safetensors", arch)
+    found = inspect(tmp_path / "m.safetensors", "--headers-only")
+    assert (found["fits"], found.get("differs")) == (fits, differs)
+
+
+def test_a_lora_of_other_sizes_is_not_held_against_what_is_far(tmp_path: Path) -> None:
+    path = make_lora("D-musubi", CROSS).save(tmp_path / "a.safetensors")
+    code, out, _ = wanexport("inspect", path)
+    assert code == 1
+    assert "fits        no configuration\n" in out
+    assert "not applied: its matrices have other sizes than any shipped configuration's" in out
+    assert "hint: give its model's configuration with --config FILE" in out
 
 
 def test_what_is_read_of_a_quantised_pipeline_is_told(tmp_path: Path, tiny: Path) -> None:
@@ -238,12 +279,116 @@ def test_values_that_overflow_are_named(tmp_path: Path, tiny: Path) -> None:
     assert f"transformer.{CROSS[1]}.lora_B.weight holds values that aren't finite" in out
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_s_values_are_read(
+    dtype: torch.dtype, value: float, tmp_path: Path, tiny: Path
+) -> None:
+    if dtype == torch.float8_e4m3fn:
+        value = float("nan")  # it has no infinity
+    name, path = "blocks.1.ffn.net.0.proj.weight", tmp_path / "m.safetensors"
+    held = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    held[name] = held[name].to(dtype)
+    save_file(held, path)
+    assert "values" not in inspect(path, "--config", tiny)
+    held[name][-1, -1] = value
+    save_file(held, path)
+    code, out, err = wanexport("inspect", path, "--config", tiny)
+    assert (code, err) == (1, "")
+    assert f"1 tensors hold values that aren't finite: {name}" in out
+    assert "hint: usually the training diverged" in out
+    found = inspect(path, "--config", tiny, "--headers-only")
+    assert found["values"] == "not read, so NaN isn't seen"
+
+
 def test_dora_says_what_a_strength_means(tmp_path: Path, tiny: Path) -> None:
     made = make_lora("B-comfy-peft", CROSS[:1])
     key = next(iter(made.tensors)).removesuffix("lora_A.weight")
     made.tensors[f"{key}dora_scale"] = torch.ones(SHAPES[f"{CROSS[0]}.weight"][0])
     found = inspect(made.save(tmp_path / "a.safetensors"), "--config", tiny)
     assert found["strength"].startswith("DoRA at strength t is W + t (DoRA(W) - W)")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"<!DOCTYPE html>", "is a web page"), (b"\xff" * 64, "not a whole safetensors"),
+     (b"\x80\x02}q\x00.", "is a pickle"), (None, "doesn't exist")],
+    ids=["page", "noise", "pickle", "missing"],
+)  # fmt: skip
+def test_json_says_why_a_file_cannot_be_read(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = wanexport("inspect", path, "--json")
+    held = json.loads(out)
+    assert (code, err) == (1, "")
+    assert held["path"] == str(path)
+    assert said in held["error"]
+    assert held["error"] in wanexport("inspect", path).err
+
+
+WAN22 = TINY.model_copy(
+    update={
+        "name": "pair",
+        "architecture": T2V_ARCH,
+        "experts": Experts(boundary=0.9, steps=40, shift=5.0),
+    }
+)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    return write_config(tmp_path / "pair.toml", WAN22)
+
+
+def test_one_expert_s_half_is_looked_at(tmp_path: Path, pair: Path) -> None:
+    high = make_lora("A-diffusers", TEXT_CROSS, rank=4)
+    low = make_lora("A-diffusers", TEXT_CROSS[:1], rank=2)
+    for name, tensor in low.tensors.items():
+        high.tensors[name.replace("transformer.", "transformer_2.", 1)] = tensor
+    path = high.save(tmp_path / "both.safetensors")
+    code, out, _ = wanexport("inspect", path, "--config", pair)
+    assert code == 1
+    assert "--expert high, or low, names one" in out
+    found = [inspect(path, "--config", pair, "--expert", expert) for expert in ("high", "low")]
+    assert [f["rank"] for f in found] == ["4", "2"]
+    assert [f["low-rank"] for f in found] == ["8 changes", "1 change"]
+    assert "transformer_2." in found[0]["skipped"]
+
+
+def test_one_expert_of_a_folder_is_looked_at(tmp_path: Path, pair: Path) -> None:
+    for name, layers in (("high_noise_model", 2), ("low_noise_model", 1)):
+        (tmp_path / name).mkdir()
+        arch = T2V_ARCH.model_copy(update={"num_layers": layers})
+        write_hollow(tmp_path / name / "diffusion_pytorch_model.safetensors", arch)
+    assert wanexport("inspect", tmp_path, "--config", pair).code == 1
+    found = inspect(tmp_path, "--config", pair, "--expert", "high")
+    assert (found["fits"], found["title"]) == ("pair", str(tmp_path / "high_noise_model"))
+    assert inspect(tmp_path, "--config", pair, "--expert", "low")["fits"] == "not pair"
+
+
+def test_image_keys_are_skipped_as_build_does(tmp_path: Path, pair: Path, tiny: Path) -> None:
+    path = make_lora("D-musubi", CROSS, alpha=4.0).save(tmp_path / "wan21.safetensors")
+    code, out, _ = wanexport("inspect", path, "--config", pair)
+    assert code == 1
+    assert "--skip-image-keys" in out
+    found = inspect(path, "--config", pair, "--skip-image-keys")
+    assert (found["fits"], found["low-rank"]) == ("pair", "8 changes")
+    assert "cross_attn_k_img" in found["skipped"]
+    assert "skipped" not in inspect(path, "--config", tiny, "--skip-image-keys")
+
+
+def test_flags_without_effect_are_refused(tmp_path: Path, tiny: Path) -> None:
+    write_hollow(tmp_path / "m.safetensors", ARCH)
+    for flags, said in (
+        (("--expert", "high"), "--expert has no effect: tiny is one model"),
+        (("--skip-image-keys",), "--skip-image-keys has no effect on a checkpoint"),
+    ):
+        refused = wanexport("inspect", tmp_path / "m.safetensors", "--config", tiny, *flags)
+        assert refused.code == 2
+        assert said in refused.err
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])

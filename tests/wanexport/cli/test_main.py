@@ -195,12 +195,14 @@ FLAGS = {
         "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",
         "--batch", "--device", "--compiled", "--json", "--force", "--quiet", "-q",
     },
-    "inspect": {"--config", "--json"},
+    "inspect": {
+        "--config", "--expert", "--skip-image-keys", "--headers-only", "--json", "--quiet", "-q",
+    },
     "compare": {
         "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
     },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
-    "adapter": {"--for", "-o", "--output", "--force", "--quiet", "-q"},
+    "adapter": {"--for", "-o", "--output", "--skip-image-keys", "--force", "--quiet", "-q"},
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`wanrt explain`: tables of a plan's kernels, parts and devices; what it can't read is refused."""
+"""`wanrt explain`: tables of kernels, parts, devices and times; what it can't read is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import wanrt
 from plantexts import FULL, SEPARATE, TENSORS, write_plan
-from tinyengines import read_raw, write_manifest
+from tinyengines import Tiny, make_engine, read_raw, write_manifest
 from trtengines import Trt, make_trt
 
 
@@ -28,11 +28,62 @@ def make(folder: Path, kernels: tuple[str, ...]) -> Path:
     return folder
 
 
-def test_an_engine_without_a_readable_plan_is_refused(family: Path) -> None:
-    code, out, err = wanrt("explain", family / "tiny-full")
+def test_an_engine_without_a_readable_plan_is_refused(tmp_path: Path) -> None:
+    make_trt(tmp_path / "trt", Trt(backend="tensorrt"))
+    code, out, err = wanrt("explain", tmp_path / "trt")
     assert (code, out) == (1, "")
-    assert "its kernels can't be read: it is an engine of onnxruntime" in err
-    assert "hint: the kernels of TensorRT-RTX engines can be read" in err
+    assert "its kernels can't be read: TensorRT's plans don't list them" in err
+    assert "hint: those of TensorRT-RTX do" in err
+
+
+class TestMeasured:
+    """An ONNX Runtime engine's operators, as its profile of one forward has them."""
+
+    def test_the_tables_say_what_was_measured(self, family: Path) -> None:
+        code, out, err = wanrt("explain", family / "tiny-separate-r4")
+        assert (code, err) == (0, "")
+        assert out.splitlines()[0].split() == ["operator", "type", "moved", "flops", "measured"]
+        gemms = [line.split() for line in out.splitlines() if " Gemm " in line]
+        assert sorted(row[-4] for row in gemms) == ["3.072", "768.0", "768.0"]  # W; A; B
+        assert "the least" in out
+        assert "measured: one forward on this CPU" in out
+        assert "compiled bound" not in out
+        assert all(len(line) <= 79 for line in out.splitlines())
+        assert "      reads  fp32 [6, 16]" in wanrt("explain", family / "tiny-full", "-v").out
+
+    def test_only_what_differs(self, family: Path) -> None:
+        out = wanrt("explain", family / "tiny-separate-r4", "--against", family / "tiny-full").out
+        changes = [line.split()[:1] for line in out.splitlines() if line.startswith("  + ")]
+        assert len(changes) == 2
+        assert "of the other" in out
+        assert "in speed is for wanrt bench to say" in " ".join(out.split())
+        assert all(len(line) <= 79 for line in out.splitlines())
+
+    def test_the_json_has_times_and_no_bounds(self, family: Path) -> None:
+        value = json.loads(wanrt("explain", family / "tiny-full", "--json").out)
+        assert value["compiled_bound_s"] == {}
+        assert value["flops"] == 2 * 6 * 16 * 16
+        times = [one["measured_s"] for one in value["kernels"]]
+        assert sum(times) <= value["forward_s"]
+        assert {one["kind"] for one in value["kernels"]} >= {"Gemm", "Add"}
+
+    def test_a_bound_is_refused(self, family: Path) -> None:
+        code, out, err = wanrt("explain", family / "tiny-full", "--device", "H100")
+        assert (code, out) == (1, "")
+        assert "has no compiled bound: its operators' times are measured" in err
+
+    def test_measured_and_compiled_are_never_compared(
+        self, family: Path, engines: tuple[Path, Path]
+    ) -> None:
+        code, out, err = wanrt("explain", family / "tiny-full", "--against", engines[0])
+        assert (code, out) == (1, "")
+        assert "can't be compared" in err
+
+    def test_bf16_is_refused_with_its_reason(self, tmp_path: Path) -> None:
+        make_engine(tmp_path / "bf16", Tiny(dtype="bf16"))
+        code, out, err = wanrt("explain", tmp_path / "bf16")
+        assert (code, out) == (1, "")
+        assert "bf16 doesn't run on ONNX Runtime's CPU" in err
 
 
 def test_the_tables(engines: tuple[Path, Path]) -> None:

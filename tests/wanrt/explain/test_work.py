@@ -13,7 +13,7 @@ from plantexts import FULL, HEADER, SEPARATE, TENSORS, function, gemm, write_pla
 from wanrt.errors import EngineError
 from wanrt.explain.difference import compare_kernels
 from wanrt.explain.plan import read_kernels
-from wanrt.explain.work import Work, bound_seconds, examine, sum_by_part
+from wanrt.explain.work import Sums, Work, bound_seconds, examine, sum_by_part
 from wanrt.machine.devices import load_devices
 
 GEMM = 2 * 6 * 16 * 16
@@ -36,13 +36,13 @@ def test_a_kernel_is_its_layer_s(tmp_path: Path) -> None:
     work = work_of(tmp_path, FULL)
     assert {one.label: (one.part, one.flops) for one in work} == FACTS
     assert [one.dtype for one in work] == ["bf16", None, "bf16", "bf16", "bf16", "bf16"]
-    assert sum_by_part(work)["self_attention"] == (4 * 2 * 6 * 8 * 2, ATTENTION)
+    assert sum_by_part(work)["self_attention"] == Sums(4 * 2 * 6 * 8 * 2, ATTENTION)
 
 
 def test_an_adapter_s_own_kernels_are_told_apart(tmp_path: Path) -> None:
     ours, theirs = work_of(tmp_path, SEPARATE), work_of(tmp_path, FULL)
     moved = 2 * (6 * 16 + 16 * 4 + 6 * 4)
-    assert sum_by_part(ours)["lora"] == (moved, 2 * 6 * 16 * 4)
+    assert sum_by_part(ours)["lora"] == Sums(moved, 2 * 6 * 16 * 4)
     (change,) = compare_kernels(ours, theirs)
     assert [one.label for one in change.ours] == ["blocks.0.attn2.to_q.lora_A"]
     assert change.theirs == ()

@@ -15,6 +15,7 @@ from wanrt.backends.onnxruntime.session import (
     backend_errors,
     enqueue_options,
     open_session,
+    profiling,
     to_ortvalue,
     wrap_array,
 )
@@ -65,6 +66,7 @@ class OrtEngine(Engine):
         mapped: bool,
         emulated: bool,
         workload: str | None,
+        profile: Path | None = None,
     ) -> None:
         self._manifest = manifest
         self._folder = folder
@@ -85,6 +87,8 @@ class OrtEngine(Engine):
             form = manifest.forward.emulated if emulated else manifest.forward
             assert form is not None  # checked by wanrt.backends.load.check_engine
             options = as_written() if emulated else None
+            if profile is not None:
+                options = profiling(profile, options)
             session = open_session(folder / form.file, device, threads, mapped, static, options)
             timing = session.io_binding()
             reading = timing if device == "cpu" else session.io_binding()
@@ -197,6 +201,13 @@ class OrtEngine(Engine):
             seconds = time.perf_counter() - start
         self._enqueue_s = None if io.enqueueing is None else enqueued - start
         return seconds
+
+    @exclusive
+    def end_profile(self) -> Path:
+        """Stop profiling, which the engine was opened for, and return the file that it wrote."""
+        io = self._open()
+        with backend_errors(self._folder):
+            return Path(io.session.end_profiling())
 
     @exclusive
     def close(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_written", "backend_errors", "check_runtime", "enqueue_options", "open_session",
-    "to_ortvalue", "wrap_array",
+    "profiling", "to_ortvalue", "wrap_array",
 ]  # fmt: skip
 
 DLPACK_CPU = 1
@@ -98,6 +98,20 @@ def as_written() -> ort.SessionOptions:
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def profiling(prefix: Path, options: ort.SessionOptions | None = None) -> ort.SessionOptions:
+    """Return options by which a session writes what each operator took to PREFIX_DATE.json.
+
+    On a GPU that is the time of its launch: the wheels are built without CUDA's profiler.
+    https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
+    """
+    import onnxruntime as ort
+
+    options = options or ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(prefix)
     return options
 
 

@@ -1,0 +1,1 @@
+"""What a LoRA or checkpoint file holds, and what of it would be applied where."""
