@@ -444,6 +444,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
 SOUND: dict[str, Break] = {
     "as it is": _edit(lambda _: None),
     "white space": _edit_text(lambda text: "\n\t " + text + "\r\n"),
+    "prefused": _edit(_prefuse),
+    "prefused weights": _edit(lambda m: _first(m).update(origin="prefused")),
     "adapters of a stack": _stacked(),
     "defaults left out": _edit(lambda m: (m.pop("max_rank"), m.pop("adapters"))),
     "nulls": _edit(lambda m: _graph(m)["inputs"][0].update(module=None, range=None)),
@@ -507,7 +509,4 @@ NOT_RUN: dict[str, tuple[Break, str]] = {
     "quantised weights alone": (
         _edit(lambda m: _quantize(m, scheme="nvfp4", weights="block", activations=None)),
         "this engine is quantised to nvfp4; this version runs unquantised engines"),
-    "prefused": (
-        _edit(_prefuse),
-        "this engine has a prefused LoRA; this version runs engines of a base without one"),
 }  # fmt: skip

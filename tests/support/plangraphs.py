@@ -44,7 +44,7 @@ def save_graph(
     if mode == "swappable":
         halves = ("lora_A", "lora_B")
         names = [f"{module}.{half}" for module in adapted for half in halves]
-        make_swappable(model, names, rank)
+        make_swappable(model, names, rank, "tensorrt-rtx", dtype)
     names = _bind_to_holes(model, folder)
     ir.save(model, folder / "model.onnx")
     shapes = [model_inputs(arch, s, "fp32") for s in (size, *also)] if also else []

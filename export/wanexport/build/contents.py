@@ -78,13 +78,14 @@ def write_weights(store: WeightStore, target: Target, parameters: EngineParamete
 def _reference_layers(store: WeightStore, target: Target, changed: Collection[str]) -> None:
     """Bind each layer's tensors to its own files, so that the layers below stay the base's."""
     dtype = SAFETENSORS[target.config.dtype]
-    *below, top = target.weights.made.layers
-    for layer in (*below, top):
+    layers = target.weights.made.layers
+    trained = [layer for layer in layers if layer.origin is None][-1]
+    for layer in layers:
         dtypes = {
             name: ref.dtype if computes_in_fp32(name) else dtype
             for name, ref in layer.tensors.items()
         }
-        origin = target.weights.origin if layer is top else "base"
+        origin = layer.origin or (target.weights.origin if layer is trained else "base")
         store.reference(layer.tensors, dtypes, dtype, origin, changed, layer.hidden)
 
 

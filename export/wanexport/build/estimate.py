@@ -12,7 +12,7 @@ from wanexport.checkpoint.open import Checkpoint
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import itemsize
-from wanexport.storage.hashes import join_digests
+from wanexport.storage.hashes import join_digests, sha256_text
 from wanexport.storage.links import pool_path
 from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.storage.files import real_path
@@ -105,7 +105,8 @@ def _pooled(
         if any(ref.dtype != stored[name] or not ref.as_it_lies for name, ref in refs):
             size = sum(math.prod(ref.shape) * itemsize(stored[name]) for name, ref in refs)
             read = {str(path) for _, ref in refs for path in ref.paths}
-            digest = join_digests(digests[path] for path in read)
+            made_by = {sha256_text(ref.made_by) for _, ref in refs if ref.made_by}
+            digest = join_digests([*(digests[path] for path in read), *made_by])
             sizes[pool_path(out / ".weights", digest, dtype)] = size
         elif refs and path.stat().st_dev != device:
             sizes[pool_path(out / ".weights", digests[str(path)])] = path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import ADAPTER_ROLES, File, TensorSpec
-from wanrt.manifest.origin import Source, Verification
+from wanrt.manifest.origin import Prefused, Source, Verification
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import AdapterFile, Expert, Graph, Manifest, Workload
 
@@ -41,6 +42,7 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of a finished engine folder."""
     config, weights = target.config, target.weights
+    prefused = tuple(one.recorded for one in weights.prefuse)
     random = weights.made.random_weights or any(a.random_weights for a in target.adapters)
     return Manifest(
         schema_version=1,
@@ -52,6 +54,7 @@ def make_manifest(
         max_rank=target.max_rank,
         targets=tuple(target.ranks) or _merged_targets(target),
         target_set=target.target_set,
+        prefuse=prefused,
         lora_form=("fused" if target.joined else "branch") if target.ranks else None,
         dtype=config.dtype,
         backend=target.backend,
@@ -76,23 +79,30 @@ def make_manifest(
         ),
         config=config.model_dump(mode="json"),
         command=target.command,
-        compared_by=_compared_by(config, target.expert),
+        compared_by=_compared_by(config, target.expert, prefused),
         inputs=dict(target.inputs),
         tools=_tools(),
         verification=verification,
     )
 
 
-def _compared_by(config: Config, expert: Expert | None) -> dict[str, str]:
+def _compared_by(
+    config: Config, expert: Expert | None, prefused: Sequence[Prefused]
+) -> dict[str, str]:
     """Return what two engines must have alike to be compared."""
     return {
         "model": config.name,
         "expert": expert or "none",
-        "prefuse": "none",
+        "prefuse": ", ".join(_show(one) for one in prefused) or "none",
         "quantization": "none",
         "layout": "one",
         "cards": "1",
     }
+
+
+def _show(prefused: Prefused) -> str:
+    strength = "" if prefused.strength == 1 else f" x{prefused.strength:g}"
+    return f"{prefused.name}{strength} ({prefused.sha256[:8]})"
 
 
 def _merged_targets(target: Target) -> tuple[str, ...]:

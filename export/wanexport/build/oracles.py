@@ -32,7 +32,7 @@ class Oracles:
             VerificationError: another reader says something else than ours.
         """
         found: set[Oracle | None] = set()
-        for adapter in (one for chosen in target.adapters for one in chosen.adapters):
+        for adapter in target.all_adapters:
             if adapter.path not in self._answers:
                 with self.reporter.work(f"asking who else can read {adapter.path.name}"):
                     answer = ask_oracle(adapter)

@@ -123,7 +123,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         write_weights(store, target, parameters[0])
         adapters = ship_adapters(draft, target, piece.advance)
         if target.max_rank is not None:
-            make_swappable(model, target.branch_names, target.max_rank)
+            make_swappable(model, target.branch_names, target.max_rank, target.backend, spec.dtype)
         store.bind(model)
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)

@@ -34,6 +34,7 @@ class BuildRequest:
         finetuned: the full fine-tune, or its trained parameters alone, which are laid over the
             base; None puts the base's weights into the full engine.
         loras: files that together are the adapter.
+        prefuse: files that are merged into the base of every mode before anything else.
         expert: which of Wan2.2's two models; `both` is split before anything is read.
         targets: names of sets and patterns of the layers that a swappable engine's adapters, and
             those of `ranks`, sit on; empty is cross-attention, or with `loras` what they change.
@@ -55,6 +56,7 @@ class BuildRequest:
     base: str | None = RANDOM
     finetuned: str | None = None
     loras: tuple[LoraArgument, ...] = ()
+    prefuse: tuple[LoraArgument, ...] = ()
     expert: ExpertChoice | None = None
     skip_image_keys: bool = False
     targets: tuple[str, ...] = ()
@@ -109,9 +111,9 @@ class BuildRequest:
         for target in self.targets:
             if not target.strip():
                 raise UsageError("targets is empty", "name a set or a pattern, or leave it out")
-        for lora in self.loras:
-            if not lora.path.strip():
-                raise UsageError("lora is empty", "name a LoRA's file, or leave it out")
+        for flag, loras in (("lora", self.loras), ("prefuse", self.prefuse)):
+            if any(not lora.path.strip() for lora in loras):
+                raise UsageError(f"{flag} is empty", "name a LoRA's file, or leave it out")
         adapted = [mode for mode in self.modes if mode != "full"]
         if adapted and not self.ranks and not self.loras:
             raise UsageError(f"mode {adapted[0]} needs an adapter", "add --rank 32, or --lora FILE")
@@ -185,7 +187,7 @@ def check_usage(request: BuildRequest) -> None:
             "--lora-high and --lora-low have no effect on a model that isn't built",
             "add --expert both, with a --config of Wan2.2",
         )
-    if request.skip_image_keys and not request.loras:
+    if request.skip_image_keys and not request.loras and not request.prefuse:
         raise UsageError("--skip-image-keys has no effect without a --lora", "add --lora FILE")
     if request.max_rank is not None:
         swapping = [mode for mode in ADAPTED if mode == "swappable" or request.swaps_in_place(mode)]

@@ -63,7 +63,9 @@ def _make_target(
         label = f"-{adapters[0].label}"
     expert = request.expert if request.expert != "both" else None
     of = f"-{expert}" if expert else ""
-    name = f"{config.name}{of}-{size}-{config.dtype}-{mode}{label}"
+    weights = sources.weights_of(mode)
+    fused = "".join(f"-pre-{one.label}" for one in weights.prefuse)
+    name = f"{config.name}{of}-{size}-{config.dtype}{fused}-{mode}{label}"
     if settings:
         if settings.lora_form and ranks:
             name += f"-{settings.lora_form}"
@@ -74,7 +76,7 @@ def _make_target(
         out=request.out,
         config=config,
         mode=mode,
-        weights=sources.weights_of(mode),
+        weights=weights,
         shapes=sources.shapes,
         adapters=adapters,
         ranks=ranks,

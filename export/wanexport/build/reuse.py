@@ -47,9 +47,12 @@ def describe_inputs(target: Target) -> dict[str, str]:
         "wanexport": f"{__version__}+{code_hash(target.mode)}",
     }
     inputs |= {tool: _version(tool) for tool in TOOLS}
+    if prefuse := target.weights.prefuse:
+        held = [f"{one.sha256}@{one.adapter.strength!r}" for one in prefuse]
+        inputs["prefuse"] = ",".join(held)
     if target.expert is not None:
         inputs["expert"] = target.expert
-    if skipped := [key for s in target.adapters for a in s.adapters for key in a.skipped]:
+    if skipped := [key for adapter in target.all_adapters for key in adapter.skipped]:
         inputs["skipped keys"] = ",".join(sorted(skipped))
     if target.swap_rank is not None:
         inputs["swap rank"] = str(target.swap_rank)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from wanexport.build.prefuse import Prefuse, lay_prefused, read_prefuse
 from wanexport.build.request import RANDOM, SEED, BuildRequest
 from wanexport.checkpoint.open import (
     Checkpoint,
@@ -104,11 +105,13 @@ class Weights:
         origin: what it is called: the base, or a full fine-tune.
         checkpoint: None if it isn't made yet, in a dry run.
         files: (path, sha256) of each file that holds it.
+        prefuse: the LoRAs that were merged into it.
     """
 
     origin: Origin
     checkpoint: Checkpoint | None
     files: tuple[tuple[str, str], ...]
+    prefuse: tuple[Prefuse, ...] = ()
 
     @property
     def laid_over(self) -> str:
@@ -170,6 +173,10 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
     elif trained is not None and base is not None:
         finetuned = lay_over(trained, base)
         reporter.log(finetuned.laid_over)
+    prefuse = read_prefuse(request, shapes, reporter) if request.prefuse else ()
+    if prefuse:
+        base = lay_prefused(prefuse, base) if base else None
+        finetuned = lay_prefused(prefuse, finetuned) if finetuned else None
     sets = []
     targets = choose_targets(arch, request.targets)
     for rank in request.ranks:
@@ -182,8 +189,8 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
         sets.append(_file_set(request, shapes, reporter))
     return Sources(
         shapes,
-        _weights("base", base, reporter),
-        _weights("finetuned", finetuned, reporter) if trained else None,
+        _weights("base", base, prefuse, reporter),
+        _weights("finetuned", finetuned, prefuse, reporter) if trained else None,
         tuple(sets),
         to_make,
     )
@@ -286,10 +293,16 @@ def _resolve(
     )
 
 
-def _weights(origin: Origin, checkpoint: Checkpoint | None, reporter: Reporter) -> Weights:
+def _weights(
+    origin: Origin,
+    checkpoint: Checkpoint | None,
+    prefuse: tuple[Prefuse, ...],
+    reporter: Reporter,
+) -> Weights:
     if checkpoint is None:
-        return Weights(origin, None, ())
+        return Weights(origin, None, (), prefuse)
     held = [layer.tensors.values() for layer in checkpoint.layers]
     paths = [p for refs in held for p in sorted({path for ref in refs for path in ref.paths})]
     digests = hash_files("the checkpoint", paths, reporter)
-    return Weights(origin, checkpoint, tuple((str(p), digest) for p, digest in digests.items()))
+    files = tuple((str(path), digest) for path, digest in digests.items())
+    return Weights(origin, checkpoint, files, prefuse)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from wanexport.build.sources import AdapterSet, Weights
 from wanexport.errors import BuildError
+from wanexport.lora.adapter import Adapter
 from wanexport.model.config import Config, Size
 from wanexport.storage.disk import check_disk
 from wanexport.tensorrt.settings import PlanSettings
@@ -97,6 +98,12 @@ class Target:
     def carried(self) -> tuple[AdapterSet | None, ...]:
         """The adapters that the engine can run with, one at a time."""
         return self.adapters or (None,)
+
+    @property
+    def all_adapters(self) -> tuple[Adapter, ...]:
+        """Every LoRA file that takes part, prefused ones first."""
+        fused = (one.adapter for one in self.weights.prefuse)
+        return (*fused, *(adapter for s in self.adapters for adapter in s.adapters))
 
     @property
     def branch_names(self) -> list[str]:

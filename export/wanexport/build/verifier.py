@@ -154,7 +154,7 @@ def _trace(target: Target, spec: GraphSpec) -> ir.Model:
     dtype = target.config.dtype
     graph = passes.lower_for(trace_graph(spec), target.backend, dtype, target.joined)
     if target.max_rank is not None:
-        make_swappable(graph, target.branch_names, target.max_rank)
+        make_swappable(graph, target.branch_names, target.max_rank, target.backend, dtype)
     return graph
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from wanexport.checkpoint.architecture import (
     check_architecture,
@@ -37,11 +38,13 @@ class Layer:
         files: its files.
         tensors: all that it holds.
         hidden: the names that a layer above holds, too, whose values count instead.
+        origin: whose values they are, where they aren't the checkpoint's own.
     """
 
     files: tuple[SafetensorsFile, ...]
     tensors: Mapping[str, TensorRef]
     hidden: frozenset[str]
+    origin: Literal["prefused"] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Checkpoint:
         left_aside: the first words of names that aren't the DiT's -> how many tensors they have.
         under: the checkpoint that its own tensors are laid over.
         own: its own tensors; None if that is all of them.
+        origin: whose values its own tensors are, where they aren't its files'.
+        laid_over: what is whose, in a sentence; nothing of a whole checkpoint.
     """
 
     path: Path
@@ -73,29 +78,21 @@ class Checkpoint:
     left_aside: Mapping[str, int] = field(default_factory=dict)
     under: Checkpoint | None = None
     own: Mapping[str, TensorRef] | None = None
+    origin: Literal["prefused"] | None = None
+    laid_over: str = ""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """What it consists of, from the lowest layer up; a whole checkpoint is one layer."""
         if self.under is None or self.own is None:
-            return (Layer(self.files, self.tensors, frozenset()),)
+            return (Layer(self.files, self.tensors, frozenset(), self.origin),)
         below = [replace(s, hidden=s.hidden | self.own.keys()) for s in self.under.layers]
-        return (*below, Layer(self.files, self.own, frozenset()))
-
-    @property
-    def laid_over(self) -> str:
-        """Say what is whose, in a sentence; nothing of a whole checkpoint."""
-        if self.under is None or self.own is None:
-            return ""
-        return (
-            f"{self.path} holds {len(self.own)} of {len(self.tensors)} tensors; they are laid over "
-            f"{self.under.path}"
-        )
+        return (*below, Layer(self.files, self.own, frozenset(), self.origin))
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The safetensors dtypes that its files have them in."""
-        refs = self.tensors.values()
+        refs = [ref.stored_as for ref in self.tensors.values()]
         return tuple(
             sorted({r.stored.dtype if isinstance(r, QuantizedRef) else r.dtype for r in refs})
         )
@@ -111,7 +108,7 @@ class Checkpoint:
         Several schemes come with the one of most values first: `gguf:Q4_K+Q6_K`.
         """
         counts: Counter[str] = Counter()
-        for ref in self.tensors.values():
+        for ref in (ref.stored_as for ref in self.tensors.values()):
             if isinstance(ref, QuantizedRef) and file in (None, ref.path):
                 counts[ref.scheme] += ref.stored.nbytes
         if len(counts) > 1:
@@ -167,10 +164,13 @@ def lay_over(read: Read, under: Checkpoint) -> Checkpoint:
     check_known(shapes, wanted, where)
     check_config(read.config, arch, read.path)
     whole = replace(_checkpoint(read, arch), under=under, own=read.tensors)
+    tensors = {**under.tensors, **read.tensors}
     return replace(
         whole,
-        tensors={**under.tensors, **read.tensors},
+        tensors=tensors,
         random_weights=read.random_weights or under.random_weights,
+        laid_over=f"{read.path} holds {len(read.tensors)} of {len(tensors)} tensors; they are laid "
+        f"over {under.path}",
     )
 
 

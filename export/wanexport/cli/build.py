@@ -85,6 +85,16 @@ def build(
             rich_help_panel=SOURCES,
         ),
     ] = None,
+    prefuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prefuse",
+            metavar="FILE[:STRENGTH]",
+            help="LoRA to merge into the base of every engine before anything else, such as a "
+            "step-distilled one; repeatable.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
     skip_image_keys: Annotated[
         bool,
         typer.Option(
@@ -251,6 +261,7 @@ def build(
             *(parse_lora(argument, "high") for argument in lora_high or ()),
             *(parse_lora(argument, "low") for argument in lora_low or ()),
         ),
+        prefuse=tuple(parse_lora(argument) for argument in prefuse or ()),
         expert=expert,
         skip_image_keys=skip_image_keys,
         targets=tuple(targets or ()),

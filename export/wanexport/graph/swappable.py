@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from wanexport.graph.fusible.apart_branches import set_branches_apart
 from wanexport.graph.rewrite import cast, constant, make
+from wanexport.storage.dtypes import onnx_dtype
+from wanrt.manifest.schema import Backend
 
 __all__ = ["STRENGTHS", "make_swappable"]
 
@@ -15,7 +18,9 @@ STRENGTHS = "strengths"
 DOWN = ".lora_A"
 
 
-def make_swappable(model: ir.Model, names: Sequence[str], max_rank: int) -> None:
+def make_swappable(
+    model: ir.Model, names: Sequence[str], max_rank: int, backend: Backend, dtype: str
+) -> None:
     """Make A and B inputs of a lowered graph, A's rows multiplied by `strengths` [max_rank], fp32.
 
     The strengths multiply A, not x A^T: they are read with rank x width values instead of
@@ -26,6 +31,8 @@ def make_swappable(model: ir.Model, names: Sequence[str], max_rank: int) -> None
         model: the graph, lowered for what runs it.
         names: of A and B of every module; the inputs come in this order, `strengths` after them.
         max_rank: rows of every A.
+        backend: what runs the engine.
+        dtype: the engine's.
     """
     graph = model.graph
     strengths = ir.Value(
@@ -42,6 +49,8 @@ def make_swappable(model: ir.Model, names: Sequence[str], max_rank: int) -> None
             nodes += _scale(value, column.outputs[0])
     graph.inputs.append(strengths)
     graph.insert_before(graph[0], nodes)
+    if backend != "onnxruntime" and dtype != "fp32":
+        set_branches_apart(model, onnx_dtype(dtype))
 
 
 def _scale(a: ir.Value, column: ir.Value) -> list[ir.Node]:

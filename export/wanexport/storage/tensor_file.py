@@ -59,6 +59,16 @@ class TensorRef(StoredTensor):
         return True
 
     @property
+    def stored_as(self) -> TensorRef:
+        """What lies in the file, where more is done to it than decoding."""
+        return self
+
+    @property
+    def made_by(self) -> str:
+        """What is done to what lies there, where its files don't say it; empty: nothing."""
+        return ""
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The files that reading it reads."""
         return (self.path,)

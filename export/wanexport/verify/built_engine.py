@@ -110,7 +110,7 @@ class BuiltEngine:
         twin = passes.lower_for(traced, manifest.backend, manifest.dtype, joined)
         if manifest.max_rank is not None:
             names = [name for name in self.adapter if name != STRENGTHS]
-            make_swappable(twin, names, manifest.max_rank)
+            make_swappable(twin, names, manifest.max_rank, manifest.backend, manifest.dtype)
         try:
             same_structure(self.graph, twin)
         except BuildError:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanexport.storage.hashes import join_digests, remember_sha256, sha256_file
+from wanexport.storage.hashes import join_digests, remember_sha256, sha256_file, sha256_text
 from wanexport.storage.links import copy_file, pool_path
 from wanexport.storage.locks import locked
 from wanexport.storage.tensor_file import (
@@ -49,7 +49,9 @@ class Pool:
         """
         source = next(iter(refs.values())).path
         read = {path for ref in refs.values() for path in ref.paths}
-        path = pool_path(self.folder, join_digests(map(sha256_file, read)), dtype)
+        made_by = {sha256_text(ref.made_by) for ref in refs.values() if ref.made_by}
+        key = join_digests([*map(sha256_file, read), *made_by])
+        path = pool_path(self.folder, key, dtype)
         with self._alone():
             if not self._holds(path, list(specs.values())):
                 tensors = (

@@ -32,7 +32,7 @@ from wanrt.manifest.schema import WeightFile
 
 __all__ = ["WeightStore"]
 
-Origin = Literal["base", "finetuned", "adapter", "merged", "constants"]
+Origin = Literal["base", "finetuned", "prefused", "adapter", "merged", "constants"]
 
 CONSTANTS_NAME = "constants.safetensors"
 INLINE_BYTES = 1024  # smaller constants stay in model.onnx, as onnx's own writers do

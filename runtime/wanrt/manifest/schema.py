@@ -89,7 +89,7 @@ class WeightFile(File):
     """
 
     mtime_ns: Instant
-    origin: Literal["base", "finetuned", "adapter", "merged", "constants"]
+    origin: Literal["base", "finetuned", "prefused", "adapter", "merged", "constants"]
     storage: Literal["reflink", "hardlink", "pool", "copy", "own"]
 
 

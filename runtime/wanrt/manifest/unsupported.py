@@ -16,8 +16,5 @@ def find_unsupported(manifest: Manifest) -> str | None:
             manifest.cards > 1
         ),
         f"is quantised to {quantized}; this version runs unquantised engines": bool(quantized),
-        "has a prefused LoRA; this version runs engines of a base without one": bool(
-            manifest.prefuse
-        ),
     }
     return next((reason for reason, applies in reasons.items() if applies), None)

@@ -183,7 +183,8 @@ def test_what_is_no_strength(strength: str) -> None:
 FLAGS = {
     "build": {
         "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--lora-high",
-        "--lora-low", "--skip-image-keys", "--expert", "--targets", "--dtype", "--backend",
+        "--lora-low", "--skip-image-keys", "--expert", "--targets", "--prefuse", "--dtype",
+        "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",

@@ -91,8 +91,8 @@ WeightFile read_weight_file(const Json& value, const std::string& place) {
   WeightFile file;
   file.file = read_file_entry(object);
   file.mtime_ns = object.count("mtime_ns", std::numeric_limits<std::int64_t>::min());
-  file.constants = object.choice("origin", {"base", "finetuned", "adapter", "merged",
-                                            "constants"}) == "constants";
+  file.constants = object.choice("origin", {"base", "finetuned", "prefused", "adapter",
+                                            "merged", "constants"}) == "constants";
   const std::string storage =
       object.choice("storage", {"reflink", "hardlink", "pool", "copy", "own"});
   file.linked = storage == "hardlink" || storage == "pool" || storage == "own";
@@ -211,7 +211,7 @@ void read_features(Object& object, Manifest& manifest) {
   manifest.lora_form = read_optional_choice(object, "lora_form", {"branch", "fused"});
   manifest.expert = read_optional_choice(object, "expert", {"high", "low"});
   if (object.has("prefuse")) {
-    manifest.prefused = !read_list(object, "prefuse", check_prefused).empty();
+    read_list(object, "prefuse", check_prefused);
   }
   if (const Json* quantization = object.find("quantization")) {
     manifest.quantization = read_quantization(*quantization, "quantization");

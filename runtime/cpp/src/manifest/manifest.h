@@ -42,7 +42,6 @@ struct Manifest {
   bool random_weights = false, full_finetune = false;
   std::string lora_form, expert, quantization;  // the last is its scheme; empty: none
   std::int64_t cards = 1;
-  bool prefused = false;
   std::map<std::string, Graph> graphs;
   std::vector<Workload> workloads;
   std::vector<WeightFile> weights;

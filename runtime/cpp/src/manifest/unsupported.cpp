@@ -13,9 +13,6 @@ std::string find_unsupported(const Manifest& manifest) {
   if (!manifest.quantization.empty()) {
     return "is quantised to " + manifest.quantization + "; this version runs unquantised engines";
   }
-  if (manifest.prefused) {
-    return "has a prefused LoRA; this version runs engines of a base without one";
-  }
   return "";
 }
 
