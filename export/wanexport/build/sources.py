@@ -243,6 +243,9 @@ def _resolve(
     for adapter in adapters:
         if adapter.strength != 1 and any("magnitude" in d.tensors for d in adapter.deltas):
             reporter.log(f"{adapter.path}, strength {adapter.strength:g}: {DORA_STRENGTH}")
+    with reporter.work("looking for NaN in the LoRA"):
+        for delta in (delta for adapter in adapters for delta in adapter.deltas):
+            delta.check_values()
     carried, rest = split_rest(adapters)
     unmerged = [mode for mode in request.modes if mode in ("separate", "swappable")]
     if rest and unmerged and not request.merge_rest:

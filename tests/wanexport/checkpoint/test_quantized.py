@@ -123,6 +123,35 @@ ORIGINAL = "blocks.0.cross_attn.q"
 
 
 @pytest.mark.parametrize(
+    ("quantise", "says"),
+    [
+        (scaled("scale_weight"), "back in fp8, 18 % would be left of it where it changes a weight "
+                                 "by 0.3 %, 49 % at 1 %"),
+        (fp8, "back in fp8, nothing would be left of it where it changes a weight by 0.3 %"),
+        (rows(torch.int8, 1), "back in int8, nothing would be left of it where it changes a "
+                              "weight by 0.3 %, 21 % at 1 %"),
+    ],
+    ids=["fp8-scaled", "fp8-bare", "int8"],
+)  # fmt: skip
+def test_build_says_what_merging_into_such_a_base_does(
+    quantise: Callable[[Tensors], tuple[Tensors, Tensors]],
+    says: str,
+    plain: Tensors,
+    tmp_path: Path,
+) -> None:
+    save_file(quantise(plain)[0], tmp_path / "wan.safetensors")
+    tiny = write_config(
+        tmp_path / "tiny.toml", Config(name="tiny", dtype="fp32", architecture=I2V, size=SIZE)
+    )
+    flags = ("--config", tiny, "--base", tmp_path / "wan.safetensors", "--out", tmp_path / "out",
+             "--rank", 4, "--dry-run")  # fmt: skip
+    said = wanexport("build", *flags, "--mode", "merged").out
+    assert "merged: kept in fp32, not made" in said
+    assert says in said
+    assert "merged:" not in wanexport("build", *flags, "--mode", "separate").out
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({f"{ORIGINAL}.weight_scale_2": torch.ones(())}, "is quantised as NVFP4"),
@@ -159,6 +188,10 @@ def test_an_engine_holds_the_decoded_weights_and_says_of_what(
     out = tmp_path / "engines"
     flags = ("--config", tiny, "--mode", "full", "--base", base, "--out", out)
     assert "base: fp8_scaled" in wanexport("build", *flags, "--dry-run").out
+    assert (
+        f"values not looked at: {base} (wanexport inspect does)"
+        in wanexport("build", *flags, "--dry-run").out
+    )
     found = wanexport("build", *flags)
     assert found.code == 0, found.err
     assert "base: fp8_scaled" in found.out
