@@ -96,10 +96,10 @@ def refuse_other_part(stored: Mapping[str, TensorRef], where: str) -> NoReturn:
 
 def has_base(names: Iterable[str]) -> bool:
     """Tell whether a model's own weights are among names, and not only those of a LoRA."""
-    return any(
-        ".base_layer.weight" in name
-        or re.search(r"(^|\.)(head\.modulation|scale_shift_table)$", name)
-        for name in names
+    held = list(names)
+    return any(".base_layer.weight" in name for name in held) or all(
+        any(re.search(rf"(^|\.)({part})$", name) for name in held)
+        for part in (r"patch_embedding\.weight", r"head\.modulation|scale_shift_table")
     )
 
 
