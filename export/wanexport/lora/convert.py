@@ -34,7 +34,7 @@ def make_canonical(
     """Write the canonical adapter of one engine that can swap, and return its rank.
 
     Of a file that holds LoRAs of both of Wan2.2's experts, the engine's own half is taken. What a
-    swappable engine can't carry of the LoRA that it was built with lies in its base already.
+    swappable engine can't carry of the LoRA that it was built with is in its base already.
 
     Raises:
         AdapterError: a file can't be applied in full by that engine: another architecture, a rank
