@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -30,6 +32,7 @@ from wanexport.model.config import Config, Size, load_config
 from wanexport.model.names import module_shapes
 from wanrt.explain.work import bound_seconds
 from wanrt.machine.devices import load_devices
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
 
@@ -53,6 +56,7 @@ class Case:
     capability: str = "12.0"
     layers: int = 1
     forms: tuple[str, ...] = ALL
+    dtype: Dtype = "bf16"
 
     @property
     def label(self) -> str:
@@ -84,9 +88,11 @@ def list_cases() -> Iterator[Case]:
         yield from (Case(mode, rank, EVERY) for rank in (32, 128))
         yield from (Case(mode, 32, targets, forms=()) for targets in (CROSS, EVERY))
         yield from (Case(mode, 32, targets, size="720p") for targets in (CROSS, EVERY))
-        yield Case(mode, 32, capability="8.9")
+        yield from (Case(mode, 32, targets, capability="8.9") for targets in (CROSS, EVERY))
+        yield from (Case(mode, 32, targets, dtype="fp16") for targets in (CROSS, EVERY))
     yield from (Case("full", size="720p", forms=forms) for forms in ((), ALL))
     yield from (Case("full", capability="8.9", forms=forms) for forms in ((), ALL))
+    yield from (Case("full", dtype="fp16", forms=forms) for forms in ((), ALL))
     yield from (Case("full", layers=2, forms=forms) for forms in ((), ALL))
     yield Case("separate", 32, layers=2)
 
@@ -110,24 +116,38 @@ def main() -> None:
 def measure(case: Case, work: Path) -> Found:
     """Build a case's plan with its forms alone, and sum what its kernels do."""
     device = load_devices()[CARDS[case.capability]]
-    config = load_config(CONFIG).model_copy(update={"size": SIZES[case.size]})
-    plain = BuildRequest(config=config, modes=(case.mode,), ranks=(case.rank,) if case.rank else ())
-    request = shrink(plain, case.layers, case.capability)
-    if case.targets == EVERY and case.rank:
-        lora = parse_lora(str(write_lora(request.config, case.rank, work)))
-        request = replace(request, ranks=(), loras=(lora,))
-    lower = wanexport.graph.passes.lower_for_tensorrt
-    wanexport.graph.passes.lower_for_tensorrt = partial(lower_for_tensorrt, forms=case.forms)
-    try:
-        kernels = read_block(request, work / f"base-{case.layers}", Reporter(quiet=True))
-    finally:
-        wanexport.graph.passes.lower_for_tensorrt = lower
+    with only_forms(case.forms):
+        kernels = read_block(ask(case, work), find_base(case, work), Reporter(quiet=True))
     return Found(
         len(kernels),
         sum(one.kernel.bytes for one in kernels),
         sum(one.flops for one in kernels),
         sum(bound_seconds(kernels, device)),
     )
+
+
+def ask(case: Case, work: Path) -> BuildRequest:
+    """Return the request of a case's engine."""
+    config = load_config(CONFIG).model_copy(update={"size": SIZES[case.size], "dtype": case.dtype})
+    plain = BuildRequest(config=config, modes=(case.mode,), ranks=(case.rank,) if case.rank else ())
+    request = shrink(plain, case.layers, case.capability)
+    if case.targets == EVERY and case.rank:
+        lora = parse_lora(str(write_lora(request.config, case.rank, work)))
+        request = replace(request, ranks=(), loras=(lora,))
+    return request
+
+
+def find_base(case: Case, work: Path) -> Path:
+    """Return where a case's random weights are, or are to be made."""
+    return work / f"base-{case.dtype}-{case.layers}"
+
+
+@contextmanager
+def only_forms(forms: tuple[str, ...]) -> Iterator[None]:
+    """Let graphs for TensorRT get these forms alone."""
+    lower = partial(lower_for_tensorrt, forms=forms)
+    with patch.object(wanexport.graph.passes, "lower_for_tensorrt", lower):
+        yield
 
 
 def write_lora(config: Config, rank: int, work: Path) -> Path:
@@ -151,37 +171,34 @@ def save(found: Mapping[Case, Found]) -> None:
     """Write all figures, and the tables that answer the questions."""
     rows = [{**asdict(case), **asdict(one)} for case, one in found.items()]
     (RESULTS / "compiled_block.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = HEAD + "".join(tabulate(title, pick, found) for title, pick in TABLES.items())
+    text = HEAD + "".join(tabulate(title, shared, found) for title, shared in TABLES.items())
     (RESULTS / "compiled_block.md").write_text(text)
     print(text)
 
 
 HEAD = f"""# One block of I2V-14B in compiled plans
 
-`python benchmarks/compiled_block.py`: stem, one layer and head of {CONFIG} in bf16, built by
-TensorRT-RTX 1.7.1.116 without a GPU and read as `wanrt explain` reads them. GB (10^9 bytes) that
-the kernels move, each operand of a kernel once; to full: of the same forms, size and capability.
-The bound is the time that the kernels take at best, one after the other, on the card that is named.
-It is worked out from the plan, not measured. Merged engines have the kernels of full ones: checked
-on tiny engines by tests/system/test_real_plans.py.
+`python benchmarks/compiled_block.py`: stem, one layer and head of {CONFIG} in bf16 (one
+table: fp16), built by TensorRT-RTX 1.7.1.116 without a GPU and read as `wanrt explain` reads them.
+GB (10^9 bytes) that the kernels move, each operand of a kernel once; to full: of the same forms,
+size and capability. The bound is the time that the kernels take at best, one after the other, on
+the card that is named: worked out from the plan, not measured. Merged engines have the kernels of
+full ones: checked on tiny engines by tests/system/test_real_plans.py.
 """
-TABLES = {
-    "The forms of the graph, one after the other (full)": lambda case: (
-        case.mode == "full" and (case.size, case.capability, case.layers) == ("480p", "12.0", 1)
-    ),
-    "LoRA at 480p, with all forms": lambda case: (
-        (case.size, case.capability, case.layers, case.forms) == ("480p", "12.0", 1, ALL)
-    ),
-    "LoRA at 480p, as exported": lambda case: (
-        (case.size, case.capability, case.layers, case.forms) == ("480p", "12.0", 1, ())
-    ),
-    "720p (75,600 tokens)": lambda case: case.size == "720p",
-    "Compute capability 8.9": lambda case: case.capability == "8.9",
-    "Two layers (minus one layer, above: an inner block)": lambda case: case.layers == 2,
+PLAIN = {"size": "480p", "capability": "12.0", "layers": 1, "dtype": "bf16"}
+TABLES: dict[str, dict[str, object]] = {
+    "The forms of the graph, one after the other (full)": {**PLAIN, "mode": "full"},
+    "LoRA at 480p, with all forms": {**PLAIN, "forms": ALL},
+    "LoRA at 480p, as exported": {**PLAIN, "forms": ()},
+    "720p (75,600 tokens)": {"size": "720p"},
+    "Compute capability 8.9": {"capability": "8.9"},
+    "fp16": {"dtype": "fp16"},
+    "Two layers (minus one layer, above: an inner block)": {"layers": 2},
 }
+"""Title -> what the cases of a table have in common."""
 
 
-def tabulate(title: str, belongs: Callable[[Case], bool], found: Mapping[Case, Found]) -> str:
+def tabulate(title: str, shared: Mapping[str, object], found: Mapping[Case, Found]) -> str:
     """Return a table of the cases that belong to it."""
     lines = [
         f"\n## {title}\n",
@@ -189,7 +206,7 @@ def tabulate(title: str, belongs: Callable[[Case], bool], found: Mapping[Case, F
         "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for case, one in found.items():
-        if not belongs(case):
+        if any(getattr(case, name) != value for name, value in shared.items()):
             continue
         full = found.get(case.baseline)
         more = "" if full is None else f"+{(one.moved - full.moved) / 1e9:.2f}"

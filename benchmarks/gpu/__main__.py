@@ -20,7 +20,7 @@ from pathlib import Path
 
 from wanrt.storage.files import write_text
 
-from . import card, checks, forms, kernels, layers
+from . import card, checks, forms, fusible, kernels, layers
 from .record import Record, Step
 from .settings import Settings, Size
 from .tables import render
@@ -28,7 +28,15 @@ from .tables import render
 RESULTS = Path(__file__).parents[1] / "results"
 Work = Callable[[], Step]
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-EXPECTED_S = {"card": 10, "layers": 400, "kernels": 30, "forms": 120, "check": 240, "deep": 480}
+EXPECTED_S = {
+    "card": 10,
+    "layers": 400,
+    "kernels": 30,
+    "forms": 120,
+    "fusible": 240,
+    "check": 240,
+    "deep": 480,
+}
 """Estimates in seconds, for an H200 with 16 cores where no engine is built yet; of these `card` and
 `kernels` have been timed there."""
 
@@ -100,6 +108,13 @@ def _forms(settings: Settings) -> Iterator[tuple[str, Work]]:
         yield name, partial(forms.measure, settings, name)
 
 
+def _fusible(settings: Settings) -> Iterator[tuple[str, Work]]:
+    for kind in fusible.KINDS:
+        for age in fusible.AGES:
+            yield f"build {kind}, {age}", partial(fusible.build, settings, kind, age)
+    yield "race", partial(fusible.race, settings)
+
+
 def _check(settings: Settings) -> Iterator[tuple[str, Work]]:
     for backend in BACKENDS:
         yield backend, partial(checks.check, settings, backend)
@@ -117,6 +132,7 @@ PARTS = {
     "layers": _layers,
     "kernels": _kernels,
     "forms": _forms,
+    "fusible": _fusible,
     "check": _check,
     "deep": _deep,
 }

@@ -103,12 +103,12 @@ def parity(settings: Settings, layers: int, size: Size) -> Step:
     for source, modes in (("full", ("full",)), ("merged", ("merged", "separate", "swappable"))):
         if source not in by_mode:
             continue
-        expected = _torch_sample(settings, by_mode[source], "fp32")
-        own = _torch_sample(settings, by_mode[source], settings.dtype)
-        found[f"torch {settings.dtype}, {source}"] = _relative_l2(own, expected)
+        expected = torch_sample(settings, by_mode[source], "fp32")
+        own = torch_sample(settings, by_mode[source], settings.dtype)
+        found[f"torch {settings.dtype}, {source}"] = relative_l2(own, expected)
         for mode in modes:
             if mode in by_mode:
-                found[mode] = _relative_l2(_engine_sample(settings, by_mode[mode]), expected)
+                found[mode] = relative_l2(engine_sample(settings, by_mode[mode]), expected)
     return found
 
 
@@ -128,7 +128,8 @@ def find_weights(settings: Settings, layers: int) -> str:
     return next((str(made) for made in folder(settings, layers).glob(".made/*-seed0")), "random")
 
 
-def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
+def engine_sample(settings: Settings, path: Path) -> np.ndarray:
+    """Return an engine's sample of seeded inputs, with the first adapter that ships with it."""
     with wanrt.load_engine(path, device=settings.device) as engine:  # type: ignore[arg-type]
         manifest = engine.manifest
         adapters = sorted((path / "adapters").glob("*.safetensors"))
@@ -139,7 +140,8 @@ def _engine_sample(settings: Settings, path: Path) -> np.ndarray:
         return np.asarray(sample).astype(np.float64)
 
 
-def _torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
+def torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
+    """Return what diffusers' model computes from the same inputs with an engine's weights."""
     taken = open_folder(path)
     (workload,) = taken.manifest.workloads
     job = LoadJob(taken, workload, device=settings.device)  # type: ignore[arg-type]
@@ -153,7 +155,12 @@ def _torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
     return np.asarray(sample)
 
 
-def _relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
+def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return |actual - expected| / |expected|.
+
+    Raises:
+        WanrtError: the first isn't finite.
+    """
     if not np.isfinite(actual).all():
         raise WanrtError("an output is not finite")
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))

@@ -24,6 +24,7 @@ def render(record: Record, settings: Settings) -> str:
         if "seconds_by_kind" in step:
             lines += ["", f"## Where the time of {name} goes", "", *_kernels(step)]
     lines += _forms(parts.get("forms", {}))
+    lines += _fusible(parts.get("fusible", {}).get("race", {}))
     for name, step in parts.get("check", {}).items():
         lines += ["", f"## `make gpu-check`: {name}", "", *_check(step)]
     problems = [
@@ -129,6 +130,28 @@ def _forms(steps: dict[str, Any]) -> list[str]:
     lines = ["", "## Forms of the graph: full, one load, median forward", ""]
     lines += ["| form | forward |", "|---|--:|"]
     return lines + [f"| {name} | {seconds * 1e3:.1f} ms |" for name, seconds in measured.items()]
+
+
+def _fusible(step: dict[str, Any]) -> list[str]:
+    """The graph's forms for TensorRT: what plans promise in bytes, in seconds."""
+    kinds = {name: found for name, found in step.items() if isinstance(found, dict)}
+    if not kinds:
+        return []
+    lines = [
+        "",
+        "## Forms that TensorRT fuses: one load each, interleaved, no interval",
+        "",
+        "| engine | as exported | with the forms | ratio | error to fp32 | the two apart |",
+        "|---|--:|--:|--:|---|--:|",
+    ]
+    for name, found in kinds.items():
+        errors = [found[key] for key in ("as_exported_error", "fusible_error") if key in found]
+        lines.append(
+            f"| {name} | {found['as_exported_s'] * 1e3:.1f} ms | {found['fusible_s'] * 1e3:.1f} ms "
+            f"| {found['ratio']:.4f} | {', '.join(f'{error:.2e}' for error in errors)} "
+            f"| {found['apart']:.1e} |"
+        )
+    return lines
 
 
 def _check(step: dict[str, Any]) -> list[str]:

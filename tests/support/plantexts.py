@@ -21,6 +21,15 @@ def write_plan(path: Path, tensors: Sequence[Tensor], kernels: Sequence[str]) ->
     return path
 
 
+def sub_tensor(name: str, base: str, offset: int, shape: tuple[int, ...], dtype: str) -> str:
+    """Return a part of another tensor's buffer, to be listed before the kernels that use it."""
+    dims = " ".join(map(str, shape))
+    return (
+        f'sub_tensor={{ base="{base}" const_offset={offset} dims={{ {dims} }} name="{name}" '
+        f"type={dtype} }}"
+    )
+
+
 def gemm(node: str, x: str, weight: str, y: str, kind: str = "fully_connected") -> str:
     """Return a kernel that multiplies x [rows, in] by a weight [in, out]."""
     inputs, outputs = ("input", "output") if kind == "fully_connected" else (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"card", "layers", "kernels", "forms", "check", "deep"}
+PARTS = {"card", "layers", "kernels", "forms", "fusible", "check", "deep"}
 ARGUMENTS = ("--device", "cpu", "--small", "--layers", "1", "--deep-layers", "2", "--seconds", "0")
 
 
@@ -37,6 +37,8 @@ def test_every_part_finds_something(rehearsed: Path) -> None:
         "full", "merged", "separate", "swappable"
     }  # fmt: skip
     assert steps["layers"]["parity"]["swappable"] < 1e-5
+    raced = [found for found in steps["fusible"]["race"].values() if isinstance(found, dict)]
+    assert [found["apart"] < 1e-5 for found in raced] == [True] * 3
     rows = [row for backend in steps["check"].values() for row in backend["rows"]]
     assert not [row for row in rows if row[2].startswith("FAILED")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wanrt.bench.candidates import Candidate, find_baseline
+from wanrt.bench.moved import moved_by_part
 from wanrt.bench.rounds import Entry
 from wanrt.machine.devices import DeviceRates
 from wanrt.machine.predict import predict_forward
@@ -56,7 +57,8 @@ def make_rows(
     for entry, own, ratio in zip(entries, timed, ratios, strict=True):
         base = None if own.baseline is None else entries[own.baseline].candidate
         predicted_s = _predict(entry.candidate, workload, rates)
-        row = _make_row(entry, base, ratio, workload, predicted_s)
+        moved = moved_by_part(entry.candidate, workload)
+        row = _make_row(entry, base, ratio, workload, predicted_s, moved)
         rows.append(advise_on_row(row, half_width))
     return tuple(rows)
 
@@ -88,6 +90,7 @@ def _make_row(
     ratio: Ratio | None,
     workload: str,
     predicted_s: float | None,
+    moved: dict[str, int] | None,
 ) -> CandidateResult:
     candidate = entry.candidate
     manifest = candidate.manifest
@@ -114,6 +117,8 @@ def _make_row(
         probe=entry.probe,
         clocks=entry.clocks,
         predicted_s=predicted_s,
+        moved=moved,
+        least_moved=None if moved is None else dict(shapes.bytes),
         ratio=ratio,
         skipped=entry.skipped,
         failed=entry.failed,

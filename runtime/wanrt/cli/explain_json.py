@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from wanrt.explain.difference import compare_kernels
 from wanrt.explain.explained import Explained
 from wanrt.explain.kernel import Operand
+from wanrt.explain.lora_share import sum_adapter
 from wanrt.explain.work import bound_seconds, sum_by_part
 from wanrt.machine.devices import DeviceRates
 
@@ -29,6 +30,7 @@ def to_json(ours: Explained, theirs: Explained | None, devices: Sequence[DeviceR
 
 
 def _describe(explained: Explained, devices: Sequence[DeviceRates]) -> dict[str, object]:
+    adapter = sum_adapter(explained.work)
     bounds = {device.name: explained.bound(device) for device in devices}
     known = [device for device in devices if bounds[device.name] is not None]
     seconds = {device.name: bound_seconds(explained.work, device) for device in known}
@@ -41,6 +43,7 @@ def _describe(explained: Explained, devices: Sequence[DeviceRates]) -> dict[str,
             part: {"bytes": sums.moved, "flops": sums.flops, "measured_s": sums.seconds or None}
             for part, sums in sum_by_part(explained.work).items()
         },
+        "adapter": {"bytes": adapter.moved, "flops": adapter.flops},
         "compiled_bound_s": bounds,
         "forward_s": explained.forward_s,
         "kernels": [

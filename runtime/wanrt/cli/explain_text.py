@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from wanrt.explain.difference import compare_kernels
 from wanrt.explain.explained import Explained
 from wanrt.explain.kernel import Operand
+from wanrt.explain.lora_share import sum_adapter
 from wanrt.explain.work import Sums, Work, sum_by_part, sum_up
 from wanrt.machine.cores import usable_cores
 from wanrt.machine.devices import DeviceRates
@@ -32,7 +33,7 @@ def to_text(
     """Return tables of kernels or of their differences, of parts, and of devices."""
     listed = _kernels(ours, verbose) if theirs is None else _changes(ours, theirs, verbose)
     times = _bounds(ours, theirs, devices) if ours.forward_s is None else _forwards(ours, theirs)
-    blocks = [listed, _parts(ours, theirs), times]
+    blocks = [listed, "\n".join([_parts(ours, theirs), *_adapter(ours)]), times]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -109,6 +110,15 @@ def _parts(ours: Explained, theirs: Explained | None) -> str:
     everything = sum_up(ours.work), sum_up(theirs.work if theirs else ())
     rows.append(row(label, *everything, sum(beside.values())))
     return "\n".join(columns(rows))
+
+
+def _adapter(ours: Explained) -> list[str]:
+    """Say what LoRA takes in all, where layers' kernels do a part of it."""
+    whole, alone = sum_adapter(ours.work), sum_by_part(ours.work).get("lora", Sums())
+    if whole == alone:
+        return []
+    text = f"LoRA in all: {show_si(whole.moved, 'B')}, {show_si(whole.flops, 'FLOP')}"
+    return wrap(f"{text}, with its columns of the layers' own products", "  ", first="  ")
 
 
 def _forwards(ours: Explained, theirs: Explained | None) -> str:

@@ -49,6 +49,10 @@ class CandidateResult:
     probe: Probe = field(default_factory=Probe)
     clocks: Clocks | None = None
     predicted_s: Seconds | None = None
+    moved: dict[str, Count] | None = None
+    """Bytes by part, of the kernels that its plan lists; None where no plan could be read."""
+    least_moved: dict[str, Count] | None = None
+    """Beside them, what the manifest's formula says that a forward must move."""
     ratio: Ratio | None = None
     skipped: str | None = None
     failed: str | None = None

@@ -181,6 +181,19 @@ def test_branches_of_one_input_share_a_gemm() -> None:
     assert ops(untouched)["Gemm"] == before
 
 
+def test_a_bias_is_added_behind_a_branch_of_its_own() -> None:
+    model = traced("bf16", CROSS)
+    lower_for_tensorrt(model, BF16)
+    for module in CROSS:
+        (up,) = (node for node in model.graph if node.name == f"{module}.lora_B")
+        assert up.inputs[2] is not None
+        base = up.inputs[2].producer()
+        assert base is not None
+        assert [value.name for value in base.inputs[1:] if value] == [f"{module}.weight"]
+        ((add, _),) = up.outputs[0].uses()
+        assert (add.op_type, add.inputs[1] and add.inputs[1].name) == ("Add", f"{module}.bias")
+
+
 def test_an_unknown_branch_is_a_bug_and_says_so() -> None:
     with pytest.raises(BuildError, match=r"no branch at blocks\.0\.ffn"):
         lower_for_tensorrt(traced("bf16", CROSS), BF16, ("blocks.0.ffn.net.2",))

@@ -9,12 +9,16 @@ import onnx_ir as ir
 from wanexport.graph.fusible.apart_biases import set_biases_apart
 from wanexport.graph.fusible.flat_stream import flatten_stream
 from wanexport.graph.fusible.joined_branches import join_branches
+from wanexport.graph.fusible.late_biases import add_biases_late
 from wanexport.graph.fusible.rounded_residual import round_residuals
 from wanexport.graph.fusible.split_norms import split_norms
 
 __all__ = ["FORMS", "lower_for_tensorrt"]
 
-FORMS = ("flat stream", "rounded residual", "split norms", "joined branches", "apart biases")
+FORMS = (
+    "flat stream", "rounded residual", "split norms", "joined branches", "apart biases",
+    "late biases",
+)  # fmt: skip
 """What `benchmarks/compiled_block.py` switches; a later one counts on those before it."""
 
 
@@ -45,3 +49,5 @@ def lower_for_tensorrt(
         join_branches(model, joined)
     if "apart biases" in forms:
         set_biases_apart(model, dtype)
+    if "late biases" in forms:
+        add_biases_late(model)

@@ -47,7 +47,10 @@ CAPTIONS = {
     "fine-tune's engine are on the disk once.",
     "prediction": "Dark: what the device allows at best, by its roofline; in per cent, how much "
     "of that was reached.",
+    "bytes": "Not measured: read from TensorRT-RTX plans, every operand of a kernel counted once. "
+    "A product that computes a layer and its adapter counts as the layer's.",
 }
+UNMEASURED = ("bytes",)
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,11 @@ def _section(group: GroupResult, number: int) -> dict[str, object]:
         "title": title(group),
         "sentences": sentences(group),
         "drawings": [_draw(plot, number) for plot in plots],
-        "absent": [name for _, name, *_ in PLOTS if name not in {plot.title for plot in plots}],
+        "absent": [
+            title
+            for name, title, *_ in PLOTS
+            if name not in (*UNMEASURED, *(plot.name for plot in plots))
+        ],
         "merging": merging_rows(group),
         "columns": ["candidate", *told],
         "rows": rows,

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from wanrt.report.html.bytes_plot import draw_bytes
 from wanrt.report.html.ratio_plot import draw_ratios
 from wanrt.report.html.rounds_plot import draw_traces
 from wanrt.report.html.style import COLORS, NARROW, bare, color_of, new_figure
@@ -182,6 +183,10 @@ def _probed(row: CandidateResult) -> bool:
     return any(size is not None for size in sizes)
 
 
+def _readable(row: CandidateResult) -> bool:
+    return bool(row.moved)
+
+
 def _predicted(row: CandidateResult) -> bool:
     return row.predicted_s is not None and bool(row.forwards)
 
@@ -193,4 +198,5 @@ PLOTS: tuple[tuple[str, str, Callable[[CandidateResult], bool], Draw], ...] = (
     ("rounds", "Every round", _measured, draw_traces),
     ("memory", "Memory and disk", _probed, draw_memory),
     ("prediction", "Predicted and measured", _predicted, draw_prediction),
+    ("bytes", "Bytes moved, read from the plans", _readable, draw_bytes),
 )

@@ -78,6 +78,21 @@ def test_the_page_shows_everything(page: str) -> None:
     assert page.count("random weights</small>") == len(study().candidates)
 
 
+def test_bytes_of_plans_are_a_plot_of_their_own(page: str) -> None:
+    least = {"ffn": 100 * 10**9, "elementwise": 20 * 10**9}
+    moved = {**least, "elementwise": 50 * 10**9, "self_attention": 10**9}
+    rows = (
+        replace(FULL, moved=moved, least_moved=least),
+        replace(SEPARATE, moved={**moved, "lora": 3 * 10**9}, least_moved=least),
+    )
+    text = re.sub(r"<[^>]+>", " ", shown := render_page(bench(group(*rows))))
+    assert shown.count("Bytes moved, read from the plans") > page.count("Bytes moved")
+    for said in ("151 GB", "154 GB", "120 GB", "the least (formula)", "LoRA alone",
+                 "Not measured: read from TensorRT-RTX plans"):  # fmt: skip
+        assert said in text, said
+    assert "Bytes moved" not in page
+
+
 def test_the_answer_comes_first_and_then_the_table(page: str) -> None:
     places = [page.index(part) for part in ("<h1>A separate adapter", "<table>", "<figure>")]
     assert places == sorted(places)
