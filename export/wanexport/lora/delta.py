@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from wanexport.errors import AdapterError
 from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import TensorRef
+from wanexport.storage.values import find_peak
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,7 @@ class Delta:
 
         ref = self.tensors[role]
         tensor = ref.read().to(torch.float32, copy=True)
-        peak = max((abs(float(v)) for v in torch.aminmax(tensor)) if tensor.numel() else [0.0])
+        peak = find_peak(tensor)
         if not math.isfinite(peak):
             raise AdapterError(
                 f"{ref.path}: {ref.name} holds values that aren't finite",

@@ -24,8 +24,11 @@ _OTHER_MODELS = {
     r"^(text_encoder|lora_te)": ("the text encoder", ""),
     r"^transformer_2\.|^low_noise_model\.": (
         "Wan2.2's second transformer, the low-noise expert",
-        "the file holds LoRAs of both experts: --expert high, or low, names one, with a --config "
-        "of Wan2.2",
+        "a file of Wan2.2's experts: --expert high, or low, names one, with a --config of Wan2.2",
+    ),
+    r"^high_noise_model\.": (
+        "Wan2.2's high-noise expert",
+        "a file of Wan2.2's experts: --expert high, or low, names one, with a --config of Wan2.2",
     ),
     r"vace_": ("VACE's blocks", ""),
 }
