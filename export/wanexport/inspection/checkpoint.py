@@ -14,7 +14,7 @@ from wanexport.inspection.description import Description
 from wanexport.lora.problems import LoraProblem
 from wanexport.model.config import Architecture, Config
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
-from wanexport.storage.values import all_finite
+from wanexport.storage.values import all_finite, one_thread
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_three
 
@@ -85,7 +85,7 @@ def _find_bad_values(checkpoint: Checkpoint, reporter: Reporter) -> list[LoraPro
     """Return what is said of the tensors that hold values which aren't finite, if any does."""
     refs = sorted(checkpoint.tensors.values(), key=lambda ref: (ref.path, ref.offset))
     bad = []
-    with reporter.bytes("reading values", checkpoint.nbytes) as piece:
+    with reporter.bytes("reading values", checkpoint.nbytes) as piece, one_thread():
         for ref in refs:
             if not all(all_finite(block) for block in _read(ref)):
                 bad.append(ref.name)
