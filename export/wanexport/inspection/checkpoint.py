@@ -12,7 +12,7 @@ from wanexport.errors import CheckpointError
 from wanexport.inspection.contents import count_dtypes, count_parameters, is_random
 from wanexport.inspection.description import Description
 from wanexport.lora.problems import LoraProblem
-from wanexport.model.config import Architecture, Config
+from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
 from wanexport.storage.values import all_finite, one_thread
 from wanrt.terminal.progress import Reporter
@@ -61,7 +61,7 @@ def describe_checkpoint(
         parameters=count_parameters(files),
         dtypes=count_dtypes(files),
         random_weights=is_random(files),
-        fits=tuple(name for name, fields in differing.items() if not fields),
+        fits=_find_fits(arch, configs),
         config=nearest,
         nearest=len(configs) > 1,
         architecture=arch,
@@ -72,6 +72,15 @@ def describe_checkpoint(
         values_read=found is not None and read_values,
         problems=tuple(problems),
     )
+
+
+def _find_fits(arch: Architecture | None, configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return the names of the configurations that are of an architecture, also those not asked."""
+    if arch is None:
+        return ()
+    shipped = [load_config(name) for name in list_configs()]
+    named = {held.name: held for held in (*configs, *shipped)}
+    return tuple(name for name, held in named.items() if held.architecture == arch)
 
 
 def _open(path: Path) -> tuple[Checkpoint | None, list[LoraProblem]]:

@@ -13,6 +13,7 @@ from wanexport.inspection.contents import count_dtypes, count_parameters, is_ran
 from wanexport.inspection.description import Description, Range
 from wanexport.lora.choose import Choice, choose_keys
 from wanexport.lora.delta import Delta
+from wanexport.lora.fits import find_fits
 from wanexport.lora.keys import ModuleIndex, split_keys
 from wanexport.lora.problems import LoraProblem
 from wanexport.lora.resolve import Resolution, resolve_file
@@ -95,7 +96,7 @@ def describe_lora(
         parameters=count_parameters([file]),
         dtypes=count_dtypes([file]),
         random_weights=is_random([file]),
-        fits=tuple(c.name for c in fitting),
+        fits=tuple(c.name for c in fitting) or (find_fits(file) if asked else ()),
         config=best.name if near else "",
         nearest=not asked and not fitting,
         stripped=(result.stripped,) if result.stripped else (),

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from wanexport.errors import ConfigError
 from wanexport.model.formulas import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 from wanexport.model.unsupported import TI2V, TI2V_CHANNELS, TI2V_REASON, TI2V_WIDTH
+from wanrt.manifest.experts import count_steps
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
 from wanrt.storage.regular import TOML_BYTES, read_regular_text
@@ -155,8 +156,7 @@ class Experts(_Model):
     @property
     def high_steps(self) -> int:
         """Steps that the high-noise expert takes."""
-        noise = [1 - step / self.steps for step in range(self.steps)]
-        return sum(self.shift * s / (1 + (self.shift - 1) * s) >= self.boundary for s in noise)
+        return count_steps(self.boundary, self.steps, self.shift)[0]
 
     @property
     def low_steps(self) -> int:
