@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wanexport.errors import AdapterError, BuildError
-from wanexport.lora.adapter import split_rest
+from wanexport.lora.adapter import Adapter, split_rest
 from wanexport.lora.canonical import write_adapter
 from wanexport.lora.choose import Choice
 from wanexport.lora.find import LoraArgument, find_lora, resolve_adapters
@@ -15,6 +15,7 @@ from wanexport.model.names import module_shapes
 from wanexport.storage.hashes import hash_files
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Manifest
 from wanrt.storage.files import check_writable
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_and_more
@@ -41,16 +42,8 @@ def make_canonical(
             or a module it has no room for, a part that isn't low-rank.
         BuildError: the engine's adapter can't be changed, or the output exists.
     """
-    try:
-        manifest = read_manifest(engine)
-    except WanrtError as error:
-        raise BuildError(str(error), error.hint) from None
+    manifest = _read_swapping(engine)
     inputs = manifest.adapter_inputs
-    if not inputs:
-        raise BuildError(
-            f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
-            "build a swappable one: wanexport build --mode swappable --rank 32",
-        )
     if output.exists() and not force:
         raise BuildError(f"{output} exists", "replace it with --force")
     files = [(find_lora(lora.path), lora.strength) for lora in loras]
@@ -62,15 +55,7 @@ def make_canonical(
     adapters = resolve_adapters(files, shapes, reporter, choice)
     carried, rest = split_rest(adapters)
     digests = hash_files("the LoRA", (path for path, _ in files), reporter)
-    below = {(s.sha256, s.strength) for s in manifest.sources if manifest.mode == "swappable"}
-    rest = tuple(a for a in rest if (digests[a.path], a.strength) not in below)
-    if rest:
-        parts = [part for adapter in rest for part in adapter.describe_parts()]
-        raise AdapterError(
-            f"{rest[0].path}: a {manifest.mode} engine can't carry {first_and_more(parts)}",
-            "build an engine with that part in its base: wanexport build --mode swappable "
-            "--merge-rest --lora FILE",
-        )
+    _check_rest(rest, digests, manifest)
     try:
         with reporter.bytes(f"writing {output.name}", None) as piece:
             return write_adapter(
@@ -86,3 +71,30 @@ def make_canonical(
             )
     except OSError as error:
         raise BuildError(f"{output} can't be written: {error.strerror or error}") from None
+
+
+def _read_swapping(engine: Path) -> Manifest:
+    """Read the manifest of an engine whose adapter can be changed; BuildError if it can't."""
+    try:
+        manifest = read_manifest(engine)
+    except WanrtError as error:
+        raise BuildError(str(error), error.hint) from None
+    if not manifest.adapter_inputs:
+        raise BuildError(
+            f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
+            "build a swappable one: wanexport build --mode swappable --rank 32",
+        )
+    return manifest
+
+
+def _check_rest(rest: Sequence[Adapter], digests: Mapping[Path, str], manifest: Manifest) -> None:
+    """Refuse what no low-rank input carries, unless the engine was built with it in its base."""
+    below = {(s.sha256, s.strength) for s in manifest.sources if manifest.mode == "swappable"}
+    left = [a for a in rest if (digests[a.path], a.strength) not in below]
+    if left:
+        parts = [part for adapter in left for part in adapter.describe_parts()]
+        raise AdapterError(
+            f"{left[0].path}: a {manifest.mode} engine can't carry {first_and_more(parts)}",
+            "build an engine with that part in its base: wanexport build --mode swappable "
+            "--merge-rest --lora FILE",
+        )
