@@ -1,0 +1,136 @@
+"""At how many tokens a low-rank branch pays as a part of its layer's own product. No GPU.
+
+    python benchmarks/lora_turn.py [--work DIR]
+
+A build for TensorRT takes, layer by layer, the form that moves less by the formula of `estimate`: a
+branch of its own, or one product over [x, x A^T] and [W, B]. This builds plans of both for one
+block of I2V-14B (rank 32 on cross-attention, all layers in one form) at several sizes, reads what
+their kernels move, and writes benchmarks/results/lora_turn.{json,md}. Takes ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from compiled_block import CONFIG
+
+from wanexport.build.request import BuildRequest
+from wanexport.compiled import read_block, shrink
+from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.model.config import Size, load_config
+from wanexport.model.formulas import count_branch, module_rows
+from wanexport.model.names import module_shapes
+from wanrt.manifest.schema import LoraForm, Mode
+from wanrt.terminal.progress import Reporter
+
+RESULTS = Path(__file__).parent / "results"
+RANK = 32
+SIZES = ((256, 144), (320, 192), (416, 240), (480, 272), (608, 352), (832, 480))
+MODES: tuple[Mode, ...] = ("separate", "swappable")
+FORMS: tuple[LoraForm, ...] = ("branch", "fused")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one size's plans move, in bytes beyond the full engine's, and the same by formula."""
+
+    mode: Mode
+    tokens: int
+    form: LoraForm
+    moved: int
+    formula: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Read where forms of a branch turn.")
+    parser.add_argument("--work", type=Path, help="where to build; a temporary folder by default")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for one in measure(arguments.work or Path(folder)):
+            found.append(one)
+            print(one, flush=True)
+    (RESULTS / "lora_turn.json").write_text(json.dumps([asdict(f) for f in found], indent=1) + "\n")
+    (RESULTS / "lora_turn.md").write_text(tabulate(found))
+    print(tabulate(found))
+
+
+def measure(work: Path) -> Iterator[Found]:
+    """Yield every size, mode and form."""
+    work.mkdir(parents=True, exist_ok=True)
+    for width, height in SIZES:
+        size = Size(width=width, height=height, frames=81)
+        full = _moved("full", size, None, work)
+        for mode in MODES:
+            for form in FORMS:
+                moved = _moved(mode, size, form, work) - full
+                yield Found(mode, size.tokens, form, moved, _formula(mode, size, form))
+
+
+def _moved(mode: Mode, size: Size, form: LoraForm | None, work: Path) -> int:
+    config = load_config(CONFIG).model_copy(update={"size": size})
+    ranks = () if mode == "full" else (RANK,)
+    request = shrink(BuildRequest(config=config, modes=(mode,), ranks=ranks), 1, "12.0")
+    assert request.tensorrt is not None
+    request = replace(request, tensorrt=replace(request.tensorrt, lora_form=form))
+    kernels = read_block(request, work / "base-bf16-1", Reporter(quiet=True))
+    return sum(one.kernel.bytes for one in kernels)
+
+
+def _formula(mode: Mode, size: Size, form: Literal["branch", "fused"]) -> int:
+    """Return what estimate's formula gives for one block's modules, all in one form."""
+    arch = load_config(CONFIG).architecture.model_copy(update={"num_layers": 1})
+    shapes = module_shapes(arch)
+    total = 0
+    for module in cross_attention_targets(arch):
+        fan_out, fan_in = shapes[f"{module}.weight"]
+        rows = module_rows(module, size.tokens, arch.dims)
+        swaps = mode == "swappable"
+        total += 2 * count_branch(rows, RANK, fan_in, fan_out, form=form, swappable=swaps)
+    return total
+
+
+def tabulate(found: Sequence[Found]) -> str:
+    """Return the page."""
+    lines = [
+        "# From how many tokens on a branch pays as part of its layer's product",
+        "",
+        "`python benchmarks/lora_turn.py`: one block of I2V-14B with stem and head, 81 frames,",
+        f"bf16, rank {RANK} on cross-attention, compiled by TensorRT-RTX 1.7.1.116 for compute",
+        "capability 12.0 and read as `wanrt explain` reads it. MB (10^6 bytes) beyond the full",
+        "engine, all layers in one form; in brackets by the formula of `estimate`: a build chooses",
+        "by it, layer by layer. Nothing here is a time.",
+        "",
+        "| tokens | separate, branch | separate, fused | swappable, branch | swappable, fused |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for tokens in dict.fromkeys(one.tokens for one in found):
+        cells = [
+            f"{one.moved / 1e6:,.0f} ({one.formula / 1e6:,.0f})"
+            for one in found
+            if one.tokens == tokens
+        ]
+        lines.append(f"| {tokens:,} | {' | '.join(cells)} |")
+    for mode in MODES:
+        lines += ["", f"{mode}: {_turn(found, mode)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _turn(found: Sequence[Found], mode: Mode) -> str:
+    """Say from which of the sizes on fused moves less than a branch, by plans and by formula."""
+    said = []
+    for name in ("moved", "formula"):
+        by = {(one.tokens, one.form): getattr(one, name) for one in found if one.mode == mode}
+        pays = [t for t, form in by if form == "fused" and by[t, "fused"] < by[t, "branch"]]
+        said.append(f"{min(pays):,} tokens" if pays else "none of these sizes")
+    return f"fused moves less from {said[0]} on by the plans, from {said[1]} on by the formula"
+
+
+if __name__ == "__main__":
+    main()
