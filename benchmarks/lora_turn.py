@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from compiled_block import CONFIG
 
@@ -33,23 +32,27 @@ RESULTS = Path(__file__).parent / "results"
 RANK = 32
 SIZES = ((256, 144), (320, 192), (416, 240), (480, 272), (608, 352), (832, 480))
 MODES: tuple[Mode, ...] = ("separate", "swappable")
-FORMS: tuple[LoraForm, ...] = ("branch", "fused")
+FORMS: tuple[LoraForm | None, ...] = ("branch", "fused", None)
 
+CHOSEN = "as built"
 NOTES = (
-    "By the plans a separate branch moves less than by the formula, because the builder computes x",
-    "W^T and x A^T as one product. A swappable engine of one form puts [W, B] together for k and v of",
-    "the text and the image, which have few rows; the builder then puts those of k and v together",
-    "once more, 420 MB in all, which the formula doesn't know. A build leaves these layers a branch.",
+    "By the plans a separate branch moves less than by the formula, because the builder computes",
+    "x W^T and x A^T as one product. A swappable engine, all of it fused, puts [W, B] together for",
+    "k and v of text and image, too, which have few rows; the builder then puts those of k and v",
+    "together once more, 420 MB in all, which the formula doesn't know. A build leaves them apart.",
 )
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one size's plans move, in bytes beyond the full engine's, and the same by formula."""
+    """What one size's plans move, in bytes beyond the full engine's, and the same by formula.
+
+    The form None is a build's choice, layer by layer.
+    """
 
     mode: Mode
     tokens: int
-    form: LoraForm
+    form: LoraForm | None
     moved: int
     formula: int
 
@@ -90,16 +93,17 @@ def _moved(mode: Mode, size: Size, form: LoraForm | None, work: Path) -> int:
     return sum(one.kernel.bytes for one in kernels)
 
 
-def _formula(mode: Mode, size: Size, form: Literal["branch", "fused"]) -> int:
-    """Return what estimate's formula gives for one block's modules, all in one form."""
+def _formula(mode: Mode, size: Size, form: LoraForm | None) -> int:
+    """Return what estimate's formula gives for one block's modules."""
     arch = load_config(CONFIG).architecture.model_copy(update={"num_layers": 1})
     shapes = module_shapes(arch)
     total = 0
     for module in cross_attention_targets(arch):
         fan_out, fan_in = shapes[f"{module}.weight"]
-        rows = module_rows(module, size.tokens, arch.dims)
+        sizes = (module_rows(module, size.tokens, arch.dims), RANK, fan_in, fan_out)
         swaps = mode == "swappable"
-        total += 2 * count_branch(rows, RANK, fan_in, fan_out, form=form, swappable=swaps)
+        known: tuple[LoraForm, ...] = (form,) if form else ("branch", "fused")
+        total += 2 * min(count_branch(*sizes, form=one, swappable=swaps) for one in known)
     return total
 
 
@@ -111,11 +115,11 @@ def tabulate(found: Sequence[Found]) -> str:
         "`python benchmarks/lora_turn.py`: one block of I2V-14B with stem and head, 81 frames,",
         f"bf16, rank {RANK} on cross-attention, compiled by TensorRT-RTX 1.7.1.116 for compute",
         "capability 12.0 and read as `wanrt explain` reads it. MB (10^6 bytes) beyond the full",
-        "engine, all layers in one form; in brackets by the formula of `estimate`: a build chooses",
-        "by it, layer by layer. Nothing here is a time.",
+        "engine, all layers in one form or as a build chooses, layer by layer, by the formula of",
+        "`estimate`; in brackets by that formula. Nothing here is a time.",
         "",
-        "| tokens | separate, branch | separate, fused | swappable, branch | swappable, fused |",
-        "|--:|--:|--:|--:|--:|",
+        f"| tokens | {' | '.join(f'{m}, {f or CHOSEN}' for m in MODES for f in FORMS)} |",
+        f"|--:|{'--:|' * len(MODES) * len(FORMS)}",
     ]
     for tokens in dict.fromkeys(one.tokens for one in found):
         cells = [
@@ -124,21 +128,21 @@ def tabulate(found: Sequence[Found]) -> str:
             if one.tokens == tokens
         ]
         lines.append(f"| {tokens:,} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {mode}: {_turn(found, mode)}" for mode in MODES)]
+    lines += ["", *(f"- {mode}, {CHOSEN}: {_turn(found, mode)}" for mode in MODES)]
     lines += ["", *NOTES]
     return "\n".join(lines) + "\n"
 
 
 def _turn(found: Sequence[Found], mode: Mode) -> str:
-    """Say at which of the sizes fused moves less than a branch, by plans and by formula."""
+    """Say at which of the sizes what is built moves less than branches, by plans and formula."""
     said = []
     for name in ("moved", "formula"):
         by = {(one.tokens, one.form): getattr(one, name) for one in found if one.mode == mode}
         sizes = sorted({tokens for tokens, _ in by})
-        pays = [tokens for tokens in sizes if by[tokens, "fused"] < by[tokens, "branch"]]
+        pays = [tokens for tokens in sizes if by[tokens, None] < by[tokens, "branch"]]
         some = f"from {pays[0]:,} tokens on" if pays else "at none of them"
         said.append("at all of them" if pays == sizes else some)
-    return f"fused moves less {said[0]} by the plans, {said[1]} by the formula"
+    return f"less than branches {said[0]} by the plans, {said[1]} by the formula"
 
 
 if __name__ == "__main__":
