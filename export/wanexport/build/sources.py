@@ -29,6 +29,7 @@ from wanexport.storage.disk import check_disk
 from wanexport.storage.hashes import hash_files
 from wanexport.storage.locks import locked
 from wanexport.storage.names import safe_name
+from wanexport.storage.values import one_thread
 from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_and_more
@@ -227,7 +228,11 @@ def _seeded_bytes(arch: Architecture, shapes: Shapes, rank: int) -> int:
 def _file_set(request: BuildRequest, shapes: Shapes, reporter: Reporter) -> AdapterSet:
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
     names = [safe_name(name_lora(path)) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
-    return _resolve(paths, request, shapes, "-".join(names), reporter)
+    found = _resolve(paths, request, shapes, "-".join(names), reporter)
+    with reporter.work("looking for NaN in the LoRA"), one_thread():
+        for delta in (delta for adapter in found.adapters for delta in adapter.deltas):
+            delta.check_values()
+    return found
 
 
 def _resolve(

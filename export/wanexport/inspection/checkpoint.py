@@ -14,6 +14,7 @@ from wanexport.inspection.description import Description
 from wanexport.lora.problems import LoraProblem
 from wanexport.model.config import Architecture, Config
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+from wanexport.storage.values import all_finite, one_thread
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_three
 
@@ -84,9 +85,9 @@ def _find_bad_values(checkpoint: Checkpoint, reporter: Reporter) -> list[LoraPro
     """Return what is said of the tensors that hold values which aren't finite, if any does."""
     refs = sorted(checkpoint.tensors.values(), key=lambda ref: (ref.path, ref.offset))
     bad = []
-    with reporter.bytes("reading values", checkpoint.nbytes) as piece:
+    with reporter.bytes("reading values", checkpoint.nbytes) as piece, one_thread():
         for ref in refs:
-            if not all(_is_finite(block) for block in _read(ref)):
+            if not all(all_finite(block) for block in _read(ref)):
                 bad.append(ref.name)
             piece.advance(ref.nbytes)
     if not bad:
@@ -103,14 +104,6 @@ def _find_bad_values(checkpoint: Checkpoint, reporter: Reporter) -> list[LoraPro
 
 def _read(ref: TensorRef) -> Iterator[torch.Tensor]:
     return ref.read_blocks() if math.prod(ref.shape) else iter(())
-
-
-def _is_finite(block: torch.Tensor) -> bool:
-    """Tell whether all values are finite: the extremes are NaN where one is (50 GB/s in bf16)."""
-    import torch
-
-    low, high = torch.aminmax(block)
-    return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
 def _differ(found: Architecture, wanted: Architecture) -> Differences:

@@ -19,6 +19,7 @@ from wanexport.lora.resolve import Resolution, resolve_file
 from wanexport.model.config import Architecture, Config
 from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import SafetensorsFile
+from wanexport.storage.values import one_thread
 
 __all__ = ["describe_lora"]
 
@@ -148,12 +149,13 @@ def _explain_far(file: SafetensorsFile, fit: _Fit) -> tuple[LoraProblem, ...]:
 def _find_bad_values(deltas: Iterable[Delta]) -> list[LoraProblem]:
     """Return the changes whose values aren't finite or would overflow; one is read at a time."""
     problems = []
-    for delta in deltas:
-        try:
-            delta.check_values()
-        except AdapterError as error:
-            names = tuple(ref.name for ref in delta.tensors.values())
-            problems.append(LoraProblem(names, str(error), error.hint))
+    with one_thread():
+        for delta in deltas:
+            try:
+                delta.check_values()
+            except AdapterError as error:
+                names = tuple(ref.name for ref in delta.tensors.values())
+                problems.append(LoraProblem(names, str(error), error.hint))
     return problems
 
 

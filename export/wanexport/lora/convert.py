@@ -33,7 +33,8 @@ def make_canonical(
 ) -> int:
     """Write the canonical adapter of one engine that can swap, and return its rank.
 
-    Of a file that holds LoRAs of both of Wan2.2's experts, the engine's own half is taken.
+    Of a file that holds LoRAs of both of Wan2.2's experts, the engine's own half is taken. What a
+    swappable engine can't carry of the LoRA that it was built with is in its base already.
 
     Raises:
         AdapterError: a file can't be applied in full by that engine: another architecture, a rank
@@ -60,13 +61,16 @@ def make_canonical(
     choice = Choice(manifest.expert, skip_image_keys)
     adapters = resolve_adapters(files, shapes, reporter, choice)
     carried, rest = split_rest(adapters)
+    digests = hash_files("the LoRA", (path for path, _ in files), reporter)
+    below = {(s.sha256, s.strength) for s in manifest.sources if manifest.mode == "swappable"}
+    rest = tuple(a for a in rest if (digests[a.path], a.strength) not in below)
     if rest:
         parts = [part for adapter in rest for part in adapter.describe_parts()]
         raise AdapterError(
             f"{rest[0].path}: a {manifest.mode} engine can't carry {first_and_more(parts)}",
-            "build an engine with that part in its base: wanexport build --merge-rest --lora FILE",
+            "build an engine with that part in its base: wanexport build --mode swappable "
+            "--merge-rest --lora FILE",
         )
-    hash_files("the LoRA", (path for path, _ in files), reporter)  # the adapter's file says them
     try:
         with reporter.bytes(f"writing {output.name}", None) as piece:
             return write_adapter(

@@ -90,7 +90,7 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
     aside = sorted(name for name in keys if _is_aside(file, name, keys[name]))
     keys |= dict.fromkeys(aside)
     not_lora = [name for name, key in keys.items() if key is None and name not in aside]
-    problems += find_not_lora(not_lora, keys) if not_lora or not file.tensors else []
+    problems += find_not_lora(not_lora, keys, file.path) if not_lora or not file.tensors else []
     namings = index.detect_namings(key for key in keys.values() if key)
     groups: dict[str, Roles] = {}
     unmatched = []
@@ -103,7 +103,7 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
             problems.append(LoraProblem((name,), f"{other} and {name} are both for {target}"))
         else:
             groups[target][key.role] = (key, file.tensors[name])
-    problems += explain_unmatched(unmatched, index, len(keys))
+    problems += explain_unmatched(unmatched, index, len(keys), file.path)
     builder = _Builder(index, settings, strength)
     for target, roles in groups.items():
         try:

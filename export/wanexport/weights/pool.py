@@ -16,6 +16,7 @@ from wanexport.storage.tensor_file import (
     open_safetensors,
     write_safetensors,
 )
+from wanexport.storage.values import one_thread
 from wanexport.weights.cast import cast_tensor
 from wanrt.storage.files import atomic_path
 
@@ -50,7 +51,7 @@ class Pool:
         source = next(iter(refs.values())).path
         read = {path for ref in refs.values() for path in ref.paths}
         path = pool_path(self.folder, join_digests(map(sha256_file, read)), dtype)
-        with self._alone():
+        with self._alone(), one_thread():
             if not self._holds(path, list(specs.values())):
                 tensors = (
                     cast_tensor(block, specs[name].dtype, f"{source}: {ref.name}")
