@@ -8,7 +8,8 @@ Makes a checkpoint of Wan2.1-I2V-14B's real names and shapes (seeded, bf16, 32.8
 times), each in a process of its own, and writes
 `benchmarks/results/export_14b.{json,md}`. `verified` builds `separate` r32 again and compares it
 with diffusers' model; `plain` is a plain `torch.onnx.export` of T2V-1.3B, the largest Wan2.1 model
-that it fits 24 GiB with. With `--only`, the other rows of the results stay as they were.
+that it fits 24 GiB with. With `--only`, the other rows of the results stay as they were. What
+reading and decoding a quantised checkpoint takes is `decoding.py`'s.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 import onnx
 
@@ -211,11 +213,18 @@ def _build(work: Path, mode: str, *, verify: bool = False) -> dict[str, object]:
     return result
 
 
-def _run(command: Sequence[str], log: Path | None = None, **environment: str) -> dict[str, object]:
+def _run(
+    command: Sequence[str],
+    log: Path | None = None,
+    stdout: IO[bytes] | None = None,
+    **environment: str,
+) -> dict[str, object]:
     """Run a process and watch it: seconds, peak anonymous memory, bytes passed to write()."""
     start = time.perf_counter()
     with log.open("wb") if log else nullcontext() as stderr:
-        process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
+        process = subprocess.Popen(
+            command, stdout=stdout, stderr=stderr, env=os.environ | environment
+        )
     peak = written = 0
     while process.poll() is None:
         try:

@@ -8,7 +8,8 @@ Three forms on ONNX Runtime's CPU provider, fp32, interleaved, as a ratio to the
 - gemm_c: the second Gemm of the branch takes the base's output as its C
 - concat: one Gemm with [W; A] stacked, then Slice, Slice, Gemm with C
 
-concat needs a copy of W, so it has to win clearly to be worth its disk space.
+concat needs a copy of W, so it has to win clearly to be worth its disk space. For TensorRT, where
+branches can be part of the layer's product, lora_turn.py shows from how many tokens on that pays.
 """
 
 from __future__ import annotations

@@ -52,16 +52,12 @@ def profile_engine(settings: Settings, path: Path, rival: str | None = None) -> 
 
 def placement(settings: Settings, path: Path) -> Step:
     """Return which operators ONNX Runtime gave to which provider, by its own profile."""
-    import onnxruntime as ort
-
-    from wanrt.backends.onnxruntime.session import open_session, to_ortvalue
+    from wanrt.backends.onnxruntime.session import open_session, profiling, to_ortvalue
     from wanrt.engine.inputs import make_inputs
 
     manifest = read_manifest(path)
     (workload,) = manifest.workloads.values()
-    options = ort.SessionOptions()
-    options.enable_profiling = True
-    options.profile_file_prefix = str(settings.work / "placement")
+    options = profiling(settings.work / "placement")
     model = path / manifest.forward.file
     session = open_session(model, settings.device, None, False, True, options)
     binding = session.io_binding()

@@ -115,6 +115,10 @@ RUNTIME: dict[str, Case] = {
     "graph missing": Case(
         lambda w: run(engine(w, lambda f: (f / "model.onnx").unlink())), "model.onnx is missing"
     ),
+    "explaining no engine": Case(lambda w: ["explain", w.tmp], "is not an engine folder"),
+    "explaining a truncated graph": Case(
+        lambda w: ["explain", engine(w, lambda f: cut(f / "model.onnx"))], "bytes, engine.json says"
+    ),
     "graph truncated": Case(
         lambda w: run(engine(w, lambda f: cut(f / "model.onnx"))), "bytes, engine.json says"
     ),

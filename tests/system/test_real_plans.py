@@ -10,8 +10,9 @@ from commands import wanexport, wanrt, write_config
 from studies import I2V, config
 
 from wanrt.explain.difference import compare_kernels
+from wanrt.explain.lora_share import sum_adapter
 from wanrt.explain.plan import read_kernels
-from wanrt.explain.work import Work, examine
+from wanrt.explain.work import Work, examine, sum_up
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -77,6 +78,18 @@ def test_an_adapter_adds_kernels_of_its_own(
     _, work = plans
     assert any(one.adapter for one in work[mode])
     assert not any(one.adapter for one in work["full"])
+
+
+@pytest.mark.parametrize("mode", ["separate", "swappable"])
+def test_an_adapter_s_share_is_what_it_adds(
+    plans: tuple[str, dict[str, tuple[Work, ...]]], mode: str
+) -> None:
+    _, work = plans
+    ours, full, share = sum_up(work[mode]), sum_up(work["full"]), sum_adapter(work[mode])
+    assert share.flops == pytest.approx(ours.flops - full.flops, rel=0.02)
+    # beside a swappable branch of few tokens, layers' own kernels are fused less than in full
+    least = 0.9 if mode == "separate" else 0.5
+    assert least <= share.moved / (ours.moved - full.moved) <= 1.1
 
 
 def test_an_estimate_of_two_layers_is_their_plan_s(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from wanexport.build.sources import AdapterSet
@@ -18,6 +17,7 @@ from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.tensor_file import StoredTensor
+from wanexport.storage.values import one_thread
 from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.schema import AdapterFile
@@ -90,13 +90,9 @@ def _reference_layers(store: WeightStore, target: Target, changed: Collection[st
 
 
 def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # merging waits for memory; writing and hashing need the other cores
-    try:
+    with one_thread():
         for name in names:
             yield from parameters.stored(name)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:

@@ -57,12 +57,19 @@ def _split(request: BuildRequest) -> list[BuildRequest]:
 
 
 def _of(request: BuildRequest, expert: Expert) -> BuildRequest:
+    loras = tuple(lora for lora in request.loras if lora.expert in (None, expert))
+    if request.loras and not loras and set(request.modes) != {"full"}:
+        (other,) = set(PAIR) - {expert}
+        raise UsageError(
+            f"the {expert}-noise expert has no LoRA for its mode",
+            f"add --lora-{expert} FILE, or build the other one alone: --expert {other}",
+        )
     return replace(
         request,
         expert=expert,
         base=_checkpoint(request.base, expert),
         finetuned=_checkpoint(request.finetuned, expert),
-        loras=tuple(lora for lora in request.loras if lora.expert in (None, expert)),
+        loras=loras,
     )
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanexport.build.request import BuildRequest
 from wanexport.checkpoint.open import Checkpoint
 from wanexport.lora.adapter import Adapter, merge_blocks, touched_parameters
 from wanexport.lora.choose import Choice
-from wanexport.lora.find import find_lora, name_lora, resolve_adapters
+from wanexport.lora.find import LoraArgument, find_lora, name_lora, resolve_adapters
 from wanexport.storage.hashes import hash_files
 from wanexport.storage.names import safe_name
 from wanexport.storage.tensor_file import TensorRef
@@ -102,12 +101,13 @@ class PrefusedRef(TensorRef):
 
 
 def read_prefuse(
-    request: BuildRequest, shapes: Mapping[str, tuple[int, ...]], reporter: Reporter
+    loras: Sequence[LoraArgument],
+    shapes: Mapping[str, tuple[int, ...]],
+    choice: Choice,
+    reporter: Reporter,
 ) -> tuple[Prefuse, ...]:
     """Resolve the LoRAs of --prefuse; `resolve_adapter` says what is refused."""
-    paths = [(find_lora(lora.path), lora.strength) for lora in request.prefuse]
-    expert = None if request.expert == "both" else request.expert
-    choice = Choice(expert, request.skip_image_keys)
+    paths = [(find_lora(lora.path), lora.strength) for lora in loras]
     adapters = resolve_adapters(paths, shapes, reporter, choice)
     digests = hash_files("the LoRA", (path for path, _ in paths), reporter)
     return tuple(

@@ -30,6 +30,7 @@ from wanexport.storage.disk import check_disk
 from wanexport.storage.hashes import hash_files
 from wanexport.storage.locks import locked
 from wanexport.storage.names import safe_name
+from wanexport.storage.values import one_thread
 from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_and_more
@@ -173,8 +174,9 @@ def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sourc
     elif trained is not None and base is not None:
         finetuned = lay_over(trained, base)
         reporter.log(finetuned.laid_over)
-    prefuse = read_prefuse(request, shapes, reporter) if request.prefuse else ()
-    if prefuse:
+    prefuse: tuple[Prefuse, ...] = ()
+    if request.prefuse:
+        prefuse = read_prefuse(request.prefuse, shapes, _choice(request), reporter)
         base = lay_prefused(prefuse, base) if base else None
         finetuned = lay_prefused(prefuse, finetuned) if finetuned else None
     sets = []
@@ -250,7 +252,11 @@ def _file_set(request: BuildRequest, shapes: Shapes, reporter: Reporter) -> Adap
     paths = [(find_lora(lora.path), lora.strength) for lora in request.loras]
     names = [safe_name(name_lora(path)) + ("" if s == 1.0 else f"-x{s:g}") for path, s in paths]
     stems = {path: safe_name(name_lora(path)) for path, _ in paths}
-    return _resolve(paths, stems, request, shapes, "-".join(names), reporter)
+    found = _resolve(paths, stems, request, shapes, "-".join(names), reporter)
+    with reporter.work("looking for NaN in the LoRA"), one_thread():
+        for delta in (delta for adapter in found.adapters for delta in adapter.deltas):
+            delta.check_values()
+    return found
 
 
 def _resolve(
@@ -261,9 +267,7 @@ def _resolve(
     name: str,
     reporter: Reporter,
 ) -> AdapterSet:
-    expert = None if request.expert == "both" else request.expert
-    choice = Choice(expert, request.skip_image_keys)
-    adapters = resolve_adapters(paths, shapes, reporter, choice)
+    adapters = resolve_adapters(paths, shapes, reporter, _choice(request))
     for adapter in adapters:
         if adapter.strength != 1 and any("magnitude" in d.tensors for d in adapter.deltas):
             reporter.log(f"{adapter.path}, strength {adapter.strength:g}: {DORA_STRENGTH}")
@@ -291,6 +295,11 @@ def _resolve(
         any(adapter.random_weights for adapter in adapters),
         stems,
     )
+
+
+def _choice(request: BuildRequest) -> Choice:
+    expert = None if request.expert == "both" else request.expert
+    return Choice(expert, request.skip_image_keys)
 
 
 def _weights(

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from wanexport.errors import CheckpointError
-from wanexport.model.unsupported import OTHER_INPUTS, TI2V, TI2V_REASON, TI2V_WIDTH
+from wanexport.model.unsupported import (
+    OTHER_INPUTS,
+    TI2V,
+    TI2V_CHANNELS,
+    TI2V_REASON,
+    TI2V_WIDTH,
+)
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
 
@@ -72,7 +78,7 @@ def refuse_foreign(stored: Mapping[str, TensorRef], where: str) -> None:
             )
     stems = [ref for name, ref in stored.items() if name.endswith("patch_embedding.weight")]
     for width, channels in (ref.shape[:2] for ref in stems if len(ref.shape) == 5):
-        if channels == 48 and width == TI2V_WIDTH:
+        if (width, channels) == (TI2V_WIDTH, TI2V_CHANNELS):
             raise CheckpointError(f"{where} is {TI2V}, which isn't supported", TI2V_REASON)
         if channels in CHANNELS:
             raise CheckpointError(
@@ -96,10 +102,10 @@ def refuse_other_part(stored: Mapping[str, TensorRef], where: str) -> NoReturn:
 
 def has_base(names: Iterable[str]) -> bool:
     """Tell whether a model's own weights are among names, and not only those of a LoRA."""
-    return any(
-        ".base_layer.weight" in name
-        or re.search(r"(^|\.)(head\.modulation|scale_shift_table)$", name)
-        for name in names
+    held = list(names)
+    return any(".base_layer.weight" in name for name in held) or all(
+        any(re.search(rf"(^|\.)({part})$", name) for name in held)
+        for part in (r"patch_embedding\.weight", r"head\.modulation|scale_shift_table")
     )
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from wanexport.build.recipe import Built
     from wanexport.build.targets import Target
 
+# Scheme -> how much of an adapter's effect is left, merged into such a checkpoint and rounded to it
+# again, where the change is 0.3 and 1 % of the weight's norm; 5120 x 5120, rank 32.
+KEPT = {"fp8": ("nothing", "nothing"), "fp8_": ("18 %", "49 %"), "int8_": ("nothing", "21 %")}
+
 __all__ = ["effect_warnings", "format_built", "format_targets"]
 
 
@@ -30,6 +34,7 @@ def format_targets(targets: Sequence[Target], out: Path, to_make_bytes: int) -> 
     ]
     total = to_make_bytes + sum(target.write_bytes for target in targets)
     lines.append(f"writes {show_bytes(total)} in all")
+    lines += [f"values not looked at: {path} (wanexport inspect does)" for path in _unread(targets)]
     return "\n".join(lines)
 
 
@@ -63,11 +68,40 @@ def _about_weights(targets: Sequence[Target]) -> list[str]:
     """Return lines on checkpoints that aren't what engines hold: laid over another, quantised."""
     weights = {target.weights.origin: target.weights for target in targets}
     lines = [f"  {held.laid_over}" for held in weights.values() if held.laid_over]
-    return lines + [
+    lines += [
         f"  {origin}: {scheme}"
         for origin, held in sorted(weights.items())
         if held.checkpoint is not None and (scheme := held.checkpoint.scheme())
     ]
+    return lines + _about_merging(targets)
+
+
+def _about_merging(targets: Sequence[Target]) -> list[str]:
+    """Say what becomes of an adapter that is merged into a quantised base."""
+    lines = []
+    for target in targets:
+        checkpoint = target.weights.checkpoint
+        scheme = checkpoint.scheme() if checkpoint and target.mode == "merged" else None
+        if scheme is None:
+            continue
+        dtype, family = target.config.dtype, scheme.partition("_")[0]
+        text = (
+            f"  merged: kept in {dtype}, not made {scheme} again, so the adapter's effect is whole"
+        )
+        kept = KEPT.get(scheme, KEPT.get(f"{family}_") if "_" in scheme else None)
+        if kept:
+            text += (
+                f"; back in {family}, {kept[0]} would be left of it where it changes a weight by "
+                f"0.3 %, {kept[1]} at 1 % (measured on one layer, rank 32)"
+            )
+        lines.append(text)
+    return list(dict.fromkeys(lines))
+
+
+def _unread(targets: Sequence[Target]) -> list[str]:
+    """Return the checkpoints whose headers alone were read; made ones need no look."""
+    held = (target.weights.checkpoint for target in targets)
+    return list(dict.fromkeys(str(c.path) for c in held if c and not c.random_weights))
 
 
 def _shorten(names: Sequence[str]) -> tuple[str, list[str]]:

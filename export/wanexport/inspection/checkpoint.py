@@ -12,8 +12,9 @@ from wanexport.errors import CheckpointError
 from wanexport.inspection.contents import count_dtypes, count_parameters, is_random
 from wanexport.inspection.description import Description
 from wanexport.lora.problems import LoraProblem
-from wanexport.model.config import Architecture, Config
+from wanexport.model.config import Architecture, Config, list_configs, load_config
 from wanexport.storage.tensor_file import SafetensorsFile, TensorRef
+from wanexport.storage.values import all_finite, one_thread
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.text import first_three
 
@@ -60,7 +61,7 @@ def describe_checkpoint(
         parameters=count_parameters(files),
         dtypes=count_dtypes(files),
         random_weights=is_random(files),
-        fits=tuple(name for name, fields in differing.items() if not fields),
+        fits=_find_fits(arch, configs),
         config=nearest,
         nearest=len(configs) > 1,
         architecture=arch,
@@ -71,6 +72,15 @@ def describe_checkpoint(
         values_read=found is not None and read_values,
         problems=tuple(problems),
     )
+
+
+def _find_fits(arch: Architecture | None, configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return the names of the configurations that are of an architecture, also those not asked."""
+    if arch is None:
+        return ()
+    shipped = [load_config(name) for name in list_configs()]
+    named = {held.name: held for held in (*configs, *shipped)}
+    return tuple(name for name, held in named.items() if held.architecture == arch)
 
 
 def _open(path: Path) -> tuple[Checkpoint | None, list[LoraProblem]]:
@@ -84,9 +94,9 @@ def _find_bad_values(checkpoint: Checkpoint, reporter: Reporter) -> list[LoraPro
     """Return what is said of the tensors that hold values which aren't finite, if any does."""
     refs = sorted(checkpoint.tensors.values(), key=lambda ref: (ref.path, ref.offset))
     bad = []
-    with reporter.bytes("reading values", checkpoint.nbytes) as piece:
+    with reporter.bytes("reading values", checkpoint.nbytes) as piece, one_thread():
         for ref in refs:
-            if not all(_is_finite(block) for block in _read(ref)):
+            if not all(all_finite(block) for block in _read(ref)):
                 bad.append(ref.name)
             piece.advance(ref.nbytes)
     if not bad:
@@ -103,14 +113,6 @@ def _find_bad_values(checkpoint: Checkpoint, reporter: Reporter) -> list[LoraPro
 
 def _read(ref: TensorRef) -> Iterator[torch.Tensor]:
     return ref.read_blocks() if math.prod(ref.shape) else iter(())
-
-
-def _is_finite(block: torch.Tensor) -> bool:
-    """Tell whether all values are finite: the extremes are NaN where one is (50 GB/s in bf16)."""
-    import torch
-
-    low, high = torch.aminmax(block)
-    return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
 def _differ(found: Architecture, wanted: Architecture) -> Differences:

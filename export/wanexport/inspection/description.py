@@ -29,7 +29,7 @@ class Description:
         parameters: how many values they have.
         dtypes: safetensors dtype -> number of tensors.
         random_weights: whether its writer says that the values are random.
-        fits: the configurations it fits in full.
+        fits: the configurations it fits in full, the shipped ones and the one that was asked about.
         config: the configuration that the following is about; empty if none is near.
         nearest: whether that fits it only better than others do.
         architecture: a checkpoint's.

@@ -13,12 +13,14 @@ from wanexport.inspection.contents import count_dtypes, count_parameters, is_ran
 from wanexport.inspection.description import Description, Range
 from wanexport.lora.choose import Choice, choose_keys
 from wanexport.lora.delta import Delta
+from wanexport.lora.fits import find_fits
 from wanexport.lora.keys import ModuleIndex, split_keys
 from wanexport.lora.problems import LoraProblem
 from wanexport.lora.resolve import Resolution, resolve_file
 from wanexport.model.config import Architecture, Config
 from wanexport.model.names import module_shapes
 from wanexport.storage.tensor_file import SafetensorsFile
+from wanexport.storage.values import one_thread
 
 __all__ = ["describe_lora"]
 
@@ -94,7 +96,7 @@ def describe_lora(
         parameters=count_parameters([file]),
         dtypes=count_dtypes([file]),
         random_weights=is_random([file]),
-        fits=tuple(c.name for c in fitting),
+        fits=tuple(c.name for c in fitting) or (find_fits(file) if asked else ()),
         config=best.name if near else "",
         nearest=not asked and not fitting,
         stripped=(result.stripped,) if result.stripped else (),
@@ -148,12 +150,13 @@ def _explain_far(file: SafetensorsFile, fit: _Fit) -> tuple[LoraProblem, ...]:
 def _find_bad_values(deltas: Iterable[Delta]) -> list[LoraProblem]:
     """Return the changes whose values aren't finite or would overflow; one is read at a time."""
     problems = []
-    for delta in deltas:
-        try:
-            delta.check_values()
-        except AdapterError as error:
-            names = tuple(ref.name for ref in delta.tensors.values())
-            problems.append(LoraProblem(names, str(error), error.hint))
+    with one_thread():
+        for delta in deltas:
+            try:
+                delta.check_values()
+            except AdapterError as error:
+                names = tuple(ref.name for ref in delta.tensors.values())
+                problems.append(LoraProblem(names, str(error), error.hint))
     return problems
 
 

@@ -25,7 +25,7 @@ def format_description(held: Description) -> str:
         "skipped": first_and_more(held.skipped, LISTED),
         "weights": "random" if held.random_weights else "",
         "model": _sizes(held.architecture),
-        "fits": ", ".join(held.fits) or _nothing(held),
+        "fits": _show_fits(held),
         "differs": "; ".join(
             f"{key}: {here or 'none'}, not {there or 'none'}"
             for key, (here, there) in held.differences.items()
@@ -73,12 +73,14 @@ def _sizes(arch: Architecture | None) -> str:
     )
 
 
-def _nothing(held: Description) -> str:
-    if not held.config:
-        return "no configuration"
-    return (
-        f"no configuration; the nearest is {held.config}" if held.nearest else f"not {held.config}"
-    )
+def _show_fits(held: Description) -> str:
+    """Name the configurations that fit, and beside them the one that was asked about or is near."""
+    fits = ", ".join(held.fits)
+    if held.config in held.fits or not held.config:
+        return fits or "no configuration"
+    if held.nearest:
+        return f"no configuration; the nearest is {held.config}"
+    return f"not {held.config}{', but ' if fits else ''}{fits}"
 
 
 def _span(values: Range | None) -> str:

@@ -34,23 +34,16 @@ def make_canonical(
 ) -> int:
     """Write the canonical adapter of one engine that can swap, and return its rank.
 
-    Of a file that holds LoRAs of both of Wan2.2's experts, the engine's own half is taken.
+    Of a file that holds LoRAs of both of Wan2.2's experts, the engine's own half is taken. What a
+    swappable engine can't carry of the LoRA that it was built with is in its base already.
 
     Raises:
         AdapterError: a file can't be applied in full by that engine: another architecture, a rank
             or a module it has no room for, a part that isn't low-rank.
         BuildError: the engine's adapter can't be changed, or the output exists.
     """
-    try:
-        manifest = read_manifest(engine)
-    except WanrtError as error:
-        raise BuildError(str(error), error.hint) from None
+    manifest = _read_swapping(engine)
     inputs = manifest.adapter_inputs
-    if not inputs:
-        raise BuildError(
-            f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
-            "build a swappable one: wanexport build --mode swappable --rank 32",
-        )
     if output.exists() and not force:
         raise BuildError(f"{output} exists", "replace it with --force")
     found = [(find_lora(lora.path), lora.strength) for lora in loras]
@@ -78,6 +71,20 @@ def make_canonical(
             )
     except OSError as error:
         raise BuildError(f"{output} can't be written: {error.strerror or error}") from None
+
+
+def _read_swapping(engine: Path) -> Manifest:
+    """Read the manifest of an engine whose adapter can be changed; BuildError if it can't."""
+    try:
+        manifest = read_manifest(engine)
+    except WanrtError as error:
+        raise BuildError(str(error), error.hint) from None
+    if not manifest.adapter_inputs:
+        raise BuildError(
+            f"{engine} is a {manifest.mode} engine; its adapter can't be changed",
+            "build a swappable one: wanexport build --mode swappable --rank 32",
+        )
+    return manifest
 
 
 def _leave_prefused(

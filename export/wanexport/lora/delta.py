@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from wanexport.errors import AdapterError
 from wanexport.lora.scales import LARGEST
 from wanexport.storage.tensor_file import TensorRef
+from wanexport.storage.values import find_peak
 
 if TYPE_CHECKING:
     import torch
@@ -123,12 +124,13 @@ class Delta:
 
         ref = self.tensors[role]
         tensor = ref.read().to(torch.float32, copy=True)
-        if not torch.isfinite(tensor).all():
+        peak = find_peak(tensor)
+        if not math.isfinite(peak):
             raise AdapterError(
                 f"{ref.path}: {ref.name} holds values that aren't finite",
                 "usually the training diverged: take an earlier save of it, or load the file again",
             )
-        if tensor.numel() and tensor.abs().max() > LARGEST:
+        if peak > LARGEST:
             raise AdapterError(
                 f"{ref.path}: {ref.name} holds values beyond {LARGEST:.2g}, which overflow when "
                 "they are multiplied",

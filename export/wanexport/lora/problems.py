@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from wanexport.lora.choose import IMAGE_KEY, SKIP_FLAG
 from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, split_key
 from wanexport.model.unsupported import OTHER_INPUTS, TI2V, TI2V_REASON, TI2V_WIDTH
+from wanexport.storage.foreign_file import show_rewrite
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
 
@@ -18,14 +21,22 @@ __all__ = ["LoraProblem", "explain_unmatched", "find_foreign", "find_not_lora"]
 Refs = Mapping[str, TensorRef]
 
 _OTHER_MODELS = {
-    r"^(text_encoder|lora_te)": ("the text encoder", "split the file"),
+    r"^(text_encoder|lora_te)": ("the text encoder", ""),
     r"^transformer_2\.|^low_noise_model\.": (
         "Wan2.2's second transformer, the low-noise expert",
-        "the file holds LoRAs of both experts: --expert high, or low, names one, with a --config "
-        "of Wan2.2",
+        "a file of Wan2.2's experts: --expert high, or low, names one, with a --config of Wan2.2",
     ),
-    r"vace_": ("VACE's blocks", "split the file"),
+    r"^high_noise_model\.": (
+        "Wan2.2's high-noise expert",
+        "a file of Wan2.2's experts: --expert high, or low, names one, with a --config of Wan2.2",
+    ),
+    r"vace_": ("VACE's blocks", ""),
 }
+# A new name for a whole parameter, which says that it replaces the model's own.
+_AS_SET = (
+    r'k if re.search("lora|lokr|hada|dora", k) else '
+    r're.sub(r"(?:\.(weight|bias))?$", lambda m: ".set_" + (m[1] or "weight"), k, count=1)'
+)
 _UNIANIMATE = re.compile(r"(^|\.)(dwpose_embedding|randomref_embedding_pose)\.")
 # What of a file shows how many channels its model's input has: the last axis but the patch's.
 _STEM = re.compile(
@@ -94,12 +105,15 @@ def _is_ti2v(refs: Refs) -> bool:
     return bool(queries) and all(refs[key.text].shape[1:] == (TI2V_WIDTH,) for key in queries)
 
 
-def find_not_lora(not_lora: Iterable[str], keys: Mapping[str, Key | None]) -> list[LoraProblem]:
+def find_not_lora(
+    not_lora: Iterable[str], keys: Mapping[str, Key | None], path: Path
+) -> list[LoraProblem]:
     """Return the problems of keys that aren't LoRA's.
 
     Args:
         not_lora: those keys.
         keys: all of the file's.
+        path: the file.
     """
     left, total = list(not_lora), len(keys)
     if not keys:
@@ -131,14 +145,23 @@ def find_not_lora(not_lora: Iterable[str], keys: Mapping[str, Key | None]) -> li
             LoraProblem(
                 tuple(whole),
                 f"{len(whole)} of {total} keys aren't LoRA tensors: {first_three(whole)}",
-                "give whole parameters as a checkpoint, with --finetuned",
+                f"if they replace the model's own, say so: {show_rewrite(path, _AS_SET)}",
             )
         )
     return problems
 
 
-def explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> list[LoraProblem]:
-    """Sort keys that match no module by what is the matter with them."""
+def explain_unmatched(
+    unmatched: list[str], index: ModuleIndex, total: int, path: Path
+) -> list[LoraProblem]:
+    """Sort keys that match no module by what is the matter with them.
+
+    Args:
+        unmatched: those keys.
+        index: the model's modules.
+        total: how many keys the file has.
+        path: the file.
+    """
     problems, left = [], list(unmatched)
 
     def take(test: Callable[[str], object], message: str, hint: str) -> None:
@@ -151,7 +174,9 @@ def explain_unmatched(unmatched: list[str], index: ModuleIndex, total: int) -> l
             )
 
     for pattern, (what, hint) in _OTHER_MODELS.items():
-        take(re.compile(pattern).search, f"are for {what}, which isn't part of this model", hint)
+        keep = show_rewrite(path, "k", f"not re.search({json.dumps(pattern)}, k)")
+        message = f"are for {what}, which isn't part of this model"
+        take(re.compile(pattern).search, message, hint or f"write the others alone: {keep}")
     if not index.has_image_conditioning:
         take(
             IMAGE_KEY.search,

@@ -83,14 +83,7 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         raise AdapterError(f"{file.path} holds {count}, at most {MOST_KEYS:,}")
     settings = read_settings(file)
     index = ModuleIndex(shapes)
-    problems = find_foreign(file.tensors, index)
-    known = {name for problem in problems for name in problem.keys}
-    keys = split_keys(name for name in file.tensors if name not in known)
-    keys |= {name: key for name in keys if (key := keys[name] or _find_set(name, settings))}
-    aside = sorted(name for name in keys if _is_aside(file, name, keys[name]))
-    keys |= dict.fromkeys(aside)
-    not_lora = [name for name, key in keys.items() if key is None and name not in aside]
-    problems += find_not_lora(not_lora, keys) if not_lora or not file.tensors else []
+    keys, aside, problems = _read_keys(file, index, settings)
     namings = index.detect_namings(key for key in keys.values() if key)
     groups: dict[str, Roles] = {}
     unmatched = []
@@ -103,7 +96,7 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
             problems.append(LoraProblem((name,), f"{other} and {name} are both for {target}"))
         else:
             groups[target][key.role] = (key, file.tensors[name])
-    problems += explain_unmatched(unmatched, index, len(keys))
+    problems += explain_unmatched(unmatched, index, len(keys), file.path)
     builder = _Builder(index, settings, strength)
     for target, roles in groups.items():
         try:
@@ -127,6 +120,22 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         next((key.root for key in keys.values() if key and key.root), ""),
         tuple(aside),
     )
+
+
+def _read_keys(
+    file: SafetensorsFile, index: ModuleIndex, settings: PeftSettings | None
+) -> tuple[dict[str, Key | None], list[str], list[LoraProblem]]:
+    """Take a file's names apart: its keys, the names left aside, and what neither is."""
+    problems = find_foreign(file.tensors, index)
+    known = {name for problem in problems for name in problem.keys}
+    keys = split_keys(name for name in file.tensors if name not in known)
+    keys |= {name: key for name in keys if (key := keys[name] or _find_set(name, settings))}
+    aside = sorted(name for name in keys if _is_aside(file, name, keys[name]))
+    keys |= dict.fromkeys(aside)
+    not_lora = [name for name, key in keys.items() if key is None and name not in aside]
+    if not_lora or not file.tensors:
+        problems += find_not_lora(not_lora, keys, file.path)
+    return keys, aside, problems
 
 
 def _find_set(name: str, settings: PeftSettings | None) -> Key | None:

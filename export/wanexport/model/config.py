@@ -14,6 +14,8 @@ from pydantic_core import ErrorDetails
 
 from wanexport.errors import ConfigError
 from wanexport.model.formulas import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
+from wanexport.model.unsupported import TI2V, TI2V_CHANNELS, TI2V_REASON, TI2V_WIDTH
+from wanrt.manifest.experts import count_steps
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
 from wanrt.storage.regular import TOML_BYTES, read_regular_text
@@ -63,6 +65,8 @@ class Architecture(_Model):
             )
         if self.pos_embed_seq_len is not None and self.image_dim is None:
             raise ValueError("pos_embed_seq_len needs image_dim")
+        if (self.width, self.in_channels) == (TI2V_WIDTH, TI2V_CHANNELS):
+            raise ValueError(f"{TI2V} isn't supported: {TI2V_REASON}")
         return self
 
     @property
@@ -152,8 +156,7 @@ class Experts(_Model):
     @property
     def high_steps(self) -> int:
         """Steps that the high-noise expert takes."""
-        noise = [1 - step / self.steps for step in range(self.steps)]
-        return sum(self.shift * s / (1 + (self.shift - 1) * s) >= self.boundary for s in noise)
+        return count_steps(self.boundary, self.steps, self.shift)[0]
 
     @property
     def low_steps(self) -> int:
@@ -212,6 +215,8 @@ def load_config(name_or_file: str) -> Config:
         return parse_config(read_manifest_only(path.parent).config, str(path))
     if path.suffix != ".toml" and not path.is_file():
         path = config_dir() / f"{name_or_file}.toml"
+        if "ti2v" in name_or_file.lower():
+            raise ConfigError(f"{TI2V} isn't supported", TI2V_REASON)
         if name_or_file not in list_configs():
             raise ConfigError(
                 f"there is no configuration {name_or_file!r}",

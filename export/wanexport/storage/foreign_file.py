@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["PICKLES", "describe_foreign", "show_conversion"]
+__all__ = ["PICKLES", "describe_foreign", "show_conversion", "show_rewrite"]
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 HEAD_BYTES = 512
@@ -64,6 +64,25 @@ def show_conversion(pickles: Sequence[Path]) -> str:
     )
     held = f" (it holds {', '.join(states)}: put the one you mean)" if len(states) > 1 else ""
     return f"convert it{held}: python -c {shlex.quote(code)}"
+
+
+def show_rewrite(path: Path, name: str, condition: str = "True") -> str:
+    """Return the command that writes a safetensors file's tensors again, metadata and all.
+
+    Args:
+        path: the file; `-rewritten` is put after its stem.
+        name: a Python expression for a tensor's new name, of its old one, `k`.
+        condition: a Python expression for whether it is kept.
+    """
+    out = path.with_name(f"{path.stem}-rewritten.safetensors")
+    source, target = (json.dumps(str(file), ensure_ascii=False) for file in (path, out))
+    code = (
+        "import re; from safetensors import safe_open; from safetensors.torch import save_file; "
+        f'f = safe_open({source}, "pt"); '
+        f"save_file({{{name}: f.get_tensor(k) for k in f.keys() if {condition}}}, {target}, "
+        "f.metadata())"
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _find_states(path: Path) -> list[str]:

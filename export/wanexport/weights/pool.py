@@ -16,6 +16,7 @@ from wanexport.storage.tensor_file import (
     open_safetensors,
     write_safetensors,
 )
+from wanexport.storage.values import one_thread
 from wanexport.weights.cast import cast_tensor
 from wanrt.storage.files import atomic_path
 
@@ -52,7 +53,7 @@ class Pool:
         made_by = {sha256_text(ref.made_by) for ref in refs.values() if ref.made_by}
         key = join_digests([*map(sha256_file, read), *made_by])
         path = pool_path(self.folder, key, dtype)
-        with self._alone():
+        with self._alone(), one_thread():
             if not self._holds(path, list(specs.values())):
                 tensors = (
                     cast_tensor(block, specs[name].dtype, f"{source}: {ref.name}")

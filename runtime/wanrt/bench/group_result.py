@@ -108,6 +108,7 @@ def _make_row(
         batch=shapes.batch,
         tokens=shapes.tokens,
         flops=sum(shapes.flops.values()),
+        scheme=manifest.source_scheme,
         baseline=base.label if base else None,
         baseline_dtype=base.manifest.dtype if base else None,
         forwards=tuple(entry.forwards),

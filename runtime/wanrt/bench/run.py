@@ -9,8 +9,9 @@ from pathlib import Path
 
 from wanrt.bench.discover import open_engines
 from wanrt.bench.group import GroupBench
-from wanrt.bench.groups import plan_bench
+from wanrt.bench.groups import Group, plan_bench
 from wanrt.bench.options import EXTENDABLE, BenchOptions
+from wanrt.bench.pairs import note_videos
 from wanrt.bench.testbed import Testbed, make_testbed
 from wanrt.errors import ResultsError
 from wanrt.manifest.folder import EngineFolder, OpenedFolder
@@ -84,7 +85,7 @@ def bench_folders(
         _resume(earlier, result, benches)
 
     def snapshot() -> BenchResult:
-        return _gather(result, benches)
+        return _gather(result, plan.groups, benches)
 
     def save() -> None:
         if on_round is not None:
@@ -100,12 +101,15 @@ def bench_folders(
     return snapshot()
 
 
-def _gather(result: BenchResult, benches: Sequence[GroupBench]) -> BenchResult:
+def _gather(
+    result: BenchResult, planned: Sequence[Group], benches: Sequence[GroupBench]
+) -> BenchResult:
     """Compare what all groups have measured so far: claims are corrected for all candidates."""
     timed = [bench.timed_candidates() for bench in benches]
     ratios = compare_groups(timed)
-    groups = tuple(
-        bench.result(own, found) for bench, own, found in zip(benches, timed, ratios, strict=True)
+    groups = note_videos(
+        planned,
+        [b.result(own, found) for b, own, found in zip(benches, timed, ratios, strict=True)],
     )
     measured = any(row.forwards for group in groups for row in group.candidates)
     return replace(

@@ -208,6 +208,12 @@ class Manifest(Part):
         return shlex.join(["wanexport", *self.command, *forced])
 
     @property
+    def source_scheme(self) -> str | None:
+        """How the checkpoints that it was made from are quantised; None if they aren't."""
+        schemes = dict.fromkeys(source.scheme for source in self.sources if source.scheme)
+        return "+".join(schemes) or None
+
+    @property
     def weight_bytes(self) -> int:
         """What loading the engine's graphs takes from its weight files."""
         return sum(graph.weight_bytes for graph in self.graphs.values())

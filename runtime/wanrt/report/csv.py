@@ -15,8 +15,8 @@ __all__ = ["to_csv"]
 FORMULA = ("=", "+", "-", "@")
 CSV_FIELDS = (
     "model", "workload", "engine", "candidate", "mode", "rank", "dtype", "control", "rival",
-    "random_weights", "verified", "batch", "tokens", "n", "median_s", "mean_s", "stddev_s",
-    "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
+    "random_weights", "verified", "scheme", "batch", "tokens", "n", "median_s", "mean_s",
+    "stddev_s", "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
     "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
     "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "skipped", "failed",
 )  # fmt: skip
@@ -49,8 +49,8 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
         compared = [ratio.value, ratio.low, ratio.high, ratio.p, ratio.verdict]
     return [
         group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
-        row.control, row.rival, row.random_weights, row.verified, row.batch, row.tokens, *figures,
-        row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
+        row.control, row.rival, row.random_weights, row.verified, row.scheme, row.batch, row.tokens,
+        *figures, row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
         *asdict(row.probe).values(), row.skipped, row.failed,
     ]  # fmt: skip
 

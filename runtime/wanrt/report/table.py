@@ -121,6 +121,9 @@ def title(group: GroupResult) -> str:
         items.append("random weights")
     elif any(row.random_weights for row in group.candidates):
         items.append("some random weights")
+    schemes = {row.scheme for row in group.candidates}
+    if len(schemes) == 1 and None not in schemes:
+        items.append(f"base: {first.scheme}")
     return " · ".join(items)
 
 
@@ -173,6 +176,10 @@ def group_notes(group: GroupResult) -> list[str]:
     full = [row for row in engines if row.forwards]
     if full and not any(row.full_finetune for row in full):
         notes.append("full carries the base's own weights; a fine-tune's run at the same speed")
+    schemes = dict.fromkeys(row.scheme for row in shown_rows(group))
+    for scheme in schemes if len(schemes) > 1 else ():
+        names = ", ".join(group.row_name(r) for r in shown_rows(group) if r.scheme == scheme)
+        notes.append(f"base: {scheme or 'not quantised'}, of {names}")
     return [*notes, *_resolution(group)]
 
 

@@ -25,7 +25,7 @@ class CandidateResult:
     """One row: an engine, with its adapter if it is swappable, a control or a rival.
 
     `identity` is the SHA-256 of the engine's manifest, which identifies the engine when a bench is
-    resumed.
+    resumed. `scheme` is how the checkpoint it was made from is quantised; None if it isn't.
     """
 
     engine: str
@@ -40,6 +40,7 @@ class CandidateResult:
     batch: Positive
     tokens: Positive
     flops: Positive
+    scheme: str | None = None
     baseline: str | None = None
     baseline_dtype: str | None = None
     forwards: tuple[Forward, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Outcome, wanexport, wanrt, write_config
-from folders import sample
+from folders import plan_of, sample
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from studies import I2V, build, config
@@ -18,6 +18,7 @@ from wanexport.build.recipe import Built
 from wanexport.checkpoint.random_weights import write_checkpoint
 from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Experts, load_config
+from wanexport.tensorrt.settings import PlanSettings
 from wanrt.engine.adapter import read_adapter
 from wanrt.manifest.read import read_manifest
 
@@ -70,12 +71,15 @@ def test_both_experts_share_one_graph(layout: str, pairs: dict[str, Path], tmp_p
     assert "high-noise expert" in wanrt("info", made[0].path).out
 
 
-def test_a_lora_of_both_experts_is_split(pairs: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("roots", [LAYOUTS["diffusers"], LAYOUTS["original"]], ids=LAYOUTS)
+def test_a_lora_of_both_experts_is_split(
+    roots: tuple[str, str], pairs: dict[str, Path], tmp_path: Path
+) -> None:
     path = tmp_path / "both.safetensors"
-    settings = {f"{root}.{key}": value for root, alpha in (("transformer", 2), ("transformer_2", 4))
+    settings = {f"{root}.{key}": value for root, alpha in zip(roots, (2, 4), strict=True)
                 for key, value in (("r", 2), ("lora_alpha", alpha))}  # fmt: skip
     save_file(
-        products("transformer.", 0.5) | products("transformer_2.", 1.0),
+        products(f"{roots[0]}.", 0.5) | products(f"{roots[1]}.", 1.0),
         path,
         {"lora_adapter_metadata": json.dumps(settings)},
     )
@@ -137,6 +141,39 @@ def test_image_keys_are_skipped_where_that_is_asked(pairs: dict[str, Path], tmp_
     manifest = read_manifest(made.path)
     assert image in manifest.inputs["skipped keys"]
     assert manifest.targets == (Q,)
+
+
+@pytest.mark.parametrize("root", [*LAYOUTS["original"], "transformer_2"])
+def test_one_expert_s_lora_is_named_where_none_is_asked_for(root: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    save_file(products(f"{root}.", 1.0), path)
+    options = ("--mode", "merged", "--base", "random", "--lora", path)
+    refused = ask(tmp_path, *options, experts=None)
+    assert "high-noise expert" in refused.err if "high" in root else "low-noise" in refused.err
+    assert "--expert high, or low, names one" in refused.err
+    expert = "high" if "high" in root else "low"
+    assert ask(tmp_path, *options, "--expert", expert).code == 0
+    other = ask(tmp_path, *options, "--expert", "low" if expert == "high" else "high")
+    assert f"it is the {expert}-noise expert's" in other.err
+
+
+@pytest.mark.usefixtures("fake_builder")
+@pytest.mark.parametrize("mode", ["full", "swappable"])
+def test_both_experts_share_one_plan(mode: str, pairs: dict[str, Path], tmp_path: Path) -> None:
+    """What a refit may replace doesn't count, so TensorRT builds once for both."""
+    settings = PlanSettings("tensorrt", refit="all", control=False)
+    ranks = () if mode == "full" else (2,)
+    made = make(tmp_path, pairs["original"], modes=(mode,), ranks=ranks, dtype="fp16",
+                tensorrt=settings)  # fmt: skip
+    manifests = [read_manifest(engine.path) for engine in made]
+    high, low = (plan_of(manifest) for manifest in manifests)
+    assert high.key == low.key
+    assert manifests[0].forward.sha256 == manifests[1].forward.sha256
+    assert (made[0].path / high.file).samefile(made[1].path / low.file)
+    assert len(list((tmp_path / ".plans").glob("*.plan"))) == 1
+    assert {source.path for source in manifests[0].sources} != {
+        source.path for source in manifests[1].sources
+    }
 
 
 def test_an_adapter_is_of_its_engine_s_expert(pairs: dict[str, Path], tmp_path: Path) -> None:

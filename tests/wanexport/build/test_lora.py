@@ -372,6 +372,19 @@ def test_an_adapter_file_has_no_strength_of_its_own(bench: Bench, tmp_path: Path
     assert not path.exists()
 
 
+def test_a_file_whose_rest_the_engine_has_is_carried(bench: Bench, tmp_path: Path) -> None:
+    """An engine built with a distill LoRA's biases in its base takes that LoRA and a style."""
+    built = bench.build(
+        tmp_path, {"with_bias": 1.0}, modes=("swappable",), merge_rest=True, max_rank=2 * RANK
+    )
+    engine, path = built["swappable"].path, tmp_path / "both.safetensors"
+    ending = ("--for", engine, "-o", path)
+    outcome = wanexport("adapter", bench.file("with_bias"), bench.file("musubi"), *ending)
+    assert outcome.code == 0, outcome.err
+    inputs, sample = run(engine, path)
+    assert distance(sample, bench.expect(inputs, {"with_bias": 1.0, "musubi": 1.0})) < TOLERANCE
+
+
 def test_loras_of_the_hub_are_called_by_their_repositories(
     bench: Bench, hub: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""`--prefuse`: distilled LoRAs in the base of every engine, against a base that is merged by hand."""
+"""`--prefuse`: distilled LoRAs in the base of every engine, against a base merged by hand."""
 
 from __future__ import annotations
 
@@ -296,19 +296,20 @@ def test_engines_of_other_bases_are_not_mistaken(bench: Bench, tmp_path: Path) -
         bench.build(tmp_path / "out", LoraArgument(str(other)), modes=("full",), verify=False)
 
 
+@pytest.fixture(scope="module")
+def engine(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fused")
+    prefuse = (bench.argument("lightx2v"), bench.argument("causvid", 0.5))
+    return bench.build(out, *prefuse, modes=("swappable",), verify=False)["swappable"].path
+
+
 class TestAdaptersForAnEngineThatHasSome:
     """`wanexport adapter DISTILL STYLE --for E`."""
 
-    @pytest.fixture(scope="class")
-    def engine(self, bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        out = tmp_path_factory.mktemp("fused")
-        prefuse = (bench.argument("lightx2v"), bench.argument("causvid", 0.5))
-        return bench.build(out, *prefuse, modes=("swappable",), verify=False)["swappable"].path
-
     def test_what_is_prefused_is_left_out(self, bench: Bench, engine: Path, tmp_path: Path) -> None:
         path = tmp_path / "style.safetensors"
-        outcome = wanexport("adapter", bench.file("lightx2v"), bench.file("style"),
-                            f"{bench.file('causvid')}:0.5", "--for", engine, "-o", path)  # fmt: skip
+        files = (bench.file("lightx2v"), bench.file("style"), f"{bench.file('causvid')}:0.5")
+        outcome = wanexport("adapter", *files, "--for", engine, "-o", path)
         assert outcome.code == 0, outcome.err
         assert f"{bench.file('lightx2v')}: left out, the engine's base has it" in outcome.err
         with load_engine(engine) as loaded:

@@ -12,15 +12,21 @@ import folders
 import hubcache
 import pytest
 from commands import wanrt
+from folders import Q
 from hubcache import REVISION, add_files
-from studies import build
+from safetensors.torch import load_file, save_file
+from studies import build, config
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 
+from wanexport.build.experts import gather_targets
 from wanexport.build.recipe import Built
+from wanexport.build.request import BuildRequest
+from wanexport.errors import AdapterError
 from wanexport.lora.find import LoraArgument
 from wanrt.bench.stale import find_stale
 from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
+from wanrt.terminal.progress import Reporter
 
 sources, hub = folders.sources, hubcache.hub  # fixtures
 
@@ -88,6 +94,23 @@ class TestHub:
         later = time.time() + 60  # what a link leads to counts, not the link
         os.utime(next(cache.glob("transformer/*.safetensors")).resolve(), (later, later))
         assert find_stale(open_folder(engine)) is not None
+
+
+def test_values_that_are_not_finite_are_refused_before_anything_is_made(
+    sources: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(sources / "style.safetensors")
+    tensors[f"transformer.{Q}.lora_B.weight"][3, 1] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    save_file(tensors, path)
+    request = BuildRequest(
+        config=config(), modes=("merged",), base=str(sources / "base"), out=tmp_path / "out",
+        loras=(LoraArgument(str(path)),),
+    )  # fmt: skip
+    for dry_run in (True, False):
+        with pytest.raises(AdapterError, match=r"lora_B\.weight holds values that aren't finite"):
+            gather_targets(request, Reporter(quiet=True), dry_run=dry_run)
+    assert not (tmp_path / "out").exists()
 
 
 CACHE = "/home/me/hub/models--Wan-AI--Wan2.1"

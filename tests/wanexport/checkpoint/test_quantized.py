@@ -120,6 +120,107 @@ def test_reads_formats_in_the_header(plain: Tensors, tmp_path: Path) -> None:
 
 
 ORIGINAL = "blocks.0.cross_attn.q"
+OTHER = "blocks.1.ffn.0"
+FP8, INT8 = {"format": "float8_e4m3fn"}, {"format": "int8_rowwise"}
+
+
+def by_layer(plain: Tensors) -> tuple[Tensors, Tensors, dict[str, dict[str, object]]]:
+    """Return one layer in fp8, one in int8, all others as they were; the values, the formats."""
+    stored, right = dict(plain), dict(plain)
+    weight = plain[f"{ORIGINAL}.weight"]
+    scale = weight.abs().max() / FP8_MAX
+    stored[f"{ORIGINAL}.weight"] = (weight / scale).to(torch.float8_e4m3fn)
+    stored[f"{ORIGINAL}.weight_scale"] = scale
+    right[f"{ORIGINAL}.weight"] = stored[f"{ORIGINAL}.weight"].float() * scale
+    weight = plain[f"{OTHER}.weight"]
+    scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    stored[f"{OTHER}.weight"] = (weight / scale).round().to(torch.int8)
+    stored[f"{OTHER}.weight_scale"] = scale
+    right[f"{OTHER}.weight"] = stored[f"{OTHER}.weight"].float() * scale
+    return stored, right, {ORIGINAL: {**FP8, "full_precision_matrix_mult": True}, OTHER: {**INT8}}
+
+
+def say_formats(
+    form: str, stored: Tensors, formats: dict[str, dict[str, object]]
+) -> tuple[Tensors, dict[str, str]]:
+    """Return tensors and metadata that state layers' formats in one of ComfyUI's two ways."""
+    if form == "header":
+        layers = {f"model.diffusion_model.{name}": said for name, said in formats.items()}
+        return stored, {"_quantization_metadata": json.dumps({"layers": layers})}
+    said = {
+        f"{name}.comfy_quant": torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+        for name, said in formats.items()
+    }
+    return stored | said, {}
+
+
+def save_prefixed(stored: Tensors, metadata: dict[str, str], path: Path) -> Path:
+    named = {f"model.diffusion_model.{n}": t.contiguous() for n, t in stored.items()}
+    save_file(named, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize("form", ["header", "tensors"])
+def test_each_layer_has_its_own_format(form: str, plain: Tensors, tmp_path: Path) -> None:
+    stored, right, formats = by_layer(plain)
+    path = save_prefixed(*say_formats(form, stored, formats), tmp_path / "wan.safetensors")
+    checkpoint = open_checkpoint(str(path), I2V)
+    assert set((checkpoint.scheme() or "").split("+")) == {"fp8_scaled", "int8_channel"}
+    for ref in checkpoint.tensors.values():
+        value = right[ref.name.removeprefix("model.diffusion_model.")]
+        assert torch.equal(ref.read().float(), value)
+
+
+@pytest.mark.parametrize("form", ["header", "tensors"])
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [
+        ({OTHER: {"format": "nvfp4"}}, "is quantised as nvfp4"),
+        ({OTHER: {"format": "int8_blockwise"}}, "is quantised as int8_blockwise"),
+        ({OTHER: {**INT8, "convrot": True}}, "is quantised as int8_rowwise with convrot True"),
+        ({OTHER: {**FP8}}, r"is I8; its format says float8_e4m3fn"),
+        ({OTHER: {}}, "is quantised as None"),
+        ({"blocks.1.ffn.2": {**FP8}}, "which is F32, not quantised"),
+        ({"blocks.7.ffn.2": {**FP8}}, "which isn't in the file"),
+    ],
+    ids=["nvfp4", "blocks", "rotated", "contradicts", "empty", "of-plain", "of-nothing"],
+)
+def test_a_layer_s_format_that_is_not_its_is_refused(
+    form: str, formats: dict[str, dict[str, object]], message: str, plain: Tensors, tmp_path: Path
+) -> None:
+    stored, _, said = by_layer(plain)
+    path = save_prefixed(*say_formats(form, stored, said | formats), tmp_path / "wan.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(path), I2V)
+
+
+@pytest.mark.parametrize(
+    ("quantise", "says"),
+    [
+        (scaled("scale_weight"), "back in fp8, 18 % would be left of it where it changes a weight "
+                                 "by 0.3 %, 49 % at 1 %"),
+        (fp8, "back in fp8, nothing would be left of it where it changes a weight by 0.3 %"),
+        (rows(torch.int8, 1), "back in int8, nothing would be left of it where it changes a "
+                              "weight by 0.3 %, 21 % at 1 %"),
+    ],
+    ids=["fp8-scaled", "fp8-bare", "int8"],
+)  # fmt: skip
+def test_build_says_what_merging_into_such_a_base_does(
+    quantise: Callable[[Tensors], tuple[Tensors, Tensors]],
+    says: str,
+    plain: Tensors,
+    tmp_path: Path,
+) -> None:
+    save_file(quantise(plain)[0], tmp_path / "wan.safetensors")
+    tiny = write_config(
+        tmp_path / "tiny.toml", Config(name="tiny", dtype="fp32", architecture=I2V, size=SIZE)
+    )
+    flags = ("--config", tiny, "--base", tmp_path / "wan.safetensors", "--out", tmp_path / "out",
+             "--rank", 4, "--dry-run")  # fmt: skip
+    said = wanexport("build", *flags, "--mode", "merged").out
+    assert "merged: kept in fp32, not made" in said
+    assert says in said
+    assert "merged:" not in wanexport("build", *flags, "--mode", "separate").out
 
 
 @pytest.mark.parametrize(
@@ -159,6 +260,10 @@ def test_an_engine_holds_the_decoded_weights_and_says_of_what(
     out = tmp_path / "engines"
     flags = ("--config", tiny, "--mode", "full", "--base", base, "--out", out)
     assert "base: fp8_scaled" in wanexport("build", *flags, "--dry-run").out
+    assert (
+        f"values not looked at: {base} (wanexport inspect does)"
+        in wanexport("build", *flags, "--dry-run").out
+    )
     found = wanexport("build", *flags)
     assert found.code == 0, found.err
     assert "base: fp8_scaled" in found.out

@@ -32,7 +32,8 @@ def write(path: Path, tensors: Tensors) -> str:
 @pytest.mark.parametrize(
     "prefix",
     ["model.", "module.", "_orig_mod.", "transformer.", "pipe.dit.", "dit.", "net.",
-     "_checkpoint_wrapped_module.", "module._orig_mod.", "some.trainer.of.mine."],
+     "_checkpoint_wrapped_module.", "module._orig_mod.", "some.trainer.of.mine.",
+     "low_noise_model.", "high_noise_model.", "transformer_2."],
 )  # fmt: skip
 def test_a_common_prefix_comes_off(prefix: str, whole: Tensors, tmp_path: Path) -> None:
     path = write(tmp_path / "wan.safetensors", {prefix + n: t for n, t in whole.items()})
@@ -67,9 +68,12 @@ def test_a_stray_marker_is_left_aside(whole: Tensors, tmp_path: Path) -> None:
     assert checkpoint.left_aside == {"iteration": 1}
 
 
-def test_two_models_in_one_file_are_named(whole: Tensors, tmp_path: Path) -> None:
-    both = {f"{root}.{n}": t for root in ("model", "ema") for n, t in whole.items()}
-    with pytest.raises(CheckpointError, match=r"holds 2 models: ema\., model\."):
+@pytest.mark.parametrize("roots", [("ema", "model"), ("high_noise_model", "low_noise_model")])
+def test_two_models_in_one_file_are_named(
+    roots: tuple[str, str], whole: Tensors, tmp_path: Path
+) -> None:
+    both = {f"{root}.{n}": t for root in roots for n, t in whole.items()}
+    with pytest.raises(CheckpointError, match=rf"holds 2 models: {roots[0]}\., {roots[1]}\."):
         open_checkpoint(write(tmp_path / "wan.safetensors", both))
 
 

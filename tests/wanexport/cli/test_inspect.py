@@ -237,7 +237,10 @@ def test_describes_what_a_lora_fits(tmp_path: Path) -> None:
     assert found.random_weights
     assert not found.problems
     wrong = describe_file(path, load_config("wan2.1-t2v-14b-480p"))
-    assert wrong.fits == ()
+    assert wrong.fits == found.fits
+    assert "not wan2.1-t2v-14b-480p, but wan2.1-fun-1.3b-inp-480p, wan2.1-t2v-1.3b" in (
+        format_description(wrong)
+    )
     assert "[4, 5120]" in wrong.problems[0].message
 
 

@@ -107,6 +107,11 @@ def repeat_size(raw: Raw) -> None:
     raw["dynamic_sizes"].append(raw["size"])
 
 
+def of_ti2v(raw: Raw) -> None:
+    raw["architecture"] |= {"num_attention_heads": 24, "in_channels": 48, "out_channels": 48}
+    del raw["architecture"]["image_dim"], raw["architecture"]["added_kv_proj_dim"]
+
+
 LAST = "dynamic_sizes.3: 832x480x81 is listed twice"
 REFUSED: list[tuple[Callable[[Raw], None], str, str]] = [
     # unknown keys
@@ -151,6 +156,7 @@ REFUSED: list[tuple[Callable[[Raw], None], str, str]] = [
     (put("architecture", "eps", value=float("nan")), "architecture.eps: is nan", ""),
     (put("architecture", "added_kv_proj_dim", value=1536), "it must be num_attention_heads x", ""),
     (drop("architecture", "image_dim"), "image_dim and added_kv_proj_dim go together", ""),
+    (of_ti2v, "architecture: Wan2.2 TI2V-5B isn't supported: every token has a timestep", ""),
     # impossible sizes
     (put("size", "width", value=854), "size.width: 854 isn't a multiple of 16; the nearest is 848",
      ""),
@@ -190,6 +196,7 @@ def test_refuses(change: Callable[[Raw], None], message: str, hint: str, raw: Ra
         ("wan2.1-i2v-14b-840p", "there is no configuration", "did you mean 'wan2.1-i2v-14b-480p'"),
         ("sdxl", "there is no configuration 'sdxl'", "shipped: wan2.1-flf2v-14b-720p, "),
         ("", "there is no configuration ''", "shipped: "),
+        ("wan2.2-ti2v-5b-704p", "Wan2.2 TI2V-5B isn't supported", "a timestep of its own"),
         ("wan2.1-i2v-demo.toml", "wan2.1-i2v-demo.toml can't be read: No such file", ""),
         ("nowhere/x.toml", "nowhere/x.toml can't be read: No such file", ""),
     ],

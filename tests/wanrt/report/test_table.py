@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from benches import FULL, bench, group, row
 from faketestbed import FakeTestbed, Script
-from tinyengines import Tiny, make_engine, make_family
+from tinyengines import Tiny, make_engine, make_family, read_raw, write_manifest
 
 from wanrt import bench_engines
 from wanrt.bench.options import BenchOptions
@@ -255,6 +255,32 @@ def test_every_row_and_headline_says_random_weights(family: Path) -> None:
     assert all("R" in row.rsplit(maxsplit=1)[-1] for row in rows)
     text = " ".join(" ".join(lines).split())
     assert text.count("[random weights]") == len(sentences(_result(family).groups[0])) == 3
+
+
+def _from(family: Path, schemes: dict[str, str]) -> str:
+    """Bench engines whose checkpoints were quantised, and return the table."""
+    for folder in family.iterdir():
+        manifest = read_raw(folder)
+        manifest["sources"][0]["scheme"] = schemes.get(manifest["mode"])
+        write_manifest(folder, manifest)
+    return " ".join(render_bench(_result(family)).split())
+
+
+def test_a_table_says_how_its_base_is_quantised(family: Path) -> None:
+    text = _from(family, dict.fromkeys(("full", "merged", "separate", "swappable"), "fp8_scaled"))
+    assert "tokens per forward · random weights · base: fp8_scaled " in text
+    rows = json.loads(to_json(_result(family)))["results"]
+    assert {row["scheme"] for row in rows} == {"fp8_scaled"}
+    assert "base: fp8_scaled" in to_markdown(_result(family))
+    assert {r["scheme"] for r in csv.DictReader(io.StringIO(to_csv(_result(family))))} == {
+        "fp8_scaled"
+    }
+
+
+def test_a_table_of_several_bases_says_whose_is_which(family: Path) -> None:
+    text = _from(family, {"merged": "gguf:Q8_0"})
+    assert "base: gguf:Q8_0, of merged r4" in text
+    assert "base: not quantised, of full" in text
 
 
 def test_warnings_name_the_candidate_and_a_remedy(family: Path) -> None:
