@@ -63,7 +63,7 @@ def describe_checkpoint(
         random_weights=is_random(files),
         fits=_find_fits(arch, configs),
         config=nearest,
-        nearest=len(configs) > 1,
+        nearest=bool(nearest) and len(configs) > 1,
         architecture=arch,
         scheme=found.scheme() if found else None,
         stripped=found.stripped if found else (),

@@ -98,7 +98,7 @@ def describe_lora(
         random_weights=is_random([file]),
         fits=tuple(c.name for c in fitting) or (find_fits(file) if asked else ()),
         config=best.name if near else "",
-        nearest=not asked and not fitting,
+        nearest=near and not asked and not fitting,
         stripped=(result.stripped,) if result.stripped else (),
         left_aside=dict.fromkeys(result.left_aside, 1),
         targets=dict(suffixes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,8 @@ def find_foreign(refs: Refs, index: ModuleIndex) -> list[LoraProblem]:
     """Return why the whole file belongs to another model than Wan's own, by that one's name."""
     stand_in = [name for name in refs if find_unsupported(name) == "Stand-In"]
     pose = [name for name in refs if _UNIANIMATE.search(name)]
-    control = [name for name, ref in refs.items() if _takes_control(name, ref)]
+    channels = {*CHANNELS, index.shapes["patch_embedding.weight"][1]}
+    control = [name for name, ref in refs.items() if _takes_control(name, ref, channels)]
     found = []
     if stand_in:
         why = "it acts on reference tokens alone, which no merged weight can do"
@@ -89,13 +90,14 @@ def find_foreign(refs: Refs, index: ModuleIndex) -> list[LoraProblem]:
     return found
 
 
-def _takes_control(name: str, ref: TensorRef) -> bool:
+def _takes_control(name: str, ref: TensorRef, known: Collection[int]) -> bool:
+    """Tell whether a tensor is of a patch embedding that reads more than the `known` channels."""
     if _RESHAPED.fullmatch(name):
         return True
     if not _STEM.fullmatch(name) or len(ref.shape) not in (2, 5):
         return False
     channels = ref.shape[1] if len(ref.shape) == 5 else ref.shape[1] / 4
-    return channels not in CHANNELS
+    return channels not in known
 
 
 def _is_ti2v(refs: Refs) -> bool:

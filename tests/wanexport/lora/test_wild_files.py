@@ -12,6 +12,7 @@ from lorafiles import (
     BLOCK_LINEARS,
     CROSS,
     SHAPES,
+    T2V_ARCH,
     T2V_SHAPES,
     TEXT_CROSS,
     LoraFile,
@@ -321,6 +322,15 @@ def test_control_loras_are_refused_by_name(form: str, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"is a control LoRA .*control video") as refused:
         resolve_adapter(made.save(tmp_path / "tile.safetensors"), T2V_SHAPES)
     assert "inputs" in refused.value.hint
+
+
+def test_a_patch_embedding_of_the_model_s_own_width_is_no_control(tmp_path: Path) -> None:
+    shapes = module_shapes(T2V_ARCH.model_copy(update={"in_channels": 20}))
+    change = torch.randn(128, 20, 1, 2, 2)
+    made = LoraFile({"diffusion_model.patch_embedding.diff": change})
+    adapter = resolve_adapter(made.save(tmp_path / "own.safetensors"), shapes)
+    name = "patch_embedding.weight"
+    assert torch.equal(merge_parameter(name, torch.zeros(shapes[name]), [adapter]), change)
 
 
 def test_a_lora_of_ti2v_is_refused_by_name(tmp_path: Path) -> None:
