@@ -60,12 +60,12 @@ class TensorRef(StoredTensor):
 
     @property
     def stored_as(self) -> TensorRef:
-        """What lies in the file, where more is done to it than decoding."""
+        """The tensor in the file, where more is done to it than decoding."""
         return self
 
     @property
     def made_by(self) -> str:
-        """What is done to what lies there, where its files don't say it; empty: nothing."""
+        """What is done to the tensor in the file, unless its files say it; empty: nothing."""
         return ""
 
     @property
