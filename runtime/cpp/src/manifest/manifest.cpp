@@ -91,8 +91,8 @@ WeightFile read_weight_file(const Json& value, const std::string& place) {
   WeightFile file;
   file.file = read_file_entry(object);
   file.mtime_ns = object.count("mtime_ns", std::numeric_limits<std::int64_t>::min());
-  file.constants = object.choice("origin", {"base", "finetuned", "prefused", "adapter",
-                                            "merged", "constants"}) == "constants";
+  file.constants = object.choice("origin", {"base", "finetuned", "prefused", "adapter", "merged",
+                                            "constants"}) == "constants";
   const std::string storage =
       object.choice("storage", {"reflink", "hardlink", "pool", "copy", "own"});
   file.linked = storage == "hardlink" || storage == "pool" || storage == "own";
