@@ -57,6 +57,7 @@ class Script:
     rivals: Sequence[str] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     interrupt_at: int | None = None
+    watts: float | None = None
 
 
 @dataclass
@@ -114,6 +115,10 @@ class FakeTestbed:
     def clocks(self) -> Clocks | None:
         """Return nothing: there is no GPU."""
         return None
+
+    def energy_j(self) -> float | None:
+        """Return what the scripted watts came to by now, or nothing."""
+        return None if self.script.watts is None else self.script.watts * self.clock
 
     def describe(self, rivals: bool = False) -> Machine:
         """Return a machine that doesn't exist."""

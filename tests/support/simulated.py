@@ -93,6 +93,9 @@ class SimulatedTestbed:
     def clocks(self) -> Clocks | None:
         return None
 
+    def energy_j(self) -> float | None:
+        return None
+
     def describe(self, rivals: bool = False) -> Machine:  # noqa: ARG002
         return MACHINE
 

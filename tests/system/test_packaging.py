@@ -95,7 +95,7 @@ def test_wheel_holds_packages_and_configs_alone(wheel: Path, sources: set[str]) 
         for source, target in moved.items()
         if name.startswith(source)
     }
-    packaged.add("wanrt/devices.toml")  # wanrt looks into no other package
+    packaged |= {"wanrt/devices.toml", "wanrt/workloads.toml"}  # wanrt looks into no other package
     assert names == packaged | {f"{info}/{name}" for name in DIST_INFO}
     assert {"wanexport/py.typed", "wanrt/py.typed", "wanrt/report/html/page.html"} <= names
     assert "wanexport/configs/wan2.1-i2v-demo.toml" in names

@@ -72,7 +72,7 @@ class GroupBench:
                     f"{candidate.folder} isn't what the earlier bench measured",
                     "start over without --resume",
                 )
-            entry.probe, entry.clocks = row.probe, row.clocks
+            entry.probe, entry.clocks, entry.energy = row.probe, row.clocks, row.energy
             entry.forwards = list(row.forwards)
         if known:
             label, dtype = next(iter(known))

@@ -17,6 +17,7 @@ from wanrt.errors import ResultsError, UnsupportedError, WanrtError
 from wanrt.manifest.folder import BrokenFolder, EngineFolder, OpenedFolder
 from wanrt.manifest.schema import Manifest, Workload
 from wanrt.results.values import Advice
+from wanrt.results.workloads import load_workloads
 
 __all__ = ["BenchPlan", "Group", "plan_bench"]
 
@@ -59,6 +60,7 @@ def plan_bench(
         ResultsError: there is nothing to bench, or no engine has the workload asked for.
     """
     plan = BenchPlan()
+    folders = list(folders)
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for folder in folders:
         if isinstance(folder, BrokenFolder):
@@ -79,7 +81,12 @@ def plan_bench(
                 candidates = groups.setdefault((_find_model(manifest), name), [])
                 candidates += _candidates(folder, skipped, failed)
     if not groups and not plan.broken:
-        raise ResultsError(f"no engine has the workload {workload!r}")
+        opened = [folder for folder in folders if isinstance(folder, EngineFolder)]
+        sizes = dict.fromkeys(name for folder in opened for name in folder.manifest.workloads)
+        raise ResultsError(
+            f"no engine has the workload {workload!r}",
+            f"sizes of these engines: {', '.join(sizes)}; named: {', '.join(load_workloads())}",
+        )
     for (model, name), members in sorted(groups.items()):
         ordered = _labelled(sorted(members, key=_order))
         added = _controls_and_rivals(ordered, rivals)

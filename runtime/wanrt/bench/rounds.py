@@ -20,7 +20,7 @@ from wanrt.bench.testbed import Testbed
 from wanrt.engine.engine import Runner
 from wanrt.errors import UnsupportedError, WanrtError
 from wanrt.machine.nvml import Clocks
-from wanrt.results.values import Forward, Probe
+from wanrt.results.values import Energy, Forward, Probe
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["MIN_ROUNDS", "Entry", "LoadSpec", "count_bytes", "measure_load"]
@@ -39,6 +39,7 @@ class Entry:
     forwards: list[Forward] = field(default_factory=list)
     probe: Probe = field(default_factory=Probe)
     clocks: Clocks | None = None
+    energy: Energy | None = None
     skipped: str | None = None
     failed: str | None = None
 
@@ -65,6 +66,13 @@ class LoadSpec:
     rounds: int | None
     warmup: int
     seed: int
+
+
+@dataclass(frozen=True)
+class _Visit:
+    seconds: float
+    enqueue_s: float | None
+    energy: Energy | None
 
 
 @dataclass
@@ -167,12 +175,12 @@ def _run_round(
     """Visit all entries there and back; without a number (a pilot) nothing is recorded."""
     active = [entry for entry in entries if entry.active]
     order = [active[i] for i in rng.permutation(len(active))]
-    timed: list[tuple[Entry, float, float | None]] = []
+    timed: list[tuple[Entry, _Visit]] = []
     for entry in (*order, *reversed(order)):
         if not entry.active:
             continue
         try:
-            timed.append((entry, *_visit(entry.candidate, loaded, spec.warmup)))
+            timed.append((entry, _visit(testbed, entry.candidate, loaded, spec.warmup)))
         except WanrtError as error:
             entry.failed = str(error)
             # half a load would halve what the others' are compared by
@@ -181,20 +189,34 @@ def _run_round(
             entry.clocks = _join_clocks(entry.clocks, testbed.clocks())
     if number is None:
         return
-    for entry, seconds, enqueue_s in timed:
+    for entry, visit in timed:
         if entry.active:
-            entry.forwards.append(Forward(spec.number, number, seconds, enqueue_s))
+            forward = Forward(spec.number, number, visit.seconds, visit.enqueue_s)
+            entry.forwards.append(forward)
+            entry.energy = _join_energy(entry.energy, visit.energy)
 
 
-def _visit(candidate: Candidate, loaded: _Loaded, warmup: int) -> tuple[float, float | None]:
-    """Run an entry's forwards; return the timed one's seconds and the host's share of them."""
+def _visit(testbed: Testbed, candidate: Candidate, loaded: _Loaded, warmup: int) -> _Visit:
+    """Run an entry's forwards, of which the last one is timed; energy is that of all."""
     held = loaded[candidate.loads_as]
     if candidate.stack != held.stack:
         held.runner.swap(candidate.stack)
         held.stack = candidate.stack
+    before = testbed.energy_j()
     for _ in range(warmup):
         held.runner.time_forward()
-    return held.runner.time_forward(), held.runner.enqueue_s
+    seconds, enqueue_s = held.runner.time_forward(), held.runner.enqueue_s
+    after = testbed.energy_j()
+    energy = None
+    if before is not None and after is not None:
+        energy = Energy(max(0.0, after - before), warmup + 1)
+    return _Visit(seconds, enqueue_s, energy)
+
+
+def _join_energy(first: Energy | None, second: Energy | None) -> Energy | None:
+    if first is None or second is None:
+        return first or second
+    return Energy(first.joules + second.joules, first.forwards + second.forwards)
 
 
 def _join_clocks(first: Clocks | None, second: Clocks | None) -> Clocks | None:

@@ -11,13 +11,14 @@ from wanrt.bench.discover import open_engines
 from wanrt.bench.group import GroupBench
 from wanrt.bench.groups import Group, plan_bench
 from wanrt.bench.options import EXTENDABLE, BenchOptions
-from wanrt.bench.pairs import note_videos
 from wanrt.bench.testbed import Testbed, make_testbed
+from wanrt.bench.videos import count_videos
 from wanrt.errors import ResultsError
 from wanrt.manifest.folder import EngineFolder, OpenedFolder
 from wanrt.results.advice import advise_on_machine
 from wanrt.results.ratios import compare_groups
 from wanrt.results.result import BenchResult
+from wanrt.results.video import Video
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["bench_engines", "bench_folders"]
@@ -27,6 +28,7 @@ def bench_engines(
     paths: Iterable[Path | str],
     options: BenchOptions | None = None,
     *,
+    video: Video | None = None,
     testbed: Testbed | None = None,
     earlier: BenchResult | None = None,
     on_round: Callable[[BenchResult], None] | None = None,
@@ -37,6 +39,7 @@ def bench_engines(
     Args:
         paths: engine folders, or folders of engine folders.
         options: how to measure.
+        video: what the rows' units are of; they are derived, so another one may be resumed with.
         testbed: where engines, clock and memory come from; this machine by default.
         earlier: the result of an interrupted bench, to continue where that one ended.
         on_round: called with the result so far, before the first and after every round, to save it.
@@ -49,7 +52,13 @@ def bench_engines(
     """
     folders = open_engines(Path(path) for path in paths)
     return bench_folders(
-        folders, options, testbed=testbed, earlier=earlier, on_round=on_round, reporter=reporter
+        folders,
+        options,
+        video=video,
+        testbed=testbed,
+        earlier=earlier,
+        on_round=on_round,
+        reporter=reporter,
     )
 
 
@@ -57,6 +66,7 @@ def bench_folders(
     folders: Iterable[OpenedFolder],
     options: BenchOptions | None = None,
     *,
+    video: Video | None = None,
     testbed: Testbed | None = None,
     earlier: BenchResult | None = None,
     on_round: Callable[[BenchResult], None] | None = None,
@@ -79,6 +89,7 @@ def bench_folders(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         broken=plan.broken,
         advice=tuple(plan.stale),
+        video=video,
     )
     benches = [GroupBench(testbed, group, options) for group in plan.groups]
     if earlier is not None:
@@ -107,10 +118,8 @@ def _gather(
     """Compare what all groups have measured so far: claims are corrected for all candidates."""
     timed = [bench.timed_candidates() for bench in benches]
     ratios = compare_groups(timed)
-    groups = note_videos(
-        planned,
-        [b.result(own, found) for b, own, found in zip(benches, timed, ratios, strict=True)],
-    )
+    results = [b.result(own, found) for b, own, found in zip(benches, timed, ratios, strict=True)]
+    groups = count_videos(planned, results, result.video)
     measured = any(row.forwards for group in groups for row in group.candidates)
     return replace(
         result,

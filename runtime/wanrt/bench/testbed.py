@@ -11,7 +11,7 @@ from wanrt.backends.tensorrt.memory import Scratch
 from wanrt.engine.engine import DeviceKind, Runner
 from wanrt.machine.cores import available_bytes
 from wanrt.machine.describe import Machine, describe_machine
-from wanrt.machine.nvml import Clocks, free_gpu_bytes, read_clocks
+from wanrt.machine.nvml import Clocks, free_gpu_bytes, read_clocks, read_energy
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import EngineFolder
 from wanrt.results.values import Probe
@@ -51,6 +51,9 @@ class Testbed(Protocol):
 
     def clocks(self) -> Clocks | None:
         """Return the GPU's clocks right now, or None where there are none to read."""
+
+    def energy_j(self) -> float | None:
+        """Return a count of the joules that the GPU uses, or None where nothing counts them."""
 
     def describe(self, rivals: bool = False) -> Machine:
         """Return the machine and its versions, torch's too if there are rivals."""
@@ -110,6 +113,10 @@ class ThisMachine:
     def clocks(self) -> Clocks | None:
         """Return the GPU's clocks right now, or None where there are none to read."""
         return None if self.device == "cpu" else read_clocks()
+
+    def energy_j(self) -> float | None:
+        """Return a count of the joules that the GPU uses, or None where nothing counts them."""
+        return None if self.device == "cpu" else read_energy()
 
     def describe(self, rivals: bool = False) -> Machine:
         """Return the machine and its versions, torch's too if there are rivals."""

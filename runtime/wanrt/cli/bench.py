@@ -22,7 +22,6 @@ from wanrt.cli.options import (
     Quiet,
     Threads,
     WeightStreaming,
-    WorkloadName,
     device_kind,
     parse_percent,
 )
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from wanrt.bench.testbed import Testbed
     from wanrt.manifest.folder import OpenedFolder
     from wanrt.results.result import BenchResult
+    from wanrt.results.video import Video
 
 __all__ = ["bench"]
 
@@ -78,7 +78,35 @@ def bench(
             rich_help_panel=RUNNING,
         ),
     ] = False,
-    workload: WorkloadName = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="NAME",
+            help="Size to run at, such as 832x480x81, or a named workload, such as "
+            "lightx2v-i2v-480p-40: its size, steps, guidance and published figures "
+            "[default: every size].",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=100_000,
+            help="Also show what a video of this many sampler steps takes.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    cfg: Annotated[
+        bool,
+        typer.Option(
+            "--cfg",
+            help="Count two forwards per step, as classifier-free guidance takes.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = False,
     rivals: Annotated[
         list[str] | None,
         typer.Option(
@@ -219,6 +247,7 @@ def bench(
     if fail_above is not None and compare is None:
         raise typer.BadParameter("--fail-above needs --compare FILE")
     folders = open_engines(engines or ENGINES)
+    workload, video = _choose_video(folders, workload, steps, cfg)
     options = BenchOptions(
         device=device_kind(device) or choose_device(folders),
         threads=threads,
@@ -240,7 +269,7 @@ def bench(
     before = read_results(compare) if compare is not None else None
     if before is not None and not force:
         check_comparable(testbed.describe(bool(options.rivals)), asdict(options), before)
-    result = _bench(folders, options, testbed, earlier, chosen, verbose, quiet)
+    result = _bench(folders, options, video, testbed, earlier, chosen, verbose, quiet)
     if before is not None:
         changes = compare_results(result, before, fail_above)
         print_line(render_changes(changes, str(compare)), sys.stderr, end="")
@@ -253,6 +282,7 @@ def bench(
 def _bench(
     folders: Sequence[OpenedFolder],
     options: BenchOptions,
+    video: Video | None,
     testbed: Testbed,
     earlier: BenchResult | None,
     exports: dict[str, Path],
@@ -268,6 +298,7 @@ def _bench(
     result = bench_folders(
         folders,
         options,
+        video=video,
         testbed=testbed,
         earlier=earlier,
         on_round=(lambda r: _save(r, files)) if files else None,
@@ -287,6 +318,26 @@ def _bench(
             print_line(f"to continue: wanrt bench ... --resume --json {files['json']}", sys.stderr)
         raise typer.Exit(INTERRUPTED)
     return result
+
+
+def _choose_video(
+    folders: Sequence[OpenedFolder], workload: str | None, steps: int | None, cfg: bool
+) -> tuple[str | None, Video | None]:
+    """Return the size to run at, and what units are of: a named workload says both."""
+    from wanrt.bench.fitting import require_fit
+    from wanrt.results.video import Video
+    from wanrt.results.workloads import load_workloads
+
+    named = load_workloads().get(workload) if workload is not None else None
+    if named is None:
+        asked = steps is not None or cfg
+        return workload, Video(steps, 2 if cfg else 1) if asked else None
+    if steps is not None or cfg:
+        raise typer.BadParameter(
+            f"--workload {named.name} says steps and guidance: leave out --steps and --cfg"
+        )
+    require_fit(folders, named)
+    return named.size_name, named.video
 
 
 def _choose_exports(

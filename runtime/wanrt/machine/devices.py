@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from wanrt.errors import WanrtError
 from wanrt.manifest.fields import Dtype
-from wanrt.storage.regular import TOML_BYTES, read_regular_text
+from wanrt.storage.tables import read_tables, shipped_file
 
 __all__ = ["CPU", "DeviceRates", "find_device", "load_devices", "recognise_device"]
 
@@ -50,8 +49,7 @@ class DeviceRates(BaseModel):
 
 def devices_file() -> Path:
     """Return devices.toml, of a wheel or of a checkout."""
-    packaged = Path(__file__).parents[1] / "devices.toml"
-    return packaged if packaged.is_file() else Path(__file__).parents[3] / "configs/devices.toml"
+    return shipped_file("devices.toml")
 
 
 def load_devices(path: Path | None = None) -> dict[str, DeviceRates]:
@@ -60,14 +58,7 @@ def load_devices(path: Path | None = None) -> dict[str, DeviceRates]:
     Raises:
         DeviceError: the file can't be read, isn't TOML, or a device's values are wrong.
     """
-    path = path or devices_file()
-    try:
-        raw = tomllib.loads(read_regular_text(path, TOML_BYTES))
-    except OSError as error:
-        raise DeviceError(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise DeviceError(f"{path} is not TOML: {error}") from None
-    return {name: _parse(name, table, path) for name, table in raw.items()}
+    return read_tables(path or devices_file(), DeviceRates, DeviceError)
 
 
 def find_device(name: str, devices: Mapping[str, DeviceRates]) -> DeviceRates:
@@ -97,23 +88,3 @@ def recognise_device(reported: str, devices: Mapping[str, DeviceRates]) -> Devic
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
-
-
-def _parse(name: str, table: object, path: Path) -> DeviceRates:
-    if not isinstance(table, dict):
-        raise DeviceError(f"{path}: {name}: is {table!r}; it should be a table")
-    if "name" in table:
-        raise DeviceError(f"{path}: {name}.name: unknown key", "the table's own name is the name")
-    try:
-        return DeviceRates.model_validate({"name": name, **table})
-    except ValidationError as error:
-        # a misspelt key is also a missing one; the misspelling says more
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = ".".join([name, *(str(part) for part in first["loc"] if part != "[key]")])
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(key for key in DeviceRates.model_fields if key != "name")
-        raise DeviceError(f"{path}: {place}: unknown key", f"known: {known}")
-    if first["type"] == "missing":
-        raise DeviceError(f"{path}: {place}: missing key")
-    wanted = first["msg"].removeprefix("Input should be ")
-    raise DeviceError(f"{path}: {place}: is {first['input']!r}; it should be {wanted}")

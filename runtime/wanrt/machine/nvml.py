@@ -2,7 +2,7 @@
 
 https://docs.nvidia.com/deploy/nvml-api: nvmlDeviceGetMemoryInfo, nvmlDeviceGetClockInfo,
 nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetComputeRunningProcesses,
-nvmlDeviceGetUtilizationRates.
+nvmlDeviceGetUtilizationRates, nvmlDeviceGetTotalEnergyConsumption.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 
 from wanrt.machine.visible import ListedGpu, choose_gpu
 
-__all__ = ["Clocks", "free_gpu_bytes", "gpu_processes", "gpu_utilisation", "read_clocks"]
+__all__ = [
+    "Clocks", "free_gpu_bytes", "gpu_processes", "gpu_utilisation", "read_clocks", "read_energy",
+]  # fmt: skip
 
 # nvmlClocksEventReason*: what holds a clock down against its user's will
 REASONS = {
@@ -69,6 +71,17 @@ def read_clocks() -> Clocks | None:
             mhz = int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
             mask = int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
             return Clocks(mhz, mhz, tuple(why for bit, why in REASONS.items() if mask & bit))
+    return None
+
+
+def read_energy() -> float | None:
+    """Return the joules that the GPU used since its driver was loaded, or None if not known.
+
+    Volta and later count them, by the millijoule.
+    """
+    with _gpu() as (nvml, handle):
+        if nvml is not None:
+            return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
     return None
 
 

@@ -76,3 +76,8 @@ class Verification(Part):
     emulated_error: float | None = None
     adapter_oracle: Literal["peft", "diffusers"] | None = None
     fidelity: Fidelity | None = None
+
+    @property
+    def own_error(self) -> float | None:
+        """The error of what runs: the plan's where it was measured, else the graph's."""
+        return self.error if self.plan_error is None else self.plan_error

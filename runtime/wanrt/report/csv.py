@@ -19,6 +19,7 @@ CSV_FIELDS = (
     "stddev_s", "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
     "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
     "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "skipped", "failed",
+    "error", "step_s", "video_s", "video_j",
 )  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def to_csv(result: BenchResult) -> str:
 def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
     s, ratio = row.summary, row.ratio
     figures = [s.n, s.median, s.mean, s.stddev, s.min, s.max] if s else [None] * 6
+    units = asdict(row.units).values() if row.units else [None] * 3
     compared: list[object] = [None] * 5
     if ratio:
         compared = [ratio.value, ratio.low, ratio.high, ratio.p, ratio.verdict]
@@ -51,7 +53,7 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
         group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
         row.control, row.rival, row.random_weights, row.verified, row.scheme, row.batch, row.tokens,
         *figures, row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
-        *asdict(row.probe).values(), row.skipped, row.failed,
+        *asdict(row.probe).values(), row.skipped, row.failed, row.error, *units,
     ]  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import re
 
 from wanrt.report.headline import sentences, summary_lines
 from wanrt.report.table import COLUMNS, group_notes, shown_rows, table_rows, title
-from wanrt.results.result import BenchResult, CandidateResult
+from wanrt.report.videos import unit_table, video_notes
+from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.terminal.screen import visible
 
 __all__ = ["to_markdown"]
@@ -28,13 +29,23 @@ def to_markdown(result: BenchResult) -> str:
             if row.reason and not cells[2]:
                 cells[4] = row.reason
             lines.append(_markdown_line((*cells, _weights(candidate))))
+        lines += _units(group)
         lines += [
             "",
             *(f"- {_plain(line)}" for line in (*sentences(group)[1:], *group_notes(group))),
             "",
         ]
+    lines += [f"- {_plain(note)}" for note in video_notes(result.video)]
     lines += [f"- failed: {_plain(reason)}" for reason in result.broken.values()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _units(group: GroupResult) -> list[str]:
+    table = unit_table(group, shown_rows(group))
+    if not table:
+        return []
+    header, *rows = map(_markdown_line, table)
+    return ["", header, "|---" + "|--:" * (len(table[0]) - 1) + "|", *rows]
 
 
 def _weights(row: CandidateResult) -> str:

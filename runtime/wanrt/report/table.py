@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wanrt.report.headline import sentences, show_interval, summary_lines
+from wanrt.report.videos import show_error, unit_lines, video_notes
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Advice, Ratio
 from wanrt.terminal.text import WIDTH, counted, group_digits, wrap
@@ -40,7 +41,12 @@ def render_bench(result: BenchResult, verbose: bool = False) -> str:
     blocks.append("\n".join(_wrap_items(result.machine.headline)))
     if result.timed:
         blocks[-1] += "\n" + "\n".join(_wrap(f"forward: {result.timed}"))
-    blocks += [_render_group(group, verbose) for group in result.groups]
+    for group in result.groups:
+        blocks.append(_render_group(group, verbose))
+        if units := unit_lines(group, shown_rows(group)):
+            blocks.append("\n".join(units))
+    if notes := video_notes(result.video):
+        blocks.append("\n".join(line for note in notes for line in _wrap(note)))
     if result.broken:
         lines = [_wrap(f"failed: {why}") for why in result.broken.values()]
         blocks.append("\n".join(line for wrapped in lines for line in wrapped))
@@ -229,7 +235,9 @@ def _detail(row: CandidateResult) -> list[str]:
     parts.append(show(row.flops_per_s, pick(FLOPS, row.flops_per_s)))
     indent = " " * 6
     text = indent + " · ".join(parts)
-    return wrap(text, indent)
+    error = show_error(row)
+    known = [f"{indent}error {error}, by its manifest"] if row.error is not None else []
+    return wrap(text, indent) + known
 
 
 def _control(row: CandidateResult, group: GroupResult) -> Ratio | None:

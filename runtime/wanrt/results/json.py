@@ -32,6 +32,7 @@ def to_json(result: BenchResult) -> str:
             "timed": result.timed,
             "device": result.device,
             "interrupted": result.interrupted,
+            "video": asdict(result.video) if result.video else None,
             "warnings": [asdict(advice) for advice in result.advice],
         },
         "groups": [_json_group(group) for group in result.groups],

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Annotated
+
+from pydantic import Field
 
 from wanrt.machine.describe import Machine
 from wanrt.machine.nvml import Clocks
 from wanrt.manifest.fields import Count, Positive
 from wanrt.manifest.schema import Mode
 from wanrt.results.stats import Summary, summarize
-from wanrt.results.values import TICK_S, Advice, Factor, Forward, Probe, Ratio, Seconds
+from wanrt.results.values import TICK_S, Advice, Energy, Factor, Forward, Probe, Ratio, Seconds
+from wanrt.results.video import Video, VideoUnits
 
 __all__ = ["BenchResult", "CandidateResult", "GroupResult"]
 
@@ -26,6 +30,8 @@ class CandidateResult:
 
     `identity` is the SHA-256 of the engine's manifest, which identifies the engine when a bench is
     resumed. `scheme` is how the checkpoint it was made from is quantised; None if it isn't.
+    `error` is what its manifest records of its outputs: the plan's own error where that was
+    verified, else the graph's. `units` follow from the result's video.
     """
 
     engine: str
@@ -41,6 +47,7 @@ class CandidateResult:
     tokens: Positive
     flops: Positive
     scheme: str | None = None
+    error: Annotated[float, Field(allow_inf_nan=False)] | None = None
     baseline: str | None = None
     baseline_dtype: str | None = None
     forwards: tuple[Forward, ...] = ()
@@ -48,12 +55,14 @@ class CandidateResult:
     rival: str | None = None
     probe: Probe = field(default_factory=Probe)
     clocks: Clocks | None = None
+    energy: Energy | None = None
     predicted_s: Seconds | None = None
     moved: dict[str, Count] | None = None
     """Bytes by part, of the kernels that its plan lists; None where no plan could be read."""
     least_moved: dict[str, Count] | None = None
     """Beside them, what the manifest's formula says that a forward must move."""
     ratio: Ratio | None = None
+    units: VideoUnits | None = None
     skipped: str | None = None
     failed: str | None = None
     advice: tuple[Advice, ...] = ()
@@ -71,6 +80,12 @@ class CandidateResult:
         for forward in self.forwards:
             loads.setdefault(forward.load, []).append(forward.seconds)
         return max(TICK_S, median(map(median, loads.values()))) if loads else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """What the device lost to the engine; of a CPU's, its own memory."""
+        lost = self.probe.device_bytes
+        return self.probe.memory_bytes if lost is None else lost
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -120,7 +135,8 @@ class BenchResult:
     """Everything one bench found.
 
     `broken` holds the engine folders whose manifest couldn't be read, and why: what they are, and
-    so which group they would be rows of, isn't known.
+    so which group they would be rows of, isn't known. `video` is what the rows'
+    units count, if that was asked for.
     """
 
     machine: Machine
@@ -132,6 +148,7 @@ class BenchResult:
     advice: tuple[Advice, ...] = ()
     interrupted: bool = False
     device: str | None = None
+    video: Video | None = None
 
     @property
     def rows(self) -> list[CandidateResult]:

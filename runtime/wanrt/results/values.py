@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wanrt.manifest.fields import Count
+from wanrt.manifest.fields import Count, Positive
 
-__all__ = ["Advice", "Factor", "Forward", "Probe", "Ratio", "Seconds", "Verdict"]
+__all__ = [
+    "Advice", "Energy", "Factor", "Forward", "Joules", "Probe", "Ratio", "Seconds", "Verdict",
+]  # fmt: skip
 
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Joules = Annotated[float, Field(ge=0, le=1e18)]
 Factor = Annotated[float, Field(gt=1e-9, lt=1e9)]
 """Of speed against the baseline's. What a file says beyond these limits can't be a measurement."""
 
@@ -32,6 +35,19 @@ class Forward:
     round: Count
     seconds: Seconds
     enqueue_s: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What a GPU used while so many forwards ran, those that warm it up included, by NVML."""
+
+    joules: Joules
+    forwards: Positive
+
+    @property
+    def forward_j(self) -> float:
+        """Of one forward, on average."""
+        return self.joules / self.forwards
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ import pytest
 
 from wanrt.machine import nvml
 from wanrt.machine.describe import describe_machine
-from wanrt.machine.nvml import Clocks, free_gpu_bytes, gpu_processes, gpu_utilisation, read_clocks
+from wanrt.machine.nvml import (
+    Clocks,
+    free_gpu_bytes,
+    gpu_processes,
+    gpu_utilisation,
+    read_clocks,
+    read_energy,
+)
 
 UUIDS = ("GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000")
 SAME = ("Fake H100",) * 3
@@ -59,6 +66,11 @@ class FakeNvml:
     def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> int:  # noqa: N802
         assert kind == self.NVML_CLOCK_SM
         return handle + 1
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:  # noqa: N802
+        if handle == 2:
+            raise FakeError("not supported")
+        return 1500 * handle
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:  # noqa: N802
         if handle == 2:
@@ -159,3 +171,11 @@ def test_a_cpu_s_machine_has_no_gpu(driver: Driver) -> None:
     driver.has(SAME)
     machine = describe_machine("cpu", None)
     assert (machine.gpu, machine.driver, machine.gpu_utilisation) == (None, None, None)
+
+
+@pytest.mark.parametrize(("visible", "joules"), [("1", 1.5), ("2", None), ("-1", None)])
+def test_energy_is_in_joules_where_it_is_counted(
+    driver: Driver, visible: str, joules: float | None
+) -> None:
+    driver.has(SAME, CUDA_VISIBLE_DEVICES=visible)
+    assert read_energy() == joules

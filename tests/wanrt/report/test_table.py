@@ -85,15 +85,20 @@ tiny · 832x480x81 · 32 760 tokens per forward · random weights
   candidate         forward    tok/s  to full (95 %)             memory
   full         fp32 2.412 s  13.58 k  1 (A/A 0.996 to 0.999)   41.0 GiB R
       n 24 · min 2.405 s · max 2.420 s · p95 2.420 s · CV 0.2% · 6.954 MFLOP/s
+      error 3.0e-07, by its manifest
   merged r4    fp32 2.413 s  13.58 k  no measurable difference 41.0 GiB R
       n 24 · min 2.404 s · max 2.420 s · p95 2.420 s · CV 0.3% · 6.951 MFLOP/s
+      error 3.0e-07, by its manifest
   separate r4  bf16  skipped: bf16 doesn't run on ONNX Runtime's CPU [RU]
   separate r4  fp32 2.431 s  13.48 k  0.991 (0.987 to 0.995)   41.2 GiB R
       n 24 · min 2.425 s · max 2.440 s · p95 2.440 s · CV 0.3% · 6.900 MFLOP/s
+      error 3.0e-07, by its manifest
   swappable r2 fp32 2.502 s  13.09 k  0.963 (0.959 to 0.967)   42.0 GiB R
       n 24 · min 2.502 s · max 2.502 s · p95 2.502 s · CV 0.0% · 6.704 MFLOP/s
+      error 3.0e-07, by its manifest
   swappable r4 fp32 2.512 s  13.04 k  0.959 (0.955 to 0.963)   42.0 GiB R
       n 24 · min 2.512 s · max 2.512 s · p95 2.512 s · CV 0.0% · 6.677 MFLOP/s
+      error 3.0e-07, by its manifest
   R: random weights · U: unverified
 
 A swappable adapter costs 3.7 % (rank 2) to 4.1 % (rank 4) of the speed

@@ -26,9 +26,11 @@ from wanrt.report.html.merging import MERGING_COLUMNS, MERGING_NOTE, merging_row
 from wanrt.report.html.plots import PLOTS, Plot, plots_of
 from wanrt.report.html.style import COLORS, DARK, NARROW, WIDE, styled, to_files, to_page
 from wanrt.report.table import group_notes, reason_of, title, warned_rows
+from wanrt.report.videos import JOULES, show_error, video_notes
 from wanrt.results.json import to_json
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.values import Forward, Ratio
+from wanrt.results.video import Video
 from wanrt.storage.files import check_writable, write_file
 from wanrt.terminal.screen import visible
 from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, Unit, pick, show
@@ -90,6 +92,10 @@ COLUMNS = (
     Column("cold load", lambda row: row.probe.cold_load_s, SECONDS),
     Column("warm load", lambda row: row.probe.warm_load_s, SECONDS),
     Column("first forward", lambda row: row.probe.first_forward_s, SECONDS),
+    Column("step", lambda row: row.units.step_s if row.units else None, SECONDS),
+    Column("video", lambda row: row.units.video_s if row.units else None, SECONDS),
+    Column("energy of a video", lambda row: row.units.video_j if row.units else None, JOULES),
+    Column("error", lambda row: None if show_error(row) == "-" else show_error(row)),
     Column("SM clock", lambda row: _clock(row.clocks)),
 )  # fmt: skip
 
@@ -125,7 +131,7 @@ def render_page(result: BenchResult, stem: str = "bench") -> str:
         result=result,
         title=f"{lines[0]} · wanrt" if len(lines) == 1 else "wanrt bench",
         lines=lines,
-        sections=[_section(_named(group), n) for n, group in enumerate(result.groups)],
+        sections=[_section(_named(g), n, result.video) for n, g in enumerate(result.groups)],
         facts=list(_facts(result)),
         merging_columns=MERGING_COLUMNS,
         merging_note=MERGING_NOTE,
@@ -196,7 +202,7 @@ def _named(group: GroupResult) -> GroupResult:
     return replace(group, candidates=tuple(rows))
 
 
-def _section(group: GroupResult, number: int) -> dict[str, object]:
+def _section(group: GroupResult, number: int, video: Video | None) -> dict[str, object]:
     plots = plots_of(group)
     table = {column.name: column.cells(group.candidates) for column in COLUMNS}
     told = {name: cells for name, cells in table.items() if any(cells)}
@@ -219,7 +225,7 @@ def _section(group: GroupResult, number: int) -> dict[str, object]:
         "merging": merging_rows(group),
         "columns": ["candidate", *told],
         "rows": rows,
-        "notes": [*group_notes(group), *_asked(group)],
+        "notes": [*group_notes(group), *_asked(group), *video_notes(video)],
         "warnings": warnings,
     }
 
