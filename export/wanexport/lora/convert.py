@@ -13,6 +13,7 @@ from wanexport.lora.find import LoraArgument, find_lora, resolve_adapters
 from wanexport.model.config import parse_config
 from wanexport.model.names import module_shapes
 from wanexport.storage.hashes import hash_files
+from wanexport.storage.tensor_file import open_safetensors
 from wanrt.errors import WanrtError
 from wanrt.manifest.read import read_manifest
 from wanrt.manifest.schema import Manifest
@@ -48,6 +49,8 @@ def make_canonical(
         raise BuildError(f"{output} exists", "replace it with --force")
     found = [(find_lora(lora.path), lora.strength) for lora in loras]
     check_writable(output, [path for path, _ in found])
+    for path, _ in found:
+        open_safetensors(path, AdapterError)  # before its bytes are hashed: a pipe has no end
     digests = hash_files("the LoRA", (path for path, _ in found), reporter)
     files = _leave_prefused(found, digests, manifest, output, reporter)
     downs = [spec for spec in inputs if spec.role == "lora_A"]  # [rank, in] each
