@@ -11,11 +11,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import onnx_ir as ir
-from benchmarks.compiled_block import write_lora
 
 from wanexport.graph import passes
 from wanexport.graph.fusible.forms import FORMS, lower_for_tensorrt
-from wanexport.model.config import load_config
 from wanrt.bench.jobs import LoadJob, load_job
 from wanrt.manifest.folder import open_folder
 
@@ -37,8 +35,7 @@ def build(settings: Settings, kind: str, age: str) -> Step:
     size = settings.sizes[0]
     adapter = ["--rank", layers.RANK]
     if kind.endswith("all linears"):
-        asked = load_config(str(config))
-        adapter = ["--lora", str(write_lora(asked, int(layers.RANK), settings.work))]
+        adapter += ["--targets", "all"]
     command = [
         *("build", "--quiet", "--verify", "none", "--dtype", settings.dtype),
         *("--config", str(config), "--backend", _backend(settings)),

@@ -134,7 +134,7 @@ def _size_branches(
     max_rank = asked or largest
     if max_rank < largest:
         raise ConfigError(
-            f"--max-rank {max_rank} is below the adapters' rank, {largest}", "raise --max-rank"
+            f"--max-rank {max_rank} is below the adapter's rank, {largest}", "raise --max-rank"
         )
     modules = modules or [module for s in adapters for module in s.ranks]
     return dict.fromkeys(sorted(set(modules)), max_rank), max_rank
