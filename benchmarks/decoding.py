@@ -130,8 +130,8 @@ def _measure(work: Path, source: Path) -> dict[str, object]:
     shutil.rmtree(pool, ignore_errors=True)
     _forget(source)
     os.sync()
-    with (work / "seconds").open("wb") as told:
-        decoding = _run([sys.executable, "-c", DECODE, str(source), str(pool)], log, stdout=told)
+    with (work / "seconds").open("wb") as output:
+        decoding = _run([sys.executable, "-c", DECODE, str(source), str(pool)], log, stdout=output)
     decoding["seconds"] = float((work / "seconds").read_text())
     (decoded,) = pool.glob("*.safetensors")
     copied = _copy(decoded)

@@ -50,7 +50,7 @@ def to_profile(*operators: dict[str, Any]) -> str:
 
 
 def linear(node: str, rows: int = 6, width: int = 16, packed: bool = False) -> dict[str, Any]:
-    """Return x W^T + b; the profile leaves out a weight that was packed anew."""
+    """Return x W^T + b; the profile leaves out a repacked weight."""
     weight = () if packed else (("float", (width, width)),)
     inputs = (("float", (rows, width)), *weight, ("float", (width,)))
     return operator("Gemm", node, inputs, [("float", (rows, width))])

@@ -87,10 +87,7 @@ class PrefusedRef(TensorRef):
 
     def read(self) -> torch.Tensor:
         """Return the parameter in fp32."""
-        import torch
-
-        blocks = [block.clone() for block in self.read_blocks()]
-        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+        return self.join_blocks()
 
     def read_blocks(self) -> Iterator[torch.Tensor]:
         """Yield the parameter in fp32, in blocks of rows."""

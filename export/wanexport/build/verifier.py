@@ -100,8 +100,8 @@ class Comparer:
         expected: list[tuple[Stacked, Expected]] = []
         if twin_size(spec.arch, spec.size) == spec.size and spec.dtype in ROUNDED:
             for adapters, of_engine in zip(target.carried, parameters, strict=True):
-                told = self._expect(target, spec, adapters, of_engine, ROUNDED)
-                expected.append((_stack(folder, target, adapters), told))
+                outputs = self._expect(target, spec, adapters, of_engine, ROUNDED)
+                expected.append((_stack(folder, target, adapters), outputs))
         with self.reporter.work(f"{target.name}: running its target"):
             return verify_plan(folder, manifest, twin_inputs(spec), expected)
 

@@ -50,10 +50,7 @@ class QuantizedRef(TensorRef):
 
     def read(self) -> torch.Tensor:
         """Return the tensor, decoded."""
-        import torch
-
-        blocks = [block.clone() for block in self.read_blocks()]
-        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+        return self.join_blocks()
 
     def read_blocks(self) -> Iterator[torch.Tensor]:
         """Yield q x scale in fp32, in blocks of rows; each is overwritten by the next."""

@@ -11,6 +11,7 @@ from wanexport.errors import AdapterError, ConfigError
 from wanexport.lora.adapter import Adapter, resolve_adapter
 from wanexport.lora.choose import Choice
 from wanexport.storage.hub import cached_snapshot
+from wanrt.engine.stack import split_strength
 from wanrt.manifest.schema import Expert
 from wanrt.storage.files import real_path
 from wanrt.storage.hub import hub_file
@@ -37,21 +38,19 @@ class LoraArgument:
 
 
 def parse_lora(argument: str, expert: Expert | None = None) -> LoraArgument:
-    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
+    """Parse FILE[:STRENGTH].
 
     Raises:
         ConfigError: the strength isn't a finite number.
     """
-    path, colon, strength = argument.rpartition(":")
-    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
-        return LoraArgument(argument, 1.0, expert)
     try:
-        value = float(strength)
-    except ValueError:
-        raise ConfigError(f"{argument}: {strength!r} is not a strength", "write FILE:0.8") from None
-    if not math.isfinite(value):
+        path, strength = split_strength(argument)
+    except ValueError as error:
+        problem = f"{argument}: {str(error)!r} is not a strength"
+        raise ConfigError(problem, "write FILE:0.8") from None
+    if not math.isfinite(strength):
         raise ConfigError(f"{argument}: the strength must be finite")
-    return LoraArgument(path, value, expert)
+    return LoraArgument(path, strength, expert)
 
 
 def find_lora(name: str) -> Path:

@@ -95,6 +95,13 @@ class TensorRef(StoredTensor):
         flat = torch.frombuffer(view, dtype=dtype, count=count, offset=self.offset - start)
         return flat.reshape(self.shape)
 
+    def join_blocks(self) -> torch.Tensor:
+        """Return what `read_blocks` yields as one tensor: how a made tensor is read."""
+        import torch
+
+        blocks = [block.clone() for block in self.read_blocks()]
+        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+
     def read_bytes(self, at_most: int) -> bytes:
         """Return the first bytes of the tensor as they lie in the file."""
         with self.path.open("rb") as file:

@@ -58,7 +58,7 @@ def verify_plan(
             workload = next(iter(manifest.workloads.values()))
             _run(engine, make_inputs(manifest, workload, seed=0))
             return None
-        return max(_compare(engine, inputs, stack, told) for stack, told in expected)
+        return max(_compare(engine, inputs, stack, outputs) for stack, outputs in expected)
 
 
 def _compare(

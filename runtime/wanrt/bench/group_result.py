@@ -108,6 +108,7 @@ def _make_row(
         batch=shapes.batch,
         tokens=shapes.tokens,
         flops=sum(shapes.flops.values()),
+        target_set=None if candidate.rival else manifest.target_set,
         scheme=manifest.source_scheme,
         error=None if candidate.rival else manifest.verification.own_error,
         baseline=base.label if base else None,

@@ -17,7 +17,7 @@ from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
-    from wanrt.manifest.origin import Source, Verification
+    from wanrt.manifest.origin import Prefused, Source, Verification
     from wanrt.manifest.schema import AdapterFile, Manifest
 
 __all__ = ["info", "render_info", "show_sources"]
@@ -60,6 +60,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("mode", _mode(manifest)),
         ("dtype", manifest.dtype),
         ("backend", manifest.backend),
+        *(("prefused", _prefused(one)) for one in manifest.prefuse),
         *_plan_facts(manifest),
         ("weights", f"{files}, {weights}"),
         ("verified", _verified(manifest.verification)),
@@ -116,6 +117,10 @@ def _mode(manifest: Manifest) -> str:
         return manifest.mode
     named = f" ({manifest.target_set})" if manifest.target_set else ""
     return f"{what}, on {len(manifest.targets)} modules{named}"
+
+
+def _prefused(one: Prefused) -> str:
+    return f"{one.name}, strength {one.strength:g}, {one.sha256[:12]}: merged into the base"
 
 
 def _adapter(adapter: AdapterFile) -> str:

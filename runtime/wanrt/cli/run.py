@@ -171,22 +171,20 @@ def run_engine(
 
 
 def parse_adapter(argument: str) -> tuple[Path, float]:
-    """Parse FILE[:STRENGTH]; a colon inside the path is fine.
+    """Parse FILE[:STRENGTH].
 
     Raises:
         AdapterError: the strength isn't a number.
     """
+    from wanrt.engine.stack import split_strength
     from wanrt.errors import AdapterError
 
-    path, colon, strength = argument.rpartition(":")
-    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
-        return Path(argument), 1.0
     try:
-        return Path(path), float(strength)
-    except ValueError:
-        raise AdapterError(
-            f"{argument}: {strength!r} is not a strength", "write FILE:0.8"
-        ) from None
+        path, strength = split_strength(argument)
+    except ValueError as error:
+        problem = f"{argument}: {str(error)!r} is not a strength"
+        raise AdapterError(problem, "write FILE:0.8") from None
+    return Path(path), strength
 
 
 def read_tensors(path: Path) -> dict[str, Array]:

@@ -23,7 +23,7 @@ from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import Array
 from wanrt.terminal.text import counted
 
-__all__ = ["AdapterArgument", "Stack", "list_adapters", "read_stack"]
+__all__ = ["AdapterArgument", "Stack", "list_adapters", "read_stack", "split_strength"]
 
 AdapterArgument = Path | str | Sequence[tuple[Path | str, float]] | None
 """A canonical adapter at strength 1, several (file, strength), or None for no adapter."""
@@ -115,6 +115,21 @@ class Stack:
             placed.append((start, held, strength))
             start += held.rank
         return placed
+
+
+def split_strength(argument: str) -> tuple[str, float]:
+    """Split FILE[:STRENGTH], 1 by default; a colon inside the path is fine.
+
+    Raises:
+        ValueError: what follows the last colon isn't a number; the error's text is that.
+    """
+    path, colon, strength = argument.rpartition(":")
+    if not colon or not path or strength.endswith(".safetensors") or Path(argument).exists():
+        return argument, 1.0
+    try:
+        return path, float(strength)
+    except ValueError:
+        raise ValueError(strength) from None
 
 
 def list_adapters(adapter: AdapterArgument) -> list[tuple[Path, float]]:

@@ -24,13 +24,14 @@ def is_finite(array: Array) -> bool:
 
 
 def largest(array: Array) -> float:
-    """Return the largest absolute value; 0 if there is none."""
+    """Return the largest absolute value; of an empty array 0."""
     return float(np.abs(array.astype(np.float32)).max(initial=0.0))
 
 
 def limit(dtype: np.dtype[np.generic]) -> float:
-    """Return the largest value of which a product of two is finite; of fp16, the largest."""
-    return 65504.0 if dtype == np.float16 else 2.0**64
+    """Return the largest value that is usable."""
+    bits = np.array(LARGEST[dtype], f"u{dtype.itemsize}")
+    return float(bits.view(dtype))
 
 
 def is_usable(array: Array) -> bool:

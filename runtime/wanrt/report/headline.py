@@ -68,16 +68,34 @@ def _comparisons(group: GroupResult) -> list[str]:
     for mode in ("separate", "swappable", "merged"):
         members = [row for row in rows if row.mode == mode and row.rival is None]
         if members:
-            found.append(_cost(mode, members, group) + _own_marks(members, group))
+            found.append(_costs(mode, members, group) + _own_marks(members, group))
     rivals = [row for row in rows if row.rival is not None]
     return found + [_compare_rival(row, group) + _own_marks([row], group) for row in rivals]
 
 
-def _cost(mode: str, rows: Sequence[CandidateResult], group: GroupResult) -> str:
-    """Say what a mode's adapters cost: all of them, or the least and the most that was found."""
+def _costs(mode: str, rows: Sequence[CandidateResult], group: GroupResult) -> str:
+    """Say what a mode's adapters cost on each set of layers, the usual one first."""
+    by_targets: dict[str, list[CandidateResult]] = {}
+    for row in sorted(rows, key=lambda row: _layers(row) != ""):
+        by_targets.setdefault(_layers(row), []).append(row)
+    first, *others = (
+        _cost(f"{mode} adapter{on}", members, group) for on, members in by_targets.items()
+    )
+    return "; ".join([first, *(text[0].lower() + text[1:] for text in others)])
+
+
+def _layers(row: CandidateResult) -> str:
+    """Say which layers an adapter sits on, unless it is cross-attention or its LoRA's own."""
+    if row.target_set in (None, "cross-attention"):
+        return ""
+    return " on all linear layers" if row.target_set == "all" else f" on {row.target_set}"
+
+
+def _cost(adapter: str, rows: Sequence[CandidateResult], group: GroupResult) -> str:
+    """Say what adapters cost: all of them, or the least and the most that was found."""
     pairs = [(row, row.ratio) for row in rows if row.ratio is not None]
     only = rows[0].rank if len(rows) == 1 else None
-    subject = f"{mode} adapter of rank {only}" if only else f"{mode} adapter"
+    subject = f"{adapter} of rank {only}" if only else adapter
     moved = sorted(
         (pair for pair in pairs if pair[1].verdict in ("slower", "faster")),
         key=lambda pair: -pair[1].value,
@@ -126,7 +144,11 @@ def _percents(ratio: Ratio) -> tuple[str, str]:
 
 def _which(row: CandidateResult, group: GroupResult) -> str:
     """Tell one of a mode's candidates from the others: by its rank, if that does."""
-    alike = [other for other in group.candidates if other.mode == row.mode and not other.rival]
+    alike = [
+        other
+        for other in group.candidates
+        if (other.mode, _layers(other)) == (row.mode, _layers(row)) and not other.rival
+    ]
     ranks = [other.rank for other in alike]
     if row.rank is not None and ranks.count(row.rank) == 1:
         return f"rank {row.rank}"

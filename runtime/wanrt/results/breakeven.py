@@ -48,12 +48,12 @@ class BreakEven:
 
 
 def break_evens(group: GroupResult) -> list[BreakEven]:
-    """Return a comparison per rank that was measured both merged and swappable."""
+    """Return a comparison per rank and layers that were measured both merged and swappable."""
     rows = [row for row in group.candidates if row.rival is None and not row.control]
-    swappable = {(row.rank, row.dtype): row for row in rows if row.mode == "swappable"}
+    swappable = {_kind(row): row for row in rows if row.mode == "swappable"}
     found = []
     for merged in (row for row in rows if row.mode == "merged"):
-        other = swappable.get((merged.rank, merged.dtype))
+        other = swappable.get(_kind(merged))
         load_s = merged.probe.cold_load_s or merged.probe.warm_load_s
         full_s = _baseline_seconds(merged, rows)
         if other is None or load_s is None or full_s is None or not _known(merged, other):
@@ -61,6 +61,11 @@ def break_evens(group: GroupResult) -> list[BreakEven]:
         saved, interval = _saved(full_s, merged.ratio, other.ratio)
         found.append(BreakEven(merged, other, load_s, _own_bytes(merged), saved, interval))
     return found
+
+
+def _kind(row: CandidateResult) -> tuple[int | None, str, str | None]:
+    """Return what a merged and a swappable engine must have alike to replace each other."""
+    return row.rank, row.dtype, row.target_set
 
 
 def _known(*rows: CandidateResult) -> bool:

@@ -29,7 +29,8 @@ class CandidateResult:
     """One row: an engine, with its adapter if it is swappable, a control or a rival.
 
     `identity` is the SHA-256 of the engine's manifest, which identifies the engine when a bench is
-    resumed. `scheme` is how the checkpoint it was made from is quantised; None if it isn't.
+    resumed. `target_set` names the layers that its adapter sits on, where they were asked for.
+    `scheme` is how the checkpoint it was made from is quantised; None if it isn't.
     `error` is what its manifest records of its outputs: the plan's own error where that was
     verified, else the graph's. `units` follow from the result's video.
     """
@@ -46,6 +47,7 @@ class CandidateResult:
     batch: Positive
     tokens: Positive
     flops: Positive
+    target_set: str | None = None
     scheme: str | None = None
     error: Annotated[float, Field(allow_inf_nan=False)] | None = None
     baseline: str | None = None

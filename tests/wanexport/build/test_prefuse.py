@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import wanexport
+from commands import wanexport, wanrt
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from studies import I2V, SIZE, build
@@ -276,6 +276,10 @@ def test_the_command_says_what_is_merged(bench: Bench, tmp_path: Path) -> None:
     built = wanexport("build", *common, "--prefuse", f"{file}:0.5")
     assert built.code == 0, built.err
     assert "tiny-96x64x5-fp32-pre-causvid-x0.5-full" in built.out
+    (engine,) = (tmp_path / "out").glob("tiny-*")
+    said = wanrt("info", engine)
+    assert "causvid, strength 0.5, " in said.out
+    assert "merged into the base" in said.out
     for flags, problem in {
         ("--prefuse", ""): "is empty",
         ("--prefuse", tmp_path / "none.safetensors"): "none.safetensors",
