@@ -104,10 +104,11 @@ def report(
             f"| {name} | {statistics.median(values) * 1e3:.0f} ms "
             f"| {middle:.3f} ({low:.3f} to {high:.3f}) |"
         )
+    swap = statistics.median(swaps)
     lines += [
         "",
-        f"- swap of two adapters of rank 32, seen before: median {statistics.median(swaps) * 1e3:.2f} "
-        f"ms, worst of {len(swaps)} {max(swaps) * 1e3:.2f} ms",
+        f"- swap of two adapters of rank 32, seen before: median {swap * 1e3:.2f} ms, "
+        f"worst of {len(swaps)} {max(swaps) * 1e3:.2f} ms",
         f"- change of both strengths: median {statistics.median(changes) * 1e6:.1f} us, "
         f"worst of {len(changes)} {max(changes) * 1e6:.0f} us",
     ]

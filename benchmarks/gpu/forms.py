@@ -11,7 +11,7 @@ from unittest.mock import patch
 import onnx_ir as ir
 
 from wanexport.graph import cuda_forms, passes
-from wanrt.bench.jobs import LoadJob, load_job
+from wanrt.bench.loading.jobs import LoadJob, load_job
 from wanrt.manifest.folder import open_folder
 
 from . import layers

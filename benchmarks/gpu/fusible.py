@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from wanexport.graph import passes
 from wanexport.graph.fusible.forms import FORMS, lower_for_tensorrt
-from wanrt.bench.jobs import LoadJob, load_job
+from wanrt.bench.loading.jobs import LoadJob, load_job
 from wanrt.manifest.folder import open_folder
 
 from . import layers

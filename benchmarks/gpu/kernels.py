@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wanrt.bench.jobs import LoadJob, load_job
+from wanrt.bench.loading.jobs import LoadJob, load_job
 from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 

@@ -12,7 +12,7 @@ import torch
 import wanrt
 from wanexport.cli.main import main as wanexport_main
 from wanexport.rivals import load_eager
-from wanrt.bench.jobs import LoadJob
+from wanrt.bench.loading.jobs import LoadJob
 from wanrt.cli.main import main as wanrt_main
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError

@@ -21,7 +21,7 @@ from wanexport.model.config import Architecture
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.verify.built_engine import open_built
 from wanexport.verify.reference_model import empty_model, load_parameters, take_inputs
-from wanrt.bench.jobs import LoadJob
+from wanrt.bench.loading.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.engine.stack import AdapterArgument, list_adapters
 from wanrt.errors import EngineError, UnsupportedError

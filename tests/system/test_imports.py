@@ -33,9 +33,9 @@ LIGHT = (
     "wanexport.model.formulas",
     "wanexport.storage.hashes", "wanexport.storage.links", "wanexport.storage.tensor_file",
     "wanrt", "wanrt.cli.main", "wanrt.backends.load", "wanrt.backends.tensorrt.api",
-    "wanrt.backends.tensorrt.cuda", "wanrt.backends.tensorrt.engine", "wanrt.bench.child",
-    "wanrt.bench.jobs", "wanrt.bench.probe", "wanrt.bench.process", "wanrt.machine.cpu_rates",
-    "wanrt.machine.devices", "wanrt.machine.predict", "wanrt.manifest",
+    "wanrt.backends.tensorrt.cuda", "wanrt.backends.tensorrt.engine", "wanrt.bench.loading.child",
+    "wanrt.bench.loading.jobs", "wanrt.bench.loading.process", "wanrt.bench.probe",
+    "wanrt.machine.cpu_rates", "wanrt.machine.devices", "wanrt.machine.predict", "wanrt.manifest",
 )  # fmt: skip
 BLOCKER = """
 import importlib, sys

@@ -22,8 +22,8 @@ from tinyengines import Tiny, make_engine, read_raw, write_manifest
 from wanexport.model.config import Architecture
 from wanrt import WanrtError
 from wanrt.backends.load import load_engine
-from wanrt.bench.jobs import GROUP, LoadJob, find_rival, find_rivals, load_job
-from wanrt.bench.process import Hosted, open_hosted
+from wanrt.bench.loading.jobs import GROUP, LoadJob, find_rival, find_rivals, load_job
+from wanrt.bench.loading.process import Hosted, open_hosted
 from wanrt.engine.engine import Runner
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError, ManifestError, UnsupportedError
@@ -156,7 +156,7 @@ def test_unknown_rivals_are_refused_by_name(tiny: LoadJob, monkeypatch: pytest.M
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
         open_hosted(LoadJob(tiny.engine, TINY, rival="jax"))
     assert error.value.hint == "there are: torch-compile, torch-eager"
-    monkeypatch.setattr("wanrt.bench.jobs.entry_points", lambda group: ())  # noqa: ARG005
+    monkeypatch.setattr("wanrt.bench.loading.jobs.entry_points", lambda group: ())  # noqa: ARG005
     with pytest.raises(EngineError, match="no rival 'jax'") as error:
         find_rival("jax")
     assert "pip install '.[export]'" in error.value.hint
@@ -164,8 +164,9 @@ def test_unknown_rivals_are_refused_by_name(tiny: LoadJob, monkeypatch: pytest.M
 
 def test_rivals_are_found_without_being_loaded() -> None:
     code = (
-        "import sys; from wanrt.bench.jobs import find_rivals; print(*sorted(find_rivals()));"
-        "import wanrt.bench.process, wanrt.bench.probe, wanrt.bench.child;"
+        "import sys; from wanrt.bench.loading.jobs import find_rivals;"
+        "print(*sorted(find_rivals()));"
+        "import wanrt.bench.loading.process, wanrt.bench.probe, wanrt.bench.loading.child;"
         "print({'torch', 'diffusers', 'wanexport', 'onnxruntime'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -263,8 +264,8 @@ def test_ctrl_c_within_a_forward_ends_the_process(tiny: LoadJob) -> None:
 ORPHAN = """
 import os
 from pathlib import Path
-from wanrt.bench.process import open_hosted
-from wanrt.bench.jobs import LoadJob
+from wanrt.bench.loading.process import open_hosted
+from wanrt.bench.loading.jobs import LoadJob
 from wanrt.manifest.folder import open_folder
 hosted = open_hosted(LoadJob(open_folder(Path({folder!r})), {workload!r}))
 print(hosted.pid, flush=True)

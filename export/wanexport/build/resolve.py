@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from wanexport.build.estimate import count_memory, count_plan_bytes, count_written
-from wanexport.build.lora_form import choose_joined
 from wanexport.build.request import BuildRequest
 from wanexport.build.reuse import decide_action, describe_inputs
 from wanexport.build.sources import AdapterSet, Sources
@@ -15,6 +14,7 @@ from wanexport.build.targets import Target
 from wanexport.errors import AdapterError, BuildError, ConfigError
 from wanexport.lora.targets import Targets, choose_targets, name_smallest
 from wanexport.storage.names import safe_name
+from wanexport.tensorrt.lora_form import choose_joined
 from wanrt.manifest.schema import Mode
 from wanrt.terminal.text import first_and_more
 

@@ -27,7 +27,7 @@ def detach(
 
     onnx.load and polygraphy inspect refuse models whose weight files are hard links.
     """
-    from wanexport.build.detach import detach_engine
+    from wanexport.detach import detach_engine
     from wanrt.terminal.progress import Reporter
 
     copied = detach_engine(engine, output, Reporter(quiet=quiet), force=force)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wanrt.bench.jobs import LoadJob
-from wanrt.bench.process import Hosted
+from wanrt.bench.loading.jobs import LoadJob
+from wanrt.bench.loading.process import Hosted
 from wanrt.machine.nvml import free_gpu_bytes
 from wanrt.manifest.folder import EngineFolder
 from wanrt.results.values import Probe

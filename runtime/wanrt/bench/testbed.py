@@ -19,7 +19,7 @@ from wanrt.terminal.progress import Reporter
 
 if TYPE_CHECKING:
     from wanrt.bench.candidates import Candidate
-    from wanrt.bench.jobs import LoadJob
+    from wanrt.bench.loading.jobs import LoadJob
     from wanrt.bench.options import BenchOptions
     from wanrt.machine.devices import DeviceRates
 
@@ -80,14 +80,14 @@ class ThisMachine:
 
     def check_rival(self, name: str) -> None:
         """Raise if there is no rival of that name."""
-        from wanrt.bench.jobs import find_rival
+        from wanrt.bench.loading.jobs import find_rival
 
         find_rival(name)
 
     def load(self, candidate: Candidate, workload: str, seed: int) -> Runner:
         """Load an engine into this process, or a rival into one of its own."""
-        from wanrt.bench.jobs import load_job
-        from wanrt.bench.process import open_hosted
+        from wanrt.bench.loading.jobs import load_job
+        from wanrt.bench.loading.process import open_hosted
 
         job = self._job(candidate, workload, seed)
         return load_job(job, self.scratch) if candidate.rival is None else open_hosted(job)
@@ -132,7 +132,7 @@ class ThisMachine:
         return recognise_device(self.describe().gpu or "", load_devices())
 
     def _job(self, candidate: Candidate, workload: str, seed: int) -> LoadJob:
-        from wanrt.bench.jobs import LoadJob
+        from wanrt.bench.loading.jobs import LoadJob
 
         return LoadJob(
             engine=candidate.engine,

@@ -16,7 +16,7 @@ from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.targets import select_modules
 from wanexport.model.config import Size
 from wanexport.rivals import load_eager
-from wanrt.bench.jobs import LoadJob
+from wanrt.bench.loading.jobs import LoadJob
 from wanrt.engine.inputs import make_inputs
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import open_folder

@@ -15,10 +15,10 @@ from commands import wanexport
 from folders import engines, manifests, plan_of, snapshot
 from studies import I2V, OTHER_SIZES, SIZE, build
 
-from wanexport.build.lora_form import choose_joined
 from wanexport.errors import BuildError, ConfigError
 from wanexport.model.config import Size
 from wanexport.tensorrt import builder
+from wanexport.tensorrt.lora_form import choose_joined
 from wanexport.tensorrt.protocol import BuilderJob, Phase
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.manifest.read import read_manifest

@@ -9,7 +9,7 @@ import pytest
 from folders import engines, sources, study  # noqa: F401 (fixtures)
 from tinyengines import Tiny, make_engine
 
-from wanrt.bench.jobs import LoadJob
+from wanrt.bench.loading.jobs import LoadJob
 from wanrt.bench.probe import probe_job
 from wanrt.errors import ManifestError
 from wanrt.manifest.folder import open_folder

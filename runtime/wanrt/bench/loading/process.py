@@ -14,8 +14,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import cast
 
-from wanrt.bench.jobs import LoadJob
-from wanrt.bench.wire import Answer, Call, receive_answer, send_request
+from wanrt.bench.loading.jobs import LoadJob
+from wanrt.bench.loading.wire import Answer, Call, receive_answer, send_request
 from wanrt.engine.stack import AdapterArgument, list_adapters
 from wanrt.errors import EngineError, WanrtError
 
@@ -41,7 +41,7 @@ class Hosted:
         self._connection, far = Pipe()
         with far:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "wanrt.bench.child", str(far.fileno())],
+                [sys.executable, "-P", "-m", "wanrt.bench.loading.child", str(far.fileno())],
                 pass_fds=[far.fileno()],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -130,7 +130,7 @@ def open_hosted(job: LoadJob) -> Hosted:
     """Load a job in a process of its own; `close` ends that.
 
     Raises:
-        WanrtError: as `wanrt.bench.jobs.load_job`, or the process ended.
+        WanrtError: as `wanrt.bench.loading.jobs.load_job`, or the process ended.
     """
     hosted = Hosted(job)
     try:

@@ -1,8 +1,8 @@
-"""The child of `wanrt.bench.process`: `python -m wanrt.bench.child FD` loads a job and obeys.
+"""The child of `process`: `python -m wanrt.bench.loading.child FD` loads a job and obeys.
 
 It gets a `LoadJob`, then pairs of a `Runner`'s member and arguments for it, and answers each with
-what that returned or is, or with a `WanrtError` (`wanrt.bench.wire`). What libraries print goes
-elsewhere: FD is the parent's alone.
+what that returned or is, or with a `WanrtError` (`wire`). What libraries print goes elsewhere: FD is
+the parent's alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import traceback
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from wanrt.bench.jobs import LoadJob, find_loader
-from wanrt.bench.wire import Answer, Call, receive_request, send_answer
+from wanrt.bench.loading.jobs import LoadJob, find_loader
+from wanrt.bench.loading.wire import Answer, Call, receive_request, send_answer
 from wanrt.engine.engine import Runner
 from wanrt.errors import EngineError, WanrtError
 from wanrt.storage.interrupt import leave_to_parent

@@ -11,8 +11,8 @@ import pytest
 from tinyengines import Tiny, make_engine
 
 from wanrt import errors
-from wanrt.bench.jobs import LoadJob
-from wanrt.bench.wire import (
+from wanrt.bench.loading.jobs import LoadJob
+from wanrt.bench.loading.wire import (
     Answer,
     Call,
     receive_answer,
@@ -23,7 +23,7 @@ from wanrt.bench.wire import (
 from wanrt.errors import EngineError, WanrtError
 from wanrt.manifest.folder import open_folder
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SOURCES = sorted([*(ROOT / "export").rglob("*.py"), *(ROOT / "runtime").rglob("*.py")])
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 OBJECTS = {"send", "recv"}  # of a Connection, whose bytes are pickles

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wanrt import errors
-from wanrt.bench.jobs import LoadJob
+from wanrt.bench.loading.jobs import LoadJob
 from wanrt.errors import EngineError, WanrtError
 from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.schema import Manifest
