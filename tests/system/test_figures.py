@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from pages import ROOT
 
+from wanexport.build.request import BuildRequest
+from wanexport.cost import price_engines
+from wanexport.model.config import load_config
+
 RESULTS = ROOT / "benchmarks/results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXPLAIN = " ".join((ROOT / "docs/explain.md").read_text(encoding="utf-8").split())
@@ -95,3 +99,44 @@ def test_the_page_on_formulas_has_no_figure_of_a_plan_or_a_clock() -> None:
     assert not re.search(r"compiled_block|results/gpu|read from (a|the) plan", PREDICTING)
     for said in ("bound, not a forecast", "LoRA is what its branch adds to the forward"):
         assert said in " ".join(PREDICTING.replace("\n  ", " ").split())
+
+
+CHOOSING = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("shown", "targets"), TARGETS.items())
+def test_what_choosing_says_of_plans_was_read_from_them(shown: str, targets: str) -> None:
+    (full,) = cases(mode="full")
+    cells = []
+    for mode in ("separate", "swappable"):
+        for rank in (32, 128):
+            (row,) = cases(mode=mode, rank=rank, targets=targets)
+            cells.append(f"+{100 * (row['bound_s'] / full['bound_s'] - 1):.2f} %")
+    assert f"| {shown} | {' | '.join(cells)} |" in CHOOSING
+    assert "worked out from the plans, not measured" in " ".join(CHOOSING.split())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wan2.1-t2v-1.3b-480p", "wan2.1-fun-1.3b-inp-480p", "wan2.1-t2v-14b-480p",
+     "wan2.1-i2v-14b-480p"],
+)  # fmt: skip
+def test_what_choosing_says_of_cards_is_the_estimate(name: str) -> None:
+    config = load_config(name)
+    assert config.dtype == "bf16"
+    request = BuildRequest(config, modes=("swappable",), ranks=(32,), targets=("all",))
+    (cost,) = price_engines(request)
+    least = sum(cost.memory["forward"].values()) / 1e9
+    cells = []
+    for card in (24, 32, 80):
+        left = card - least
+        cells.append("no" if left < 0 else f"by {left:.1f} GB" if left < 4 else "fits")
+    assert f"| {name} | {least:.2f} GB | {' | '.join(cells)} |" in CHOOSING
+
+
+def test_what_choosing_calls_measured_is_in_the_results() -> None:
+    stacks = (RESULTS / "stacks.md").read_text(encoding="utf-8")
+    for what, unit in (("swap of two adapters", "ms"), ("change of both strengths", "us")):
+        found = re.search(rf"- {what}.*: median ([0-9.]+) {unit}", stacks)
+        assert found is not None
+        assert f"takes {found[1]} {unit}" in " ".join(CHOOSING.split())

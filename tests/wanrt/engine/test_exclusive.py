@@ -26,6 +26,7 @@ CALLS: dict[str, Callable[[Engine], object]] = {
     "bind": lambda engine: engine.bind(x=X, timestep=T),
     "time_forward": lambda engine: engine.time_forward(),
     "swap": lambda engine: engine.swap(None),
+    "set_strengths": lambda engine: engine.set_strengths(()),
     "close": lambda engine: engine.close(),
 }
 

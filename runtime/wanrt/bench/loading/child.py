@@ -1,8 +1,8 @@
 """The child of `process`: `python -m wanrt.bench.loading.child FD` loads a job and obeys.
 
 It gets a `LoadJob`, then pairs of a `Runner`'s member and arguments for it, and answers each with
-what that returned or is, or with a `WanrtError` (`wire`). What libraries print goes elsewhere: FD is
-the parent's alone.
+what that returned or is, or with a `WanrtError` (`wire`). What libraries print goes elsewhere: FD
+is the parent's alone.
 """
 
 from __future__ import annotations

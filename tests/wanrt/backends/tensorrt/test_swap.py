@@ -49,6 +49,50 @@ def test_a_swappable_engine_swaps_within_one_graph(tmp_path: Path, cuda: FakeCud
         assert cuda.captures == 1
 
 
+def test_strengths_change_within_one_graph(tmp_path: Path, cuda: FakeCuda) -> None:
+    trt = Trt(mode="swappable")
+    files = [save_adapter(tmp_path / f"{seed}.safetensors", adapter(seed, Q, K)) for seed in (3, 4)]
+    with load_engine(make_trt(tmp_path / "e", trt)) as engine:
+        plain = engine.forward(x=X)["y"]
+        engine.swap([(file, 1) for file in files])
+        for strengths in ((1, 1), (0.5, -2), (0, 0.25)):
+            cuda.copied.clear()
+            engine.set_strengths(strengths)
+            assert cuda.copied == [("in", 4 * MAX_RANK)]  # the strengths alone
+            same(engine.forward(x=X)["y"], compute(base(trt) | _stacked(strengths), X))
+        with pytest.raises(AdapterError, match="1 strength for 2 adapters"):
+            engine.set_strengths((1,))
+        engine.set_strengths((0, 0))
+        exact(engine.forward(x=X)["y"], plain)
+        assert cuda.captures == 1
+
+
+def test_a_merged_engine_merges_again_for_other_strengths(tmp_path: Path) -> None:
+    trt = Trt(mode="merged", refit="all")
+    files = [save_adapter(tmp_path / f"{seed}.safetensors", adapter(seed, Q, K)) for seed in (3, 4)]
+    with load_engine(make_trt(tmp_path / "e", trt)) as engine:
+        engine.swap([(file, 1) for file in files])
+        for strengths in ((1, 1), (0.5, -2), (0, 0.25)):
+            engine.set_strengths(strengths)
+            merged = merge(base(trt), _stacked(strengths))
+            same(engine.forward(x=X)["y"], compute(merged, X))
+
+
+def _stacked(strengths: tuple[float, float]) -> dict[str, Any]:
+    """Return both files' matrices side by side, strengths in B."""
+    found = {}
+    for module in (Q, K):
+        pairs = [adapter(seed, Q, K) for seed in (3, 4)]
+        downs = [pair[f"{module}.lora_A"] for pair in pairs]
+        ups = [
+            np.float32(strength) * pair[f"{module}.lora_B"]
+            for strength, pair in zip(strengths, pairs, strict=True)
+        ]
+        found[f"{module}.lora_A"] = np.concatenate(downs)
+        found[f"{module}.lora_B"] = np.concatenate(ups, axis=1)
+    return found
+
+
 def test_a_refused_adapter_leaves_the_one_before(tmp_path: Path) -> None:
     wrong = adapter(4, Q, rank=MAX_RANK + 1)
     for mode, refit in (("swappable", "none"), ("merged", "all")):
