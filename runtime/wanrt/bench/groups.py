@@ -182,8 +182,10 @@ def _tails(names: Sequence[str]) -> list[str]:
 
 
 def _short(candidate: Candidate) -> str:
-    rank = candidate.rank
-    return candidate.manifest.mode + (f" r{rank}" if rank else "")
+    rank, targets = candidate.rank, candidate.manifest.target_set
+    usual = targets in (None, "cross-attention")
+    words = (candidate.manifest.mode, f"r{rank}" if rank else "", "" if usual else targets)
+    return " ".join(filter(None, words))
 
 
 def _long(candidate: Candidate) -> str:

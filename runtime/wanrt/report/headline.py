@@ -78,9 +78,7 @@ def _costs(mode: str, rows: Sequence[CandidateResult], group: GroupResult) -> st
     by_targets: dict[str, list[CandidateResult]] = {}
     for row in sorted(rows, key=lambda row: _layers(row) != ""):
         by_targets.setdefault(_layers(row), []).append(row)
-    first, *others = (
-        _cost(f"{mode} adapter{on}", members, group) for on, members in by_targets.items()
-    )
+    first, *others = (_cost(mode, on, members, group) for on, members in by_targets.items())
     return "; ".join([first, *(text[0].lower() + text[1:] for text in others)])
 
 
@@ -91,11 +89,11 @@ def _layers(row: CandidateResult) -> str:
     return " on all linear layers" if row.target_set == "all" else f" on {row.target_set}"
 
 
-def _cost(adapter: str, rows: Sequence[CandidateResult], group: GroupResult) -> str:
+def _cost(mode: str, on: str, rows: Sequence[CandidateResult], group: GroupResult) -> str:
     """Say what adapters cost: all of them, or the least and the most that was found."""
     pairs = [(row, row.ratio) for row in rows if row.ratio is not None]
     only = rows[0].rank if len(rows) == 1 else None
-    subject = f"{adapter} of rank {only}" if only else adapter
+    subject = f"{mode} adapter of rank {only}{on}" if only else f"{mode} adapter{on}"
     moved = sorted(
         (pair for pair in pairs if pair[1].verdict in ("slower", "faster")),
         key=lambda pair: -pair[1].value,
