@@ -42,7 +42,7 @@ MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any -
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
-	$(BIN)/wanexport build --rank 32 --targets all --mode separate --mode swappable
+	$(BIN)/wanexport build --rank 8 --rank 32 --targets all --mode separate
 	$(BIN)/wanrt bench engines/ --json engines/bench.json
 	$(BIN)/wanrt report engines/bench.json
 
