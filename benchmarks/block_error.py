@@ -78,7 +78,7 @@ def main() -> None:
 def measure(case: Case, work: Path) -> Errors:
     """Build a case's engine with its verification, and return what that found."""
     work.mkdir(parents=True, exist_ok=True)
-    request, base = ask(case, work), find_base(case, work)
+    request, base = ask(case), find_base(case, work)
     ensure_demo_checkpoint(base, request.config.architecture, case.dtype, 0)
     with only_forms(case.forms), tempfile.TemporaryDirectory(dir=work) as out:
         request = replace(request, base=str(base), out=Path(out), verify=True)
