@@ -38,6 +38,7 @@ from wanrt.cli.run import save_tensors
 from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.manifest.read import read_manifest
+from wanrt.manifest.schema import Mode
 from wanrt.terminal.progress import Reporter
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +90,7 @@ def _compile(scratch: Path) -> Path:
     return program
 
 
-def _build(out: Path, name: str, modes: tuple[str, ...]) -> dict[str, Path]:
+def _build(out: Path, name: str, modes: tuple[Mode, ...]) -> dict[str, Path]:
     config = load_config(name).model_copy(update={"dtype": "fp32"})
     ranks = () if modes == ("full",) else (32,)
     request = BuildRequest(config=config, modes=modes, ranks=ranks, out=out, verify=False)
@@ -103,15 +104,15 @@ def _overhead(program: Path, folder: Path, scratch: Path, rounds: int) -> dict[s
     (workload,) = manifest.workloads.values()
     inputs = make_inputs(manifest, workload, seed=0)
     save_tensors(scratch / "inputs.safetensors", inputs, {})
-    command = [program, "serve", folder, scratch / "inputs.safetensors"]
+    command = list(map(str, (program, "serve", folder, scratch / "inputs.safetensors")))
     samples: dict[str, list[tuple[float, float, float]]] = {"C++": [], "Python": []}
     with (
         load_engine(folder) as engine,
         subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as cpp,
     ):
+        assert cpp.stdin and cpp.stdout
         for _ in range(rounds + 2):
             samples["Python"].append(_python_forward(engine, inputs))
-            assert cpp.stdin and cpp.stdout
             cpp.stdin.write("\n")
             both, call, backend = map(float, cpp.stdout.readline().split())
             samples["C++"].append((both, call, backend))

@@ -269,7 +269,8 @@ def _machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
-    } | {package: metadata.version(package) for package in packages}
+        **{package: metadata.version(package) for package in packages},
+    }
 
 
 def _earlier_results() -> dict[str, object]:

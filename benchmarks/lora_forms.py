@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -84,7 +85,7 @@ def _session(
     up = rng.standard_normal((width, rank), dtype=np.float32) * np.float32(rank**-0.5)
     bias = rng.standard_normal(width, dtype=np.float32)
     arrays = {"W": weight, "A": down, "B": up, "b": bias}
-    gemm = {"transB": 1}
+    gemm: dict[str, Any] = {"transB": 1}
     nodes = {
         "base": [helper.make_node("Gemm", ["x", "W", "b"], ["y"], **gemm)],
         "add": [

@@ -21,7 +21,7 @@ from compiled_block import CONFIG
 
 from wanexport.build.request import BuildRequest
 from wanexport.compiled import read_block, shrink
-from wanexport.lora.random_adapter import cross_attention_targets
+from wanexport.lora.targets import select_modules
 from wanexport.model.config import Size, load_config
 from wanexport.model.formulas import count_branch, module_rows
 from wanexport.model.names import module_shapes
@@ -98,7 +98,7 @@ def _formula(mode: Mode, size: Size, form: LoraForm | None) -> int:
     arch = load_config(CONFIG).architecture.model_copy(update={"num_layers": 1})
     shapes = module_shapes(arch)
     total = 0
-    for module in cross_attention_targets(arch):
+    for module in select_modules(arch, "cross-attention"):
         fan_out, fan_in = shapes[f"{module}.weight"]
         sizes = (module_rows(module, size.tokens, arch.dims), RANK, fan_in, fan_out)
         swaps = mode == "swappable"

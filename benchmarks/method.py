@@ -92,13 +92,13 @@ def hodges_lehmann(testbed: SimulatedTestbed, engines: list[EngineFolder]) -> Cl
     i, j = np.triu_indices(rounds.shape[2])
     ratios = rounds[:1] - rounds[1:]
     levels = np.median((ratios[..., i] + ratios[..., j]) / 2, axis=2)
-    p_values = correct_holm([stats.ttest_1samp(own, 0.0).pvalue for own in levels])
+    p_values = correct_holm([float(stats.ttest_1samp(own, 0.0).pvalue) for own in levels])
     return {n for n, p in enumerate(p_values, start=1) if p < 0.05}
 
 
 def one_after_the_other(testbed: SimulatedTestbed, engines: list[EngineFolder]) -> Claims:
     """Load each engine once, run all its forwards, compare means by Welch's t-test."""
-    samples = []
+    samples: list[list[float]] = []
     for _ in engines:
         engine = load(testbed, len(samples))
         engine.time_forward()

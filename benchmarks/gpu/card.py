@@ -102,7 +102,7 @@ def _time(settings: Settings, run: Callable[[], object]) -> float:
             run()
             seconds.append(time.perf_counter() - start)
             continue
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         before.record()
         run()
         after.record()

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import onnx_ir as ir
 
+from wanexport.cli.main import main as wanexport_main
 from wanexport.graph import passes
 from wanexport.graph.fusible.forms import FORMS, lower_for_tensorrt
 from wanrt.bench.loading.jobs import LoadJob, load_job
@@ -46,7 +47,7 @@ def build(settings: Settings, kind: str, age: str) -> Step:
         *("--out", str(out)),
     ]
     with _only(AGES[age], settings):
-        run_command(layers.wanexport_main, command)
+        run_command(wanexport_main, command)
     return {"engine": _engine(settings, kind, age).name}
 
 

@@ -16,6 +16,7 @@ from wanrt.bench.loading.jobs import LoadJob
 from wanrt.cli.main import main as wanrt_main
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import WanrtError
+from wanrt.manifest.fields import Dtype
 from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 
@@ -140,7 +141,7 @@ def engine_sample(settings: Settings, path: Path) -> np.ndarray:
         return np.asarray(sample).astype(np.float64)
 
 
-def torch_sample(settings: Settings, path: Path, dtype: str) -> np.ndarray:
+def torch_sample(settings: Settings, path: Path, dtype: Dtype) -> np.ndarray:
     """Return what diffusers' model computes from the same inputs with an engine's weights."""
     taken = open_folder(path)
     (workload,) = taken.manifest.workloads

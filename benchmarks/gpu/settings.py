@@ -58,7 +58,7 @@ class Settings:
     asked_sizes: tuple[Size, ...] = ()
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> Dtype:
         """bf16, which no CPU backend computes."""
         return "bf16" if self.device == "cuda" else "fp32"
 

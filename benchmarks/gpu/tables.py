@@ -10,7 +10,7 @@ from .settings import Settings
 
 def render(record: Record, settings: Settings) -> str:
     """Return a page: the card and its ceilings, a table per bench, where the time goes."""
-    parts: dict[str, dict[str, Any]] = record.steps  # type: ignore[assignment]
+    parts: dict[str, dict[str, Any]] = record.steps
     title = "# What a GPU shows" if settings.is_measurement else "# Rehearsal: no GPU's figures"
     lines = [title, "", *_card(parts.get("card", {}))]
     ceiling = parts.get("card", {}).get("matmul", {}).get("flops_per_s")
