@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from wanrt.manifest.fields import Dtype
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL = "wan2.1-i2v-14b-480p"
 SMALL = "wan2.1-i2v-demo"  # the same architecture, 512 wide
