@@ -106,8 +106,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no text for guidance": (
         lambda a, _: a.pop("negative.encoder_hidden_states"), "encoder_hidden_states is missing"),
     "no guidance for a text": (
-        lambda a, _: a.pop("guidance"), "negative.encoder_hidden_states is no input"),
-    "a stranger": (lambda a, _: a.update(mask=a["latents"]), "mask is no input of the engine"),
+        lambda a, _: a.pop("guidance"), "negative.encoder_hidden_states isn't an input"),
+    "a stranger": (lambda a, _: a.update(mask=a["latents"]), "mask isn't an input of the engine"),
     "a short table": (
         lambda a, _: a.update(coefficients=a["coefficients"][:, :3].copy()), "coefficients aren't"),
     "another text": (

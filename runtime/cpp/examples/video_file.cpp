@@ -131,7 +131,7 @@ std::vector<wanrt::Tensor> VideoFile::inputs(const wanrt::ManifestView& manifest
   }
   for (const auto& [name, tensor] : tensors_) {
     if (std::find(known.begin(), known.end(), name) == known.end()) {
-      refuse(name + " is no input of the engine");
+      refuse(name + " isn't an input of the engine");
     }
   }
   return found;
