@@ -24,7 +24,14 @@ from .record import Step
 from .settings import Settings
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-KINDS = ("full", f"separate r{layers.RANK}", f"separate r{layers.RANK}, all linears")
+SEPARATE = f"separate r{layers.RANK}"
+KINDS = {
+    "full": [],
+    SEPARATE: ["--rank", layers.RANK],
+    f"{SEPARATE}, all linears": ["--rank", layers.RANK, "--targets", "all"],
+    f"{SEPARATE}, all linears, padded": ["--rank", layers.RANK, "--targets", "all"],
+}
+PADDED = ["--pad-rank", "64"]
 AGES = {"as exported": (), "fusible": FORMS}
 ROUNDS, SETTLED = 12, 2
 
@@ -34,16 +41,15 @@ def build(settings: Settings, kind: str, age: str) -> Step:
     out = _folder(settings, kind, age)
     config = settings.write_config(settings.layers)
     size = settings.sizes[0]
-    adapter = ["--rank", layers.RANK]
-    if kind.endswith("all linears"):
-        adapter += ["--targets", "all"]
+    padded = kind.endswith("padded") and settings.device != "cpu"
     command = [
         *("build", "--quiet", "--verify", "none", "--dtype", settings.dtype),
         *("--config", str(config), "--backend", _backend(settings)),
         *("--base", layers.find_weights(settings, settings.layers)),
         *("--width", str(size.width), "--height", str(size.height)),
         *("--frames", str(size.frames), "--mode", kind.split()[0]),
-        *(() if kind == "full" else adapter),
+        *KINDS[kind],
+        *(PADDED if padded else ()),
         *("--out", str(out)),
     ]
     with _only(AGES[age], settings):

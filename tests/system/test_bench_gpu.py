@@ -38,7 +38,7 @@ def test_every_part_finds_something(rehearsed: Path) -> None:
     }  # fmt: skip
     assert steps["layers"]["parity"]["swappable"] < 1e-5
     raced = [found for found in steps["fusible"]["race"].values() if isinstance(found, dict)]
-    assert [found["apart"] < 1e-5 for found in raced] == [True] * 3
+    assert [found["apart"] < 1e-5 for found in raced] == [True] * 4
     rows = [row for backend in steps["check"].values() for row in backend["rows"]]
     assert not [row for row in rows if row[2].startswith("FAILED")]
 

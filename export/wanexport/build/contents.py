@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from wanexport.build.sources import AdapterSet
 from wanexport.build.targets import Target
@@ -96,10 +97,13 @@ def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
 
 
 def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:
-    for module in target.ranks:
+    for module, rank in target.ranks.items():
         branch = parameters.branch(module)
         assert branch is not None
-        yield from branch
+        down, up = branch
+        more = rank - len(down)
+        yield pad(down, (0, 0, 0, more))
+        yield pad(up, (0, more))
 
 
 def ship_adapters(

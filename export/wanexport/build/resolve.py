@@ -54,6 +54,9 @@ def _make_target(
     if modules is not None:
         _check_within(modules, adapters)
     ranks, max_rank = _size_branches(mode, adapters, request.max_rank, modules)
+    if settings:
+        ranks = {module: settings.pad(rank) for module, rank in ranks.items()}
+        max_rank = max_rank and settings.pad(max_rank)
     size = "dynamic" if request.dynamic else config.size.name
     label = ""
     if mode == "swappable":
@@ -69,6 +72,8 @@ def _make_target(
     if settings:
         if settings.lora_form and ranks:
             name += f"-{settings.lora_form}"
+        if settings.pad_rank > 1 and mode == "separate":
+            name += f"-pad{settings.pad_rank}"
         name += f"-{settings.label}{'-control' if control else ''}"
     swaps = request.swaps_in_place(mode)
     return Target(

@@ -116,6 +116,17 @@ LoraForm = Annotated[
         rich_help_panel=TENSORRT,
     ),
 ]
+PadRank = Annotated[
+    int,
+    typer.Option(
+        "--pad-rank",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Fill an unmerged adapter's rank up with zeros to a multiple of N, such as 64.",
+        rich_help_panel=TENSORRT,
+    ),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(
@@ -150,6 +161,7 @@ class PlanFlags(TypedDict):
     allow_weight_streaming: bool
     allow_unfused: bool
     lora_form: LoraFormName | None
+    pad_rank: int
     memory_limit: str | None
     no_build_control: bool
 
@@ -194,6 +206,7 @@ def make_settings(backend: Backend, flags: PlanFlags) -> PlanSettings | None:
         weight_streaming=flags["allow_weight_streaming"],
         allow_unfused=flags["allow_unfused"],
         lora_form=flags["lora_form"],
+        pad_rank=flags["pad_rank"],
         memory_limit=_bytes("memory-limit", flags["memory_limit"]),
         control=not flags["no_build_control"],
     )
@@ -202,6 +215,8 @@ def make_settings(backend: Backend, flags: PlanFlags) -> PlanSettings | None:
 def _is_given(flag: str, value: object) -> bool:
     if flag == "hardware_compatibility_level":
         return value != "none"
+    if flag == "pad_rank":
+        return value != 1
     return not (value is None or value is False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,8 @@ class PlanSettings:
         allow_unfused: accept an attention that TensorRT has no fused kernel for.
         lora_form: how unmerged adapters are computed; None: whichever moves fewer bytes, layer by
             layer. No part of a plan's settings: the graph differs.
+        pad_rank: what the rank of a branch is a multiple of, filled with zeros; of 64, a fused
+            product's sum is as long as tensor cores like. The graph differs here too.
         memory_limit: of the builder's private memory, in bytes.
         control: build `full` once more without the timing cache, as a bench's build control.
         toolchain: what builds here, once resolved.
@@ -55,6 +58,7 @@ class PlanSettings:
     weight_streaming: bool = False
     allow_unfused: bool = False
     lora_form: Literal["branch", "fused"] | None = None
+    pad_rank: int = 1
     memory_limit: int | None = None
     control: bool = True
     toolchain: Toolchain | None = None
@@ -65,11 +69,15 @@ class PlanSettings:
         targets = "".join(f"-sm{c.replace('.', '')}" for c in self.capabilities)
         return f"{self.backend}-{self.refit}{targets}"
 
+    def pad(self, rank: int) -> int:
+        """Return the rank that a branch of this rank gets."""
+        return math.ceil(rank / self.pad_rank) * self.pad_rank
+
     @property
     def shaping(self) -> dict[str, object]:
         """The settings that shape an engine; other values make another engine."""
         kept = asdict(self)
-        for apart in ("lora_form", "memory_limit", "control", "toolchain"):
+        for apart in ("lora_form", "pad_rank", "memory_limit", "control", "toolchain"):
             del kept[apart]
         assert self.toolchain is not None
         return kept | {

@@ -37,7 +37,8 @@ def explain(
 ) -> None:
     """List what an engine's kernels move and compute, by part of the model. Needs no GPU.
 
-    The kernels of a TensorRT-RTX plan are read from it. The compiled bound is the time that they
+    The kernels of a TensorRT-RTX plan are read from it, those of a TensorRT engine from the account
+    that its build on a GPU has kept. The compiled bound is the time that they
     take at best on a device, each at its full rate or bandwidth, one after the other.
     An ONNX Runtime engine runs on the CPU, and the time that each operator took there is shown.
     """

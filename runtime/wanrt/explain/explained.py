@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wanrt.backends.load import profile_forward
 from wanrt.errors import EngineError, UnsupportedError
+from wanrt.explain.layers import read_layers
 from wanrt.explain.plan import read_kernels
 from wanrt.explain.profile import read_profile
 from wanrt.explain.work import Work, bound_seconds, examine
@@ -51,12 +52,12 @@ class Explained:
 
 
 def explain_engine(folder: Path, reporter: Reporter) -> Explained:
-    """Read a TensorRT-RTX engine's plan, or run an ONNX Runtime engine on the CPU twice.
+    """Read a plan or TensorRT's account of one, or run an ONNX Runtime engine on the CPU twice.
 
     Raises:
         ManifestError: the folder isn't an engine's, or a file of it isn't right.
         UnsupportedError: the engine doesn't run on a CPU.
-        EngineError: its plan or its profile can't be read.
+        EngineError: its plan, TensorRT's account of it or its profile can't be read.
     """
     opened = open_folder(folder)
     manifest = opened.manifest
@@ -64,12 +65,14 @@ def explain_engine(folder: Path, reporter: Reporter) -> Explained:
         return _measure(opened, reporter)
     check_sizes(folder, manifest)
     plan = manifest.forward.plan
-    if plan is None or manifest.backend != "tensorrt-rtx":
+    if plan is not None and manifest.backend == "tensorrt-rtx":
+        return Explained(manifest, examine(read_kernels(folder / plan.file)))
+    if plan is None or plan.layers is None:
         raise EngineError(
             f"{folder}: its kernels can't be read: TensorRT's plans don't list them",
-            "those of TensorRT-RTX do; a build on a GPU keeps TensorRT's own account: layers.json",
+            "build it again: a build on a GPU keeps TensorRT's own account in layers.json",
         )
-    return Explained(manifest, examine(read_kernels(folder / plan.file)))
+    return Explained(manifest, examine(read_layers(folder / plan.layers.file)))
 
 
 def _measure(opened: EngineFolder, reporter: Reporter) -> Explained:

@@ -15,6 +15,7 @@ from wanrt.manifest.parts import part_of_module
 __all__ = ["Sums", "Work", "bound_seconds", "examine", "sum_by_part", "sum_up"]
 
 ATTENTION = "_gemm_mha"
+GEMM = ("fully_connected", "gemm")  # by TensorRT-RTX's word and by TensorRT's
 COMPUTING = ("bf16", "fp16", "fp32", "fp8", "int8", "fp4")
 ADAPTER = (".lora_A", ".lora_B", ".joined")
 
@@ -112,7 +113,7 @@ def _examine(kernel: Kernel) -> Work:
         flops, dtype = count_operator(kernel)
     elif kernel.name.startswith(ATTENTION):
         flops, dtype = _attend(kernel)
-    elif kernel.kind == "fully_connected" or kernel.name.startswith("__myl_Fc"):
+    elif kernel.kind in GEMM or kernel.name.startswith("__myl_Fc"):
         flops, dtype = _multiply(kernel)
     adapter = bool(kernel.nodes) and all(any(a in n for a in ADAPTER) for n in kernel.nodes)
     return Work(kernel, _find_part(kernel, flops), flops, dtype, adapter)
@@ -134,15 +135,17 @@ def _multiply(kernel: Kernel) -> tuple[int, str | None]:
     """[rows, in] x [in, out]: the weights are the last input, another one has the rows."""
     matrices = [operand for operand in kernel.inputs if len(operand.shape) > 1]
     for weight in reversed(matrices):
-        *_, depth, columns = weight.shape
-        if not columns or weight.dtype not in COMPUTING:
+        if not weight.shape[-1] or weight.dtype not in COMPUTING:
             break
-        rows = prod(kernel.outputs[0].shape) // columns
-        fits = [x for x in matrices if x is not weight and x.shape[-1] == depth]
-        fits = [x for x in fits if prod(x.shape) == rows * depth]
-        if fits:  # an fp32 residual of the epilogue may have the shape of x
-            x = next((x for x in fits if x.dtype == weight.dtype), fits[0])
-            return 2 * rows * depth * columns, x.dtype
+        for depth, columns in (weight.shape[-2:], weight.shape[:-3:-1]):  # or [out, in]
+            if not columns:
+                continue
+            rows = prod(kernel.outputs[0].shape) // columns
+            fits = [x for x in matrices if x is not weight and x.shape[-1] == depth]
+            fits = [x for x in fits if prod(x.shape) == rows * depth]
+            if fits:  # an fp32 residual of the epilogue may have the shape of x
+                x = next((x for x in fits if x.dtype == weight.dtype), fits[0])
+                return 2 * rows * depth * columns, x.dtype
     raise _unknown(kernel, matrices)
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from wanrt.results.result import CandidateResult, GroupResult
 from wanrt.results.values import Ratio
+from wanrt.results.video import Video
 
-__all__ = ["FORWARDS_PER_VIDEO", "BreakEven", "break_evens"]
-
-FORWARDS_PER_VIDEO = 100
-"""Of 50 sampler steps with guidance."""
+__all__ = ["BreakEven", "break_evens"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class BreakEven:
         swappable: the row of the swappable engine with an adapter of that rank.
         load_s: what loading the merged engine takes, with none of its files in memory if known.
         disk_bytes: what the merged engine adds to the disk, if known.
+        forwards: of a video.
         saved_s: seconds by which a merged forward is shorter; None where nothing was measurable.
         saved_interval: its 95 % interval, lower end first.
     """
@@ -31,24 +30,38 @@ class BreakEven:
     swappable: CandidateResult
     load_s: float
     disk_bytes: int | None
+    forwards: int
     saved_s: float | None = None
     saved_interval: tuple[float, float] | None = None
 
     def videos(self, spent_s: float) -> float | None:
         """Return after how many videos merging has saved so many seconds; None if it never does."""
-        return _videos(spent_s, self.saved_s)
+        return self._videos(spent_s, self.saved_s)
 
     def videos_interval(self, spent_s: float) -> tuple[float, float | None] | None:
         """Return the same for both ends of the interval; the upper one may never come."""
         if self.saved_interval is None:
             return None
         least, most = self.saved_interval
-        fewest = _videos(spent_s, most)
-        return None if fewest is None else (fewest, _videos(spent_s, least))
+        fewest = self._videos(spent_s, most)
+        return None if fewest is None else (fewest, self._videos(spent_s, least))
+
+    def _videos(self, spent_s: float, saved_s: float | None) -> float | None:
+        if saved_s is None or saved_s <= 0:
+            return None
+        return spent_s / (saved_s * self.forwards)
 
 
-def break_evens(group: GroupResult) -> list[BreakEven]:
-    """Return a comparison per rank and layers that were measured both merged and swappable."""
+def break_evens(group: GroupResult, video: Video) -> list[BreakEven]:
+    """Return a comparison per rank and layers that were measured both merged and swappable.
+
+    Args:
+        group: what was measured.
+        video: what counts as one; without a number of steps, nothing is compared.
+    """
+    if video.steps is None:
+        return []
+    forwards = video.steps * video.forwards_per_step
     rows = [row for row in group.candidates if row.rival is None and not row.control]
     swappable = {_kind(row): row for row in rows if row.mode == "swappable"}
     found = []
@@ -59,7 +72,9 @@ def break_evens(group: GroupResult) -> list[BreakEven]:
         if other is None or load_s is None or full_s is None or not _known(merged, other):
             continue
         saved, interval = _saved(full_s, merged.ratio, other.ratio)
-        found.append(BreakEven(merged, other, load_s, _own_bytes(merged), saved, interval))
+        found.append(
+            BreakEven(merged, other, load_s, _own_bytes(merged), forwards, saved, interval)
+        )
     return found
 
 
@@ -99,9 +114,3 @@ def _saved(
     if swappable.low is None or swappable.high is None:
         return saved, None
     return saved, (full_s / swappable.high - merged_s, full_s / swappable.low - merged_s)
-
-
-def _videos(spent_s: float, saved_s: float | None) -> float | None:
-    if saved_s is None or saved_s <= 0:
-        return None
-    return spent_s / (saved_s * FORWARDS_PER_VIDEO)

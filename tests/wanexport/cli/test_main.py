@@ -189,8 +189,8 @@ FLAGS = {
         "--weights", "--verify", "--out", "--force", "--dry-run",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
         "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
-        "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--memory-limit",
-        "--no-build-control", "--quiet", "-q",
+        "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--pad-rank",
+        "--memory-limit", "--no-build-control", "--quiet", "-q",
     },
     "estimate": {
         "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",

@@ -17,6 +17,7 @@ from studies import I2V, OTHER_SIZES, SIZE, build
 
 from wanexport.errors import BuildError, ConfigError
 from wanexport.model.config import Size
+from wanexport.storage.tensor_file import open_safetensors
 from wanexport.tensorrt import builder
 from wanexport.tensorrt.lora_form import choose_joined
 from wanexport.tensorrt.protocol import BuilderJob, Phase
@@ -115,6 +116,26 @@ class TestRealPlans:
             assert bool(joined) == (form != "branch")
             assert read_manifest(engine.path).lora_form == (form or "fused")
             assert (f"-{form}-tensorrt" in engine.path.name) == (form is not None)
+
+    def test_a_rank_is_filled_up_with_zeros(self, tmp_path: Path) -> None:
+        plain, padded = (
+            build(
+                tmp_path, modes=("separate", "swappable"), ranks=(4,), dtype="fp16",
+                tensorrt=replace(RTX, pad_rank=multiple),
+            )
+            for multiple in (1, 64)
+        )  # fmt: skip
+        assert "-r4-pad64-tensorrt" in padded[0].path.name
+        assert read_manifest(padded[1].path).max_rank == 64
+        assert read_manifest(padded[0].path).rank == 4
+        errors = [engine.verification.error for engine in (plain[0], padded[0])]  # type: ignore[union-attr]
+        assert errors[1] == pytest.approx(errors[0], rel=0.05)
+        (weights,) = padded[0].path.glob("weights/adapter*.safetensors")
+        found = open_safetensors(weights).tensors
+        name = "blocks.0.attn2.to_q.lora_"
+        assert [found[name + part].shape[axis] for part, axis in (("A", 0), ("B", 1))] == [64, 64]
+        assert not found[name + "A"].read()[4:].any()
+        assert not found[name + "B"].read()[:, 4:].any()
 
     def test_weights_that_may_be_refitted_stay_apart(self) -> None:
         settings = PlanSettings("tensorrt-rtx", refit="all")

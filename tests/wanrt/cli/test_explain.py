@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import wanrt
+from inspected import account, linear
 from plantexts import FULL, SEPARATE, TENSORS, write_plan
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 from trtengines import Trt, make_trt
@@ -33,7 +34,22 @@ def test_an_engine_without_a_readable_plan_is_refused(tmp_path: Path) -> None:
     code, out, err = wanrt("explain", tmp_path / "trt")
     assert (code, out) == (1, "")
     assert "its kernels can't be read: TensorRT's plans don't list them" in err
-    assert "hint: those of TensorRT-RTX do" in err
+    assert "hint: build it again: a build on a GPU keeps TensorRT's own account" in err
+
+
+def test_tensorrts_own_account_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "trt"
+    make_trt(folder, Trt(backend="tensorrt"))
+    raw = read_raw(folder)
+    (folder / "layers.json").write_text(account(linear()))
+    size = (folder / "layers.json").stat().st_size
+    layers = {"file": "layers.json", "bytes": size, "sha256": "0" * 64}
+    raw["graphs"]["forward"]["plan"]["layers"] = layers
+    write_manifest(folder, raw)
+    code, out, err = wanrt("explain", folder, "--device", "h100")
+    assert (code, err) == (0, "")
+    assert "  blocks.0.attn1.to_q " in out
+    assert out.rstrip().splitlines()[-1].startswith("  H100")
 
 
 class TestMeasured:

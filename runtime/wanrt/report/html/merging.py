@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from wanrt.report.headline import marks
-from wanrt.results.breakeven import FORWARDS_PER_VIDEO, BreakEven, break_evens
+from wanrt.results.breakeven import BreakEven, break_evens
 from wanrt.results.result import GroupResult
+from wanrt.results.video import Video
 from wanrt.terminal.units import SECONDS, pick, show, show_bytes
 
-__all__ = ["MERGING_COLUMNS", "MERGING_NOTE", "merging_rows"]
+__all__ = ["MERGING_COLUMNS", "merging_note", "merging_rows"]
 
 MERGING_COLUMNS = (
     "adapter", "load", "own disk", "saved per forward", "pays after", "per minute of building",
 )  # fmt: skip
-MERGING_NOTE = (
+USUAL = Video(steps=50, forwards_per_step=2)
+"""A video of a bench that wasn't asked for one: Wan2.1's own steps, with guidance."""
+NOTE = (
     "For each new adapter, a merged engine has to be built or refitted, stored and loaded; a "
     "swappable one exchanges it in milliseconds, but runs slower. After so many videos with one "
     "adapter, loading has paid; in brackets, the 95 % interval of the swappable engine's ratio. A "
-    f"video is {FORWARDS_PER_VIDEO} forwards here: 50 sampler steps with guidance. A bench doesn't "
-    "measure building or refitting: each of their minutes takes as many videos more as the last "
-    "column says."
+    "video is {forwards} forwards here: {steps} sampler steps{guidance}. A bench doesn't measure "
+    "building or refitting: each of their minutes takes as many videos more as the last column "
+    "says."
 )
 NEVER = "never: nothing measurable is saved"
 
 
-def merging_rows(group: GroupResult) -> list[tuple[str, ...]]:
+def merging_note(video: Video | None) -> str:
+    """Return what the table says, and of which videos."""
+    counted = _counted(video)
+    each = counted.forwards_per_step
+    guidance = {1: "", 2: " with guidance"}.get(each, f" of {each} forwards")
+    assert counted.steps is not None
+    return NOTE.format(forwards=counted.steps * each, steps=counted.steps, guidance=guidance)
+
+
+def merging_rows(group: GroupResult, video: Video | None) -> list[tuple[str, ...]]:
     """Return the table's cells, a row per rank measured both merged and swappable."""
-    return [_cells(one, group) for one in break_evens(group)]
+    return [_cells(one, group) for one in break_evens(group, _counted(video))]
+
+
+def _counted(video: Video | None) -> Video:
+    return video if video is not None and video.steps is not None else USUAL
 
 
 def _cells(one: BreakEven, group: GroupResult) -> tuple[str, ...]:

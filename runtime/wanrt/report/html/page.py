@@ -22,7 +22,7 @@ from wanrt.report.headline import (
     show_interval,
     summary_lines,
 )
-from wanrt.report.html.merging import MERGING_COLUMNS, MERGING_NOTE, merging_rows
+from wanrt.report.html.merging import MERGING_COLUMNS, merging_note, merging_rows
 from wanrt.report.html.plots import PLOTS, Plot, plots_of
 from wanrt.report.html.style import COLORS, DARK, NARROW, WIDE, styled, to_files, to_page
 from wanrt.report.table import group_notes, reason_of, title, warned_rows
@@ -134,7 +134,7 @@ def render_page(result: BenchResult, stem: str = "bench") -> str:
         sections=[_section(_named(g), n, result.video) for n, g in enumerate(result.groups)],
         facts=list(_facts(result)),
         merging_columns=MERGING_COLUMNS,
-        merging_note=MERGING_NOTE,
+        merging_note=merging_note(result.video),
         stem=stem,
         download=f"data:application/json;base64,{encoded}",
         light=COLORS,
@@ -222,7 +222,7 @@ def _section(group: GroupResult, number: int, video: Video | None) -> dict[str, 
             for name, title, *_ in PLOTS
             if name not in (*UNMEASURED, *(plot.name for plot in plots))
         ],
-        "merging": merging_rows(group),
+        "merging": merging_rows(group, video),
         "columns": ["candidate", *told],
         "rows": rows,
         "notes": [*group_notes(group), *_asked(group), *video_notes(video)],
