@@ -33,3 +33,7 @@ class BuildError(WanExportError):
 
 class VerificationError(BuildError):
     """The engine's outputs differ from the reference by more than its dtype allows."""
+
+
+class PipelineError(WanExportError):
+    """A pipeline asks an engine for what it can't do."""
