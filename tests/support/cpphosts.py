@@ -37,8 +37,8 @@ def check(*argv: object, cwd: Path = ROOT, **env: str) -> str:
     return done.stdout
 
 
-def host(build: str, *argv: object) -> subprocess.CompletedProcess[str]:
-    """Run a build's wanrt-host."""
-    tool = BUILD / build / "wanrt-host"
+def host(build: str, *argv: object, name: str = "wanrt-host") -> subprocess.CompletedProcess[str]:
+    """Run a build's wanrt-host, or another of its tools."""
+    tool = BUILD / build / name
     assert tool.is_file(), f"{tool} isn't built; run: make cpp"
     return run(tool, *argv)

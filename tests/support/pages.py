@@ -28,7 +28,13 @@ PAGES = (
     *sorted(ROOT.glob("benchmarks/results/*.md")),
 )  # fmt: skip
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OTHERS = {"cmake", "cp", "wanrt-host", "python"}  # whose arguments nothing here can read
+OTHERS = {
+    "cmake",
+    "cp",
+    "wanrt-host",
+    "wanrt-video",
+    "python",
+}  # whose arguments nothing here can read
 APART = {"netron"}  # serves until it is stopped; a test of its own runs it
 APPS: dict[str, Any] = {"wanexport": get_command(wanexport_app), "wanrt": get_command(wanrt_app)}
 

@@ -4,20 +4,15 @@
 #include <wanrt/wanrt.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
-class UsageError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+#include "flags.h"
 
 // What is loaded before some forwards: adapters with their strengths, or other strengths alone.
 struct Visit {
   std::string name;
-  std::vector<std::pair<std::string, float>> adapters;
+  Adapters adapters;
   std::vector<float> strengths;  // empty: the adapters are loaded; none of both: as it is
   bool loads = false;
 };

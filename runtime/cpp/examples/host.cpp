@@ -1,12 +1,8 @@
 // wanrt-host: a C++ host. It opens an engine, feeds it, runs forwards, switches adapters between
 // them, tells tokens per second, and compares outputs with expected ones.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -14,6 +10,7 @@
 #include <wanrt/wanrt.hpp>
 
 #include "arguments.h"
+#include "tool.h"
 #include "values.h"
 #include "visible.h"
 
@@ -143,14 +140,6 @@ bool visit(wanrt::Engine& engine, const Arguments& arguments, std::size_t index,
          compare(engine, arguments.goldens[index], arguments.tolerance);
 }
 
-// On a terminal alone; 33 GB take a while.
-bool print_progress(std::uint64_t done, std::uint64_t total) {
-  constexpr double kGiga = 1e9;
-  std::fprintf(stderr, "\rloading: %.1f of %.1f GB%s", static_cast<double>(done) / kGiga,
-               static_cast<double>(total) / kGiga, done == total ? "\n" : "");
-  return true;
-}
-
 void tell(const Arguments& arguments) {
   const wanrt::Manifest manifest(arguments.engine);
   const wanrt_workload workload = choose_workload(manifest, arguments.workload);
@@ -165,9 +154,7 @@ bool run(const Arguments& arguments) {
   wanrt_options options = arguments.options;
   // inputs of other shapes would be other tokens than are counted
   options.workload = arguments.workload.empty() ? workload.name : arguments.workload.c_str();
-  const bool seen = ::isatty(STDERR_FILENO) == 1;
-  wanrt::Engine engine(arguments.engine, options,
-                       seen ? wanrt::Progress(print_progress) : wanrt::Progress());
+  wanrt::Engine engine(arguments.engine, options, loading_progress());
   print_info(manifest, workload);
   const Inputs inputs = arguments.inputs.empty()
                             ? Inputs(manifest.inputs(workload.name), arguments.seed)
@@ -181,40 +168,20 @@ bool run(const Arguments& arguments) {
 }
 
 int run_command(int argc, char** argv) {
-  try {
-    const Arguments arguments = read_arguments(argc, argv);
-    if (arguments.version) {
-      const std::string backends = wanrt_backends();
-      std::printf("wanrt-host %s, backends: %s\n", wanrt_version(),
-                  backends.empty() ? "none" : backends.c_str());
-      return 0;
-    }
-    if (arguments.info) {
-      tell(arguments);
-      return 0;
-    }
-    return run(arguments) ? 0 : 1;
-  } catch (const UsageError& error) {
-    std::fprintf(stderr, "%s\nerror: %s\n", kUsage, visible(error.what()).c_str());
-    return 2;
-  } catch (const wanrt::Error& error) {
-    std::fprintf(stderr, "error: %s\n", visible(error.what()).c_str());
-    if (!error.hint().empty()) {
-      std::fprintf(stderr, "hint: %s\n", visible(error.hint()).c_str());
-    }
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", visible(error.what()).c_str());
+  const Arguments arguments = read_arguments(argc, argv);
+  if (arguments.version) {
+    print_version("wanrt-host");
+    return 0;
   }
-  return 1;
+  if (arguments.info) {
+    tell(arguments);
+    return 0;
+  }
+  return run(arguments) ? 0 : 1;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int status = run_command(argc, argv);
-  if (std::fflush(stdout) != 0) {
-    std::fprintf(stderr, "error: what was found can't be printed: %s\n", std::strerror(errno));
-    return 1;
-  }
-  return status;
+  return run_tool(std::string(kUsage) + kEngineFlagsUsage, [&] { return run_command(argc, argv); });
 }

@@ -1,8 +1,14 @@
-// Values of tensors: random ones, and how far two tensors are from each other.
+// Values of tensors: read and written as fp32, random, and how far two tensors are from each other.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <wanrt/wanrt.hpp>
+
+// Of a tensor in fp32, fp16 or bf16; `store` rounds to nearest.
+std::size_t count_values(const wanrt::Tensor& tensor);
+float load(const wanrt::Tensor& tensor, std::size_t index);
+void store(const wanrt::Tensor& tensor, std::size_t index, float value);
 
 // Fill an input with values: in its range, or from -1 to 1 if it has none.
 void fill_random(const wanrt::Tensor& tensor, std::uint64_t seed);

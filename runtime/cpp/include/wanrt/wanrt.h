@@ -47,7 +47,7 @@
 
 #define WANRT_API __attribute__((visibility("default")))
 
-#define WANRT_ABI_VERSION 4
+#define WANRT_ABI_VERSION 5
 #define WANRT_MAX_RANK 8
 
 /* In C++ an enumeration of int, so that any value that a C host writes is one to be refused. */
@@ -253,6 +253,10 @@ WANRT_API wanrt_status wanrt_tensors_read(const char* path, wanrt_tensors** tens
  * begins at a multiple of 64 and may be written. */
 WANRT_API wanrt_status wanrt_tensors_get(const wanrt_tensors* tensors, size_t index,
                                          wanrt_tensor* tensor, wanrt_error* error);
+
+/* The metadata that a file's header has for a key; NULL if it has none, or for NULL. It lives as
+ * long as `tensors`. */
+WANRT_API const char* wanrt_tensors_metadata(const wanrt_tensors* tensors, const char* key);
 
 /* Free tensors. NULL is allowed. */
 WANRT_API void wanrt_tensors_free(wanrt_tensors* tensors);

@@ -21,6 +21,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -185,6 +186,12 @@ class Tensors {
       tensors.push_back(tensor);
     }
     return tensors;
+  }
+
+  // What the file's header says for a key.
+  [[nodiscard]] std::optional<std::string> metadata(const std::string& key) const {
+    const char* text = wanrt_tensors_metadata(handle_.get(), key.c_str());
+    return text == nullptr ? std::nullopt : std::optional<std::string>(text);
   }
 
  private:

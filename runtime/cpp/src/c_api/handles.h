@@ -24,6 +24,7 @@ struct wanrt_engine {
 };
 
 struct wanrt_tensors {
+  std::map<std::string, std::string> metadata;
   std::vector<wanrt::impl::StoredTensor> entries;
   std::vector<wanrt::impl::Buffer> memory;
 };

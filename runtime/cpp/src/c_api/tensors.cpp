@@ -16,6 +16,7 @@ std::unique_ptr<wanrt_tensors> read_tensors(const std::string& path) {
     const SafetensorsFile file(path);
     auto tensors = std::make_unique<wanrt_tensors>();
     tensors->entries = file.header().tensors;
+    tensors->metadata = file.header().metadata;
     for (const StoredTensor& entry : tensors->entries) {
       tensors->memory.emplace_back(entry.end - entry.begin);
       file.read(entry, tensors->memory.back().data());
@@ -54,6 +55,14 @@ wanrt_status wanrt_tensors_get(const wanrt_tensors* tensors, size_t index, wanrt
                     memory.size()};
     *tensor = describe(entry.name.c_str(), view);
   });
+}
+
+const char* wanrt_tensors_metadata(const wanrt_tensors* tensors, const char* key) {
+  if (tensors == nullptr || key == nullptr) {
+    return nullptr;
+  }
+  const auto found = tensors->metadata.find(key);
+  return found == tensors->metadata.end() ? nullptr : found->second.c_str();
 }
 
 void wanrt_tensors_free(wanrt_tensors* tensors) {
