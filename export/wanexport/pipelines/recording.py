@@ -60,6 +60,7 @@ class Recorder:
     latents: Tensor | None = None
     condition: Tensor | None = None
     fresh: Scheduler | None = None
+    is_pair: bool = False
 
     def make_engine(self, manifest: Manifest, model: int = 0) -> Engine:
         """Return what stands in the place of an engine.
@@ -81,7 +82,7 @@ class Recorder:
             if self.fresh is None:
                 self.latents = sample.detach().clone()
                 self.fresh = copy.deepcopy(scheduler)
-                del self.fresh.step  # type: ignore[misc] # the instance's, which is this one
+                del self.fresh.step  # the instance's, which is this one
             taken = _watch(output), _watch(sample)
             self.steps.append(_Step(self.calls, timestep.cpu(), *taken))
             self.calls = []
@@ -128,11 +129,9 @@ class Recorder:
             positive={n: v for n, v in positive.items() if n not in shared},
             negative={n: v for n, v in negative[0].items() if n not in shared} if negative else {},
             shared=shared,
-            high_steps=models.count(0) if self._is_pair else None,
+            high_steps=models.count(0) if self.is_pair else None,
             scheduler=name,
         )
-
-    _is_pair: bool = False
 
     def _check_calls(self, number: int) -> None:
         """Check that every step asks as the first one does, and one model after the other."""
@@ -162,7 +161,7 @@ class _Stand:
         self._recorder = recorder
         self._random = np.random.default_rng(model)
         if model:
-            recorder._is_pair = True
+            recorder.is_pair = True
 
     def forward(self, /, **inputs: Tensor) -> dict[str, Array]:
         """Return values that aren't alike for any two calls."""

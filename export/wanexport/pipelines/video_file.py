@@ -1,4 +1,4 @@
-"""The file of a video, and the latents that a host gives back: docs/video-file.md specifies both."""
+"""The file of a video, and the latents that a host gives back, as docs/video-file.md says."""
 
 from __future__ import annotations
 
