@@ -17,6 +17,7 @@ from wanexport.cli.detach import detach
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
+from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command, Version
 from wanrt.terminal.program import run_program
 
@@ -48,9 +49,10 @@ EXTRAS = dict.fromkeys(
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
-    given = sys.argv[1:] if argv is None else list(argv)
-    run_program(
-        lambda: app(given, prog_name="wanexport", standalone_mode=True, obj=given),
-        EXTRAS,
-        (UsageError,),
-    )
+
+    def run() -> None:
+        end_like_ctrl_c()
+        given = sys.argv[1:] if argv is None else list(argv)
+        app(given, prog_name="wanexport", standalone_mode=True, obj=given)
+
+    run_program(run, EXTRAS, (UsageError,))

@@ -12,6 +12,7 @@ import typer
 
 from wanexport.errors import PipelineError, UsageError
 from wanexport.storage.hub import cached_snapshot
+from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command
 from wanrt.terminal.program import run_program
 
@@ -36,8 +37,13 @@ def run_command(function: Callable[..., None]) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
     app.command(cls=Command)(function)
-    name = f"python -m {function.__module__}" if function.__module__ != "__main__" else "python"
-    run_program(lambda: app(sys.argv[1:], prog_name=name), EXTRAS, (UsageError,))
+    name = f"python -m wanexport.pipelines.{function.__name__}"
+
+    def run() -> None:
+        end_like_ctrl_c()
+        app(sys.argv[1:], prog_name=name)
+
+    run_program(run, EXTRAS, (UsageError,))
 
 
 def find_model(name: str) -> Path:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from wanrt.errors import UserError, install_hint
-from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.screen import print_line
 
 __all__ = ["run_program"]
@@ -26,7 +25,6 @@ def run_program(
         usage: the errors that are wrong usage.
     """
     try:
-        end_like_ctrl_c()
         run()
     except UserError as error:
         _fail(str(error), error.hint, 2 if isinstance(error, usage) else 1)
