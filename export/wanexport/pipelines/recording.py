@@ -163,8 +163,15 @@ class _Stand:
         if model:
             recorder.is_pair = True
 
-    def forward(self, /, **inputs: Tensor) -> dict[str, Array]:
+    def prepare(self, /, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the inputs as they are: what a split engine makes of them isn't for the file."""
+        return inputs
+
+    def forward(
+        self, /, *, context: Mapping[str, Tensor] | None = None, **inputs: Tensor
+    ) -> dict[str, Array]:
         """Return values that aren't alike for any two calls."""
+        inputs |= context or {}
         latents = inputs["hidden_states"]
         batch, channels, *size = latents.shape
         kept = int(self.manifest.forward.outputs[0].shape[CHANNELS_AXIS])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,17 +15,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+import typer
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+)
+from pages import ROOT, shown_commands
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from studies import SIZE, T2V, build
-from tinypipelines import CALL, make_image, make_pipeline, relative, run
+from tinypipelines import CALL, make_image, make_pipeline, relative, run, write_lora
+from typer.main import get_command
 
 from wanexport.errors import PipelineError, UsageError
 from wanexport.pipelines import EngineTransformer
 from wanexport.pipelines.decode import decode, decode_latents
-from wanexport.pipelines.embed import Request, make_video_file
+from wanexport.pipelines.embed import Request, embed, make_video_file
 from wanexport.pipelines.recording import Recorder
 from wanexport.pipelines.sampler import work_out_coefficients
 from wanexport.pipelines.video_file import read_latents
@@ -30,6 +41,7 @@ from wanrt.engine.engine import Engine
 from wanrt.manifest.read import read_manifest
 
 ALIKE = 1e-5
+EXAMPLE = ROOT / "docs/examples/image_to_video.py"
 VIDEO = {key: CALL[key] for key in ("prompt", "negative_prompt", "guidance_scale")}
 
 
@@ -216,3 +228,50 @@ def test_latents_are_checked(model: Path, tmp_path: Path) -> None:
             read_latents(file)
     with pytest.raises(PipelineError, match=r"48 channels, the VAE of .* takes 16"):
         decode_latents(model, torch.zeros(1, 48, 2, 8, 12))
+
+
+def test_the_example(
+    model: Path, folder: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (built,) = build(root / "swap", modes=("swappable",), ranks=(4,), verify=False)
+    lora, image = write_lora(tmp_path / "style.safetensors"), tmp_path / "first.png"
+    make_image(width=128, height=128).save(image)
+    spec = importlib.util.spec_from_file_location("image_to_video", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    videos = []
+    for engine, more in ((folder, []), (built.path, ["--lora", f"{lora}:0.8"])):
+        output = tmp_path / f"{engine.name}.webp"
+        paths = [str(path) for path in (model, engine, image)]
+        example.main([*paths, "a cat runs", "--steps", "2", "-o", str(output), *more])
+        videos.append(output)
+    assert capsys.readouterr().out.count("(5 frames)") == 2
+    assert videos[0].read_bytes() != videos[1].read_bytes()
+
+
+PAGES = [ROOT / "docs/pipelines.md", ROOT / "docs/video-file.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_and_commands_on_the_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                for name in node.names:
+                    assert hasattr(importlib.import_module(node.module or ""), name.name)
+    for shown in shown_commands(page):
+        program, *words = shlex.split(shown.text)
+        if program == "python" and words[0].endswith(".py"):
+            assert (ROOT / words[0]).exists()
+        elif program == "python":
+            assert words[0] == "-m"
+            command: Any = {"embed": embed, "decode": decode}[words[1].rpartition(".")[2]]
+            app = typer.Typer()
+            app.command()(command)
+            get_command(app).make_context("", words[2:], resilient_parsing=True)
+    for name in re.findall(r"`(\w+)`", text):
+        if name.endswith(("_lora", "_adapters", "_lora_weights", "_cache", "_offload", "_backend")):
+            assert hasattr(EngineTransformer, name) or hasattr(WanImageToVideoPipeline, name), name
