@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+import wanexport
+import wanrt
 from wanexport.cluster.unit import Card, CardKind
 from wanexport.errors import ConfigError
 from wanexport.storage.source_hash import hash_packages
@@ -45,7 +47,10 @@ def describe_this(folder: str) -> ClusterMachine:
     memory_gib = round(psutil.virtual_memory().total / 2**30)
     facts = vars(describe_machine("cuda", None, rivals=True))
     versions = {name: str(facts[name]) for name in VERSIONS}
-    versions["code"] = hash_packages(Path(__file__).parents[2], ("wanexport",))[:12]
+    versions["code"] = "+".join(
+        hash_packages(Path(str(package.__file__)).parents[1], (package.__name__,))[:12]
+        for package in (wanexport, wanrt)
+    )
     return ClusterMachine(
         host=host,
         versions={name: what for name, what in versions.items() if what not in UNKNOWN},
@@ -85,7 +90,8 @@ def choose_versions(
         raise ConfigError(f"no machine of the cluster has {wish}", "pin versions that one has")
     sizes: Counter[tuple[tuple[str, str], ...]] = Counter()
     for machine in fitting:
-        sizes[tuple(sorted(machine.versions.items()))] += 1000 * len(machine.gpus) + 1
+        group = tuple(sorted(machine.versions.items()))
+        sizes[group] += 1000 * len(machine.gpus) + 1
     return dict(max(sizes, key=lambda group: (sizes[group], group)))
 
 

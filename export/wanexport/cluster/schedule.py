@@ -16,7 +16,8 @@ class Schedule:
     """The runs that are left of some units.
 
     What files say is done is left out. A machine builds or measures, never both: a build beside a
-    bench would slow what is measured. Builds come first, for benches wait on them; then the longest.
+    bench would slow what is measured. Builds come first, for benches wait on them; then the
+    longest.
     """
 
     def __init__(self, units: Sequence[Unit]) -> None:

@@ -151,7 +151,7 @@ def _run(job: Job) -> Event:
             stdout=log,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 (this process has one thread)
+            preexec_fn=_die_with_parent,  # safe: this process has one thread
         )
         try:
             stuck = _watch(job, process, log)

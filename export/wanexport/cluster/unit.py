@@ -94,7 +94,8 @@ class Unit:
 
     def files_done(self) -> list[Path]:
         """Return the files that say it has been done, one for each card."""
-        return sorted(Path(p) for p in glob.glob(_escape(str(self.done)).replace(CARD, "*")))
+        pattern = "*".join(glob.escape(part) for part in self.done.name.split(CARD))
+        return sorted(self.done.parent.glob(pattern))
 
     def done_on(self, card: Card) -> Path:
         """Return the file that says it has been done on a card."""
@@ -126,7 +127,3 @@ class Outcome:
 
 def _fill(path: Path, card: Card) -> Path:
     return Path(str(path).replace(CARD, card.file_name))
-
-
-def _escape(path: str) -> str:
-    return CARD.join(glob.escape(part) for part in path.split(CARD))
