@@ -34,7 +34,7 @@ def test_a_node_and_the_driver_are_killed(cluster: RayCluster, tmp_path: Path) -
     driver = start_driver(cluster, tmp_path, units)
     said = wait_for(driver, "started on GPU-c")
     driver.kill()
-    driver.wait()
+    driver.communicate()
     driver = start_driver(cluster, tmp_path, units)
     said = wait_for(driver, "started on GPU-c")
     assert "build: started" not in said

@@ -90,7 +90,7 @@ def choose_versions(
         raise ConfigError(f"no machine of the cluster has {wish}", "pin versions that one has")
     sizes: Counter[tuple[tuple[str, str], ...]] = Counter()
     for machine in fitting:
-        group = tuple(sorted(machine.versions.items()))
+        group: tuple[tuple[str, str], ...] = tuple(sorted(machine.versions.items()))
         sizes[group] += 1000 * len(machine.gpus) + 1
     return dict(max(sizes, key=lambda group: (sizes[group], group)))
 
