@@ -52,7 +52,7 @@ class Schedule:
         return chosen
 
     def put_back(self, unit: Unit, card: Card, *, lost: bool) -> Outcome | None:
-        """Place a run anew whose card is gone, or was never free; a unit that loses many fails."""
+        """Place a run again whose card is gone, or was never free; a unit that loses many fails."""
         self._left[unit.name] += 1
         self._used[unit.name].discard(unit.done_on(card).name)
         self._lost[unit.name] += lost
