@@ -69,6 +69,8 @@ def _make_target(
     weights = sources.weights_of(mode)
     fused = "".join(f"-pre-{one.label}" for one in weights.prefuse)
     name = f"{config.name}{of}-{size}-{config.dtype}{fused}-{mode}{label}"
+    if request.split:
+        name += "-split"
     if settings:
         if settings.lora_form and ranks:
             name += f"-{settings.lora_form}"
@@ -93,6 +95,7 @@ def _make_target(
         expert=expert,
         target_set=targets.name if targets else None,
         dynamic=request.dynamic,
+        split=request.split,
         copy=request.copy,
         verify=request.verify,
         force=request.force,

@@ -17,10 +17,9 @@ from wanexport.cli.detach import detach
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
-from wanrt.errors import UserError, install_hint
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command, Version
-from wanrt.terminal.screen import print_line
+from wanrt.terminal.program import run_program
 
 __all__ = ["app", "main"]
 
@@ -42,7 +41,6 @@ def _program(version: Version = False) -> None:
 for command in (build, estimate, inspect, adapter, compare, detach):
     app.command(cls=Command)(command)
 
-INTERRUPTED = 130
 EXTRAS = dict.fromkeys(
     ("torch", "diffusers", "onnx", "onnx_ir", "onnxscript", "polygraphy"), "export"
 ) | {"onnxruntime": "cpu"}
@@ -51,35 +49,10 @@ EXTRAS = dict.fromkeys(
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 something is wrong, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
-    try:
+
+    def run() -> None:
         end_like_ctrl_c()
         given = sys.argv[1:] if argv is None else list(argv)
         app(given, prog_name="wanexport", standalone_mode=True, obj=given)
-    except UserError as error:
-        _fail(str(error), error.hint, 2 if isinstance(error, UsageError) else 1)
-    except MemoryError:
-        _fail("this machine has too little memory for that", "")
-    except KeyboardInterrupt:  # before typer could turn it into its exit status
-        _end_interrupted()
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            _end_interrupted()
-        raise
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
-            raise
-        _fail(f"{error.name} isn't installed", install_hint(extra))
-    sys.exit(0)
 
-
-def _end_interrupted() -> NoReturn:
-    print_line("interrupted; nothing half-made is left", sys.stderr)
-    sys.exit(INTERRUPTED)
-
-
-def _fail(message: str, hint: str, code: int = 1) -> NoReturn:
-    print_line("error: " + message.replace("\n", "\\n"), sys.stderr)
-    if hint:
-        print_line(f"hint: {hint}", sys.stderr)
-    sys.exit(code)
+    run_program(run, EXTRAS, (UsageError,))

@@ -63,6 +63,8 @@ class Adapters:
         self._strengths: tuple[float, ...] = ()
         self._room: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
+        self.revision = 0
+        """Another number after every change of what the engine adds to its base."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -214,11 +216,13 @@ class Adapters:
             self._engine.swap(stack or None)
             self._stack = state.active
             self._strengths = tuple(strength for _, strength in stack)
+            self.revision += 1
             return
         strengths = tuple(state.weights[name] * factor for name in self._stack)
         if strengths != self._strengths:
             self._engine.set_strengths(strengths)
             self._strengths = strengths
+            self.revision += 1
 
     def _replaced(self, state: _State) -> bool:
         return any(state.files[name] != self._state.files.get(name) for name in self._stack)

@@ -18,6 +18,7 @@ from wanexport.errors import PipelineError
 from wanexport.model.config import parse_config
 from wanexport.model.formulas import PATCH
 from wanexport.pipelines.adapters import Adapters
+from wanexport.pipelines.contexts import Contexts
 from wanexport.pipelines.feeds import Feeds
 from wanexport.pipelines.lora import LoraMethods, Tuner
 from wanexport.storage.dtypes import torch_dtype
@@ -71,6 +72,7 @@ class EngineTransformer(LoraMethods, ModelMixin, ConfigMixin):  # type: ignore[m
         self._device = torch.device("cpu")
         self._feeds = Feeds(manifest, self._folder)
         self._adapters = Adapters(self._folder, self._engine)
+        self._contexts = Contexts(self._engine) if manifest.is_split else None
         self._internal_dict = _describe(manifest, self._folder)
         self.tuner = Tuner(self._adapters)
 
@@ -123,7 +125,8 @@ class EngineTransformer(LoraMethods, ModelMixin, ConfigMixin):  # type: ignore[m
             "encoder_hidden_states": encoder_hidden_states,
             "encoder_hidden_states_image": encoder_hidden_states_image,
         }
-        outputs = [self._run(feed) for feed in self._feeds.arrange(given)]
+        feeds = list(self._feeds.arrange(given))
+        outputs = [self._run(feed, len(feeds)) for feed in feeds]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         sample = joined.to(hidden_states.device)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
@@ -164,8 +167,12 @@ class EngineTransformer(LoraMethods, ModelMixin, ConfigMixin):  # type: ignore[m
         """Refuse: an engine's dtype was decided when it was built."""
         raise PipelineError(f"{self._folder} is compiled in {self._engine.manifest.dtype}", REBUILD)
 
-    def _run(self, feed: dict[str, Tensor]) -> Tensor:
-        sample: Array = self._engine.forward(**feed)["sample"]
+    def _run(self, feed: dict[str, Tensor], pieces: int) -> Tensor:
+        if self._contexts is None:
+            outputs = self._engine.forward(**feed)
+        else:
+            outputs = self._contexts.forward(feed, pieces, self._adapters.revision)
+        sample: Array = outputs["sample"]
         if sample.dtype == NUMPY["bf16"]:
             return torch.from_numpy(sample.view("int16")).view(torch.bfloat16)
         return torch.from_numpy(sample)
