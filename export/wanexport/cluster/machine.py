@@ -92,7 +92,7 @@ def choose_versions(
     for machine in fitting:
         group: tuple[tuple[str, str], ...] = tuple(sorted(machine.versions.items()))
         sizes[group] += 1000 * len(machine.gpus) + 1
-    return dict(max(sizes, key=lambda group: (sizes[group], group)))
+    return dict(max(sizes.items(), key=lambda item: (item[1], item[0]))[0])
 
 
 def find_differences(machine: ClusterMachine, versions: Mapping[str, str]) -> list[str]:
