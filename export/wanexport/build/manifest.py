@@ -14,15 +14,15 @@ from wanexport.build.reuse import TOOLS
 from wanexport.build.targets import Target
 from wanexport.graph.swappable import STRENGTHS
 from wanexport.graph.trace import model_inputs
-from wanexport.model.config import Config, Size
+from wanexport.model.config import Size
 from wanexport.model.formulas import count_activations, count_bytes, count_flops
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import ADAPTER_ROLES, File, TensorSpec
-from wanrt.manifest.origin import Prefused, Source, Verification
+from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
 from wanrt.manifest.plan import PlanFile
-from wanrt.manifest.schema import AdapterFile, Expert, Graph, Manifest, Workload
+from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
 
 __all__ = ["EMULATED_NAME", "GRAPH_NAME", "make_manifest"]
 
@@ -55,6 +55,7 @@ def make_manifest(
         targets=tuple(target.ranks) or _merged_targets(target),
         target_set=target.target_set,
         prefuse=prefused,
+        quantization=_quantization(target),
         lora_form=("fused" if target.joined else "branch") if target.ranks else None,
         dtype=config.dtype,
         backend=target.backend,
@@ -79,25 +80,35 @@ def make_manifest(
         ),
         config=config.model_dump(mode="json"),
         command=target.command,
-        compared_by=_compared_by(config, target.expert, prefused),
+        compared_by=_compared_by(target, prefused),
         inputs=dict(target.inputs),
         tools=_tools(),
         verification=verification,
     )
 
 
-def _compared_by(
-    config: Config, expert: Expert | None, prefused: Sequence[Prefused]
-) -> dict[str, str]:
+def _compared_by(target: Target, prefused: Sequence[Prefused]) -> dict[str, str]:
     """Return what two engines must have alike to be compared."""
     return {
-        "model": config.name,
-        "expert": expert or "none",
+        "model": target.config.name,
+        "expert": target.expert or "none",
         "prefuse": ", ".join(_show(one) for one in prefused) or "none",
-        "quantization": "none",
+        "quantization": "int8" if target.quantized else "none",
         "layout": "one",
         "cards": "1",
     }
+
+
+def _quantization(target: Target) -> Quantization | None:
+    if not target.quantized:
+        return None
+    return Quantization(
+        scheme="int8",
+        weights="channel",
+        activations="tensor",
+        excluded=target.excluded,
+        origin="pristine",
+    )
 
 
 def _show(prefused: Prefused) -> str:
