@@ -108,9 +108,10 @@ def _report(
 
 def _cpu() -> str:
     text = Path("/proc/cpuinfo").read_text()
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
     flags = fields.get("flags", "").split()
     integer = [flag for flag in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if flag in flags]
     model = f"family {fields.get('cpu family')} model {fields.get('model')}"

@@ -99,7 +99,8 @@ def expect(built: Built, inputs: dict[str, Tensor], *, int8: bool, adapter: bool
         if int8:
             layer.forward = int8_linear(layer, branch)  # type: ignore[method-assign]
     with torch.no_grad():
-        return model(**inputs, return_dict=False)[0]
+        sample: Tensor = model(**inputs, return_dict=False)[0]
+    return sample
 
 
 def one_product(folder: Path, weight: Tensor, bias: Tensor, x: Tensor) -> Any:

@@ -183,7 +183,8 @@ def test_what_is_no_strength(strength: str) -> None:
 FLAGS = {
     "build": {
         "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--lora-high",
-        "--lora-low", "--skip-image-keys", "--expert", "--targets", "--prefuse", "--dtype", "--quantize", "--quantize-exclude",
+        "--lora-low", "--skip-image-keys", "--expert", "--targets", "--prefuse", "--dtype",
+        "--quantize", "--quantize-exclude",
         "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",
