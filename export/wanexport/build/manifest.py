@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -15,19 +15,23 @@ from wanexport.build.targets import Target
 from wanexport.graph.swappable import STRENGTHS
 from wanexport.graph.trace import model_inputs
 from wanexport.model.config import Size
-from wanexport.model.formulas import count_activations, count_bytes, count_flops
+from wanexport.model.formulas import GraphName, count_activations, count_bytes, count_flops
 from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import ADAPTER_ROLES, File, TensorSpec
 from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
 from wanrt.manifest.plan import PlanFile
-from wanrt.manifest.schema import AdapterFile, Graph, Manifest, Workload
+from wanrt.manifest.schema import AdapterFile, ContextCost, Graph, Manifest, Workload
 
-__all__ = ["EMULATED_NAME", "GRAPH_NAME", "make_manifest"]
+__all__ = ["EMULATED_FILES", "GRAPH_FILES", "make_manifest"]
 
-GRAPH_NAME = "model.onnx"
-EMULATED_NAME = "emulated.onnx"
+GRAPH_FILES = {"forward": "model.onnx", "context": "context.onnx", "denoise": "denoise.onnx"}
+EMULATED_FILES = {
+    "forward": "emulated.onnx",
+    "context": "context.emulated.onnx",
+    "denoise": "denoise.emulated.onnx",
+}
 
 RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else is unit normal
 
@@ -35,7 +39,7 @@ RANGES = {"timestep": (0.0, 1000.0)}  # of the flow-matching schedules; all else
 def make_manifest(
     target: Target,
     store: WeightStore,
-    model: ir.Model,
+    graphs: Mapping[str, ir.Model],
     adapters: tuple[AdapterFile, ...],
     verification: Verification,
     plan_file: PlanFile | None = None,
@@ -61,7 +65,7 @@ def make_manifest(
         backend=target.backend,
         random_weights=random,
         full_finetune=weights.origin == "finetuned",
-        graphs={"forward": _graph(store.folder, model, plan_file)},
+        graphs={name: _graph(store.folder, name, g, plan_file) for name, g in graphs.items()},
         workloads={size.name: _workload(target, size) for size in target.sizes},
         weights=tuple(store.files.values()),
         adapters=adapters,
@@ -94,7 +98,7 @@ def _compared_by(target: Target, prefused: Sequence[Prefused]) -> dict[str, str]
         "expert": target.expert or "none",
         "prefuse": ", ".join(_show(one) for one in prefused) or "none",
         "quantization": "int8" if target.quantized else "none",
-        "layout": "one",
+        "layout": "split" if target.split else "one",
         "cards": "1",
     }
 
@@ -120,10 +124,10 @@ def _merged_targets(target: Target) -> tuple[str, ...]:
     return tuple(sorted({module for adapter in target.adapters for module in adapter.targets}))
 
 
-def _graph(folder: Path, model: ir.Model, plan_file: PlanFile | None) -> Graph:
-    emulated = folder / EMULATED_NAME
+def _graph(folder: Path, name: str, model: ir.Model, plan_file: PlanFile | None) -> Graph:
+    emulated = folder / EMULATED_FILES[name]
     return Graph(
-        **dict(_file(folder / GRAPH_NAME)),
+        **dict(_file(folder / GRAPH_FILES[name])),
         weight_bytes=sum(
             value.const_value.nbytes
             for value in model.graph.initializers.values()
@@ -145,7 +149,9 @@ def _spec(value: ir.Value) -> TensorSpec:
     dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
     module, _, part = value.name.rpartition(".")
     adapter = part in ADAPTER_ROLES
-    role = part if adapter else STRENGTHS if value.name == STRENGTHS else "data"
+    role = part if adapter else "context" if module else "data"
+    if value.name == STRENGTHS:
+        role = STRENGTHS
     return TensorSpec(
         name=value.name,
         dtype=engine_dtype(value.dtype),
@@ -160,6 +166,15 @@ def _workload(target: Target, size: Size) -> Workload:
     arch, dtype = target.config.architecture, target.config.dtype
     lora = _branches(target)
     inputs = model_inputs(arch, size, dtype)
+    swappable = target.mode == "swappable"
+
+    def count(graph: GraphName) -> tuple[dict[str, int], dict[str, int]]:
+        sizes = (size.batch, lora, graph)
+        moved = count_bytes(arch.dims, size.tokens, itemsize(dtype), *sizes, swappable)
+        return count_flops(arch.dims, size.tokens, *sizes), moved
+
+    flops, moved = count("step" if target.split else "forward")
+    context = ContextCost(**dict(zip(("flops", "bytes"), count("context"), strict=True)))
     return Workload(
         width=size.width,
         height=size.height,
@@ -167,18 +182,12 @@ def _workload(target: Target, size: Size) -> Workload:
         batch=size.batch,
         tokens=size.tokens,
         shapes={name: shape for name, (shape, _) in inputs.items()},
-        flops=count_flops(arch.dims, size.tokens, size.batch, lora),
-        bytes=count_bytes(
-            arch.dims,
-            size.tokens,
-            itemsize(dtype),
-            size.batch,
-            lora,
-            swappable=target.mode == "swappable",
-        ),
+        flops=flops,
+        bytes=moved,
         activation_bytes=count_activations(
             arch.dims.width, arch.dims.ffn, size.tokens, itemsize(dtype), size.batch
         ),
+        context=context if target.split else None,
     )
 
 

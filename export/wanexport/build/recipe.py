@@ -14,7 +14,7 @@ import onnx_ir as ir
 from wanexport.build.contents import list_parameters, ship_adapters, specify_graph, write_weights
 from wanexport.build.experts import gather_targets
 from wanexport.build.folder import publish
-from wanexport.build.manifest import EMULATED_NAME, GRAPH_NAME, make_manifest
+from wanexport.build.manifest import EMULATED_FILES, GRAPH_FILES, make_manifest
 from wanexport.build.oracles import Oracles
 from wanexport.build.request import BuildRequest, resolve_request
 from wanexport.build.reuse import appeared_meanwhile
@@ -24,6 +24,7 @@ from wanexport.build.verifier import Comparer
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
 from wanexport.graph.emulate import emulate
+from wanexport.graph.split import split_graph
 from wanexport.graph.swappable import make_swappable
 from wanexport.graph.trace import trace_graph
 from wanexport.storage.disk import check_out
@@ -130,9 +131,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         store.bind(model)
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
-    ir.save(model, draft / GRAPH_NAME)
-    if spec.dtype == "bf16" and target.backend == "onnxruntime":
-        ir.save(emulate(model), draft / EMULATED_NAME)
+    graphs = _save_graphs(target, model, draft)
     maker = None
     if settings:
         maker = PlanMaker(target, model, store, reporter, builder.plans_made)
@@ -143,7 +142,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     manifest = make_manifest(
         target,
         store,
-        model,
+        graphs,
         adapters,
         verification,
         maker.make() if maker else None,
@@ -162,6 +161,19 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         manifest = manifest.model_copy(update={"verification": verification})
         (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return verification
+
+
+def _save_graphs(target: Target, model: ir.Model, draft: Path) -> dict[str, ir.Model]:
+    """Write the graphs that an engine runs, by their names, and their emulated forms."""
+    graphs = {"forward": model}
+    if target.split:
+        split = split_graph(model)
+        graphs = {"context": split.context, "denoise": split.denoise}
+    for name, graph in graphs.items():
+        ir.save(graph, draft / GRAPH_FILES[name])
+        if target.config.dtype == "bf16" and target.backend == "onnxruntime":
+            ir.save(emulate(graph), draft / EMULATED_FILES[name])
+    return graphs
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class BuildRequest:
         max_rank: of the swappable engine; None takes the largest asked.
         merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
         dynamic: leave batch, frames, height and width open.
+        split: make a graph of its own of what depends on the prompt and the image alone.
         copy: copy weights into the engines instead of linking them.
         verify: compare every engine with diffusers' model before it exists.
         out: where engines go.
@@ -68,6 +69,7 @@ class BuildRequest:
     max_rank: int | None = None
     merge_rest: bool = False
     dynamic: bool = False
+    split: bool = False
     copy: bool = False
     verify: bool = True
     out: Path = Path("engines")
@@ -141,6 +143,11 @@ class BuildRequest:
         if self.max_rank is not None and self.max_rank < largest:
             raise ConfigError(
                 f"--max-rank {self.max_rank} is below --rank {largest}", "raise --max-rank"
+            )
+        if self.split and self.tensorrt is not None:
+            raise ConfigError(
+                f"--split isn't supported with --backend {self.backend} yet",
+                "drop one of the two: split engines run with ONNX Runtime",
             )
         if self.dynamic and not self.config.dynamic_sizes:
             raise ConfigError(

@@ -75,6 +75,8 @@ def _make_target(
     if excluded:
         scheme += f"-but-{sha256_text(' '.join(quantized))[:8]}"
     name = f"{config.name}{of}-{size}-{config.dtype}{scheme}{fused}-{mode}{label}"
+    if request.split:
+        name += "-split"
     if settings:
         if settings.lora_form and ranks:
             name += f"-{settings.lora_form}"
@@ -101,6 +103,7 @@ def _make_target(
         expert=expert,
         target_set=targets.name if targets else None,
         dynamic=request.dynamic,
+        split=request.split,
         copy=request.copy,
         verify=request.verify,
         force=request.force,

@@ -53,6 +53,8 @@ def describe_inputs(target: Target) -> dict[str, str]:
     if target.quantized:
         digest = sha256_text("\n".join(target.quantized))
         inputs["quantization"] = f"int8 {digest[:12]}"
+    if target.split:
+        inputs["split"] = "True"
     if target.expert is not None:
         inputs["expert"] = target.expert
     if skipped := [key for adapter in target.all_adapters for key in adapter.skipped]:

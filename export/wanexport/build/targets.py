@@ -41,6 +41,7 @@ class Target:
         expert: which of Wan2.2's two models it is.
         target_set: what people call the modules that are adapted, where that has a name.
         dynamic: batch, frames, height and width are open.
+        split: what depends on the prompt and the image alone is a graph of its own.
         copy: weights are copied into it instead of linked.
         verify: it is compared with diffusers' model before it exists.
         force: an engine that was made from something else makes way.
@@ -70,6 +71,7 @@ class Target:
     expert: Expert | None = None
     target_set: str | None = None
     dynamic: bool = False
+    split: bool = False
     copy: bool = False
     verify: bool = True
     force: bool = False

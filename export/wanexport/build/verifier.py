@@ -72,7 +72,9 @@ class Comparer:
             if target.quantized:
                 plain = _trace(replace(target, quantized=()), twin_spec(spec))
         subject = Subject(store.folder, spec, model, twin, small, store.bound, plain)
-        total = sum(count_bytes(graph, store.bound) for graph in (twin, small) if graph is not None)
+        total = sum(
+            count_bytes(graph, store.bound) for graph in (twin, small, plain) if graph is not None
+        )
         found = []
         for adapters, of_engine in zip(target.carried, parameters, strict=True):
             expected = self._expect(target, spec, adapters, of_engine, ROUNDED)

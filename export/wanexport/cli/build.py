@@ -188,6 +188,15 @@ def build(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Make two graphs: one for what depends on the prompt and the image alone, run "
+            "once per prompt, and one for every forward.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     weights: Annotated[
         Literal["link", "copy"],
         typer.Option(
@@ -292,6 +301,7 @@ def build(
         max_rank=max_rank,
         merge_rest=merge_rest,
         dynamic=dynamic,
+        split=split,
         copy=weights == "copy",
         verify=verify == "diffusers",
         out=out,

@@ -82,17 +82,17 @@ def load_engine(
     }
     if manifest.backend == "onnxruntime":
         from wanrt.backends.onnxruntime.engine import OrtEngine
+        from wanrt.backends.onnxruntime.graph import SessionSettings
 
         _refuse(folder, manifest, trt_only)
-        return OrtEngine(
-            folder,
-            manifest,
+        settings = SessionSettings(
             device=device or "cpu",
             threads=threads,
             mapped=mapped,
             emulated=emulated and is_emulated(manifest, device),
-            workload=workload,
+            static=len(manifest.workloads) == 1 or workload is not None,
         )
+        return OrtEngine(folder, manifest, settings, workload)
     from wanrt.backends.tensorrt.cuda import open_cuda
     from wanrt.backends.tensorrt.engine import TrtEngine
 
@@ -125,20 +125,20 @@ def profile_forward(opened: EngineFolder, reporter: Reporter | None = None) -> s
         EngineError: ONNX Runtime refuses the engine, or its profile can't be read.
     """
     from wanrt.backends.onnxruntime.engine import OrtEngine
+    from wanrt.backends.onnxruntime.graph import SessionSettings
 
     check_engine(opened, "cpu", reporter=reporter)
     name, workload = next(iter(opened.manifest.workloads.items()))
     with tempfile.TemporaryDirectory(prefix="wanrt-profile-") as room:
-        engine = OrtEngine(
-            opened.path,
-            opened.manifest,
+        settings = SessionSettings(
             device="cpu",
             threads=None,
             mapped=False,
             emulated=False,
-            workload=name,
+            static=True,
             profile=Path(room) / "profile",
         )
+        engine = OrtEngine(opened.path, opened.manifest, settings, name)
         with engine:
             engine.bind(**make_inputs(opened.manifest, workload, seed=0))
             for _ in range(2):

@@ -80,8 +80,10 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         tokens = group_digits(workload.tokens)
         flops = f"{sum(workload.flops.values()) / 1e12:.4g} TFLOP per forward"
         facts.append(("workload", f"{key}: {workload.batch} x {tokens} tokens, {flops}"))
-    specs = manifest.forward.inputs
-    facts += [("input", _spec(spec)) for spec in specs if spec.role == "data"]
+        if workload.context is not None:
+            once = f"{sum(workload.context.flops.values()) / 1e12:.4g} TFLOP once per prompt"
+            facts.append(("context", f"{key}: {once}"))
+    facts += [("input", _spec(spec)) for spec in manifest.data_inputs]
     facts += [("output", _spec(spec)) for spec in manifest.forward.outputs]
     facts += [("adapter", _adapter(adapter)) for adapter in manifest.adapters]
     facts += [

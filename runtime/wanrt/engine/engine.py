@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, Self
 
+from wanrt.engine.context import Context, check_split
 from wanrt.engine.stack import AdapterArgument
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import Array
@@ -53,10 +54,27 @@ class Engine(Runner, Protocol):
     def set_strengths(self, strengths: Sequence[float]) -> None:
         """Change the strengths of the loaded adapters, in the order of the last swap."""
 
-    def bind(self, /, **inputs: object) -> None:
-        """Check the data inputs and make them resident for `time_forward`."""
+    def prepare(self, /, **inputs: object) -> Context:  # noqa: ARG002 (engines of two graphs)
+        """Compute once per prompt what a split engine's forwards read of text and image.
 
-    def forward(self, /, **inputs: object) -> dict[str, Array]:
+        Raises:
+            EngineError: the engine has one graph.
+        """
+        check_split(self.manifest)
+        raise NotImplementedError
+
+    @property
+    def context_s(self) -> float | None:
+        """What preparing the bound context took, in seconds; None of an engine of one graph."""
+        return None
+
+    def bind(self, /, *, context: object = None, **inputs: object) -> None:
+        """Check the data inputs and make them resident for `time_forward`.
+
+        A split engine takes a context from `prepare`, or prepares one from all of the inputs.
+        """
+
+    def forward(self, /, *, context: object = None, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
 
     def __enter__(self) -> Self:

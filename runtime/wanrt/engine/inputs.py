@@ -26,7 +26,7 @@ def make_inputs(manifest: Manifest, workload: Workload, seed: int) -> dict[str, 
     Raises:
         EngineError: the manifest doesn't give an input's shape, or more than memory holds.
     """
-    data = {spec: _shape(spec, workload) for spec in manifest.forward.inputs if spec.role == "data"}
+    data = {spec: _shape(spec, workload) for spec in manifest.data_inputs}
     needed = sum(
         math.prod(shape) * numpy_dtype(spec.dtype).itemsize for spec, shape in data.items()
     )

@@ -219,12 +219,19 @@ class Manifest(Part):
         return sum(graph.weight_bytes for graph in self.graphs.values())
 
     @property
+    def data_inputs(self) -> tuple[TensorSpec, ...]:
+        """What a caller feeds: to the graph of every forward first, then to a context graph."""
+        graphs = (self.forward, *(g for g in self.graphs.values() if g is not self.forward))
+        return tuple(spec for graph in graphs for spec in graph.inputs if spec.role == "data")
+
+    @property
     def adapter_inputs(self) -> tuple[TensorSpec, ...]:
         """The matrices that a canonical adapter for this engine may hold; none: it can't swap."""
         plan = self.forward.plan
         if plan is not None and plan.swap is not None:
             return plan.swap.inputs
-        return tuple(spec for spec in self.forward.inputs if spec.role in ADAPTER_ROLES)
+        inputs = [spec for graph in self.graphs.values() for spec in graph.inputs]
+        return tuple(spec for spec in inputs if spec.role in ADAPTER_ROLES)
 
     @property
     def stacks(self) -> tuple[tuple[AdapterFile, ...], ...]:

@@ -14,7 +14,8 @@ def find_unsupported(manifest: Manifest) -> str | None:
     quantized = manifest.quantization.scheme if manifest.quantization else ""
     runs = (quantized, manifest.backend) in RUN
     reasons = {
-        "has a context graph; this version runs one-graph engines": manifest.is_split,
+        f"is split in two graphs for {manifest.backend}; this version runs such engines with ONNX "
+        "Runtime": manifest.is_split and manifest.backend != "onnxruntime",
         f"is split over {manifest.cards} cards; this version runs engines of one card": (
             manifest.cards > 1
         ),

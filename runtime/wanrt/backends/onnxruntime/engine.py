@@ -1,33 +1,23 @@
-"""The ONNX Runtime backend: one session, its I/O bound once, on a CPU or a CUDA device."""
+"""The ONNX Runtime backend: a session per graph, its I/O bound once, on a CPU or a CUDA device."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from wanrt.backends.onnxruntime.session import (
-    as_written,
-    backend_errors,
-    enqueue_options,
-    open_session,
-    profiling,
-    to_ortvalue,
-    wrap_array,
-)
+from wanrt.backends.onnxruntime.graph import BoundGraph, SessionSettings
+from wanrt.backends.onnxruntime.session import wrap_array
+from wanrt.engine.context import Context, Generations, as_context, check_split
 from wanrt.engine.engine import Engine
 from wanrt.engine.exclusive import InUse, exclusive
-from wanrt.engine.feeds import check_input, check_names
+from wanrt.engine.feeds import check_names
 from wanrt.engine.stack import AdapterArgument, Stack, read_stack
-from wanrt.engine.tensors import resolve_shape, show_shape
+from wanrt.engine.tensors import match_shape
 from wanrt.errors import EngineError
-from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Manifest
-from wanrt.storage.dtypes import NUMPY, ONNX, Array
+from wanrt.storage.dtypes import Array
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -35,65 +25,31 @@ if TYPE_CHECKING:
 __all__ = ["OrtEngine"]
 
 
-@dataclass(frozen=True)
-class _Io:
-    """A session and its bindings: `timing` leaves outputs on the device, `reading` fetches them.
+class OrtEngine(Engine):
+    """An engine folder in ONNX Runtime sessions: one graph, or `context` and `denoise`.
 
-    On a CPU the two are one. `enqueueing` makes a run return once a device has all of it.
+    The context's session is opened when it is first needed. On a GPU it is closed after use, so
+    that its weights, which no forward reads, leave the device.
     """
 
-    session: ort.InferenceSession
-    timing: ort.IOBinding
-    reading: ort.IOBinding
-    enqueueing: ort.RunOptions | None
-
-    @property
-    def bindings(self) -> tuple[ort.IOBinding, ...]:
-        same = self.timing is self.reading
-        return (self.timing,) if same else (self.timing, self.reading)
-
-
-class OrtEngine(Engine):
-    """An engine folder in an ONNX Runtime session."""
-
     def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        *,
-        device: str,
-        threads: int | None,
-        mapped: bool,
-        emulated: bool,
-        workload: str | None,
-        profile: Path | None = None,
+        self, folder: Path, manifest: Manifest, settings: SessionSettings, workload: str | None
     ) -> None:
         self._manifest = manifest
         self._folder = folder
         self._in_use = InUse()
-        self._device = device
+        self._settings = settings
         self._shapes = manifest.workloads[workload].shapes if workload else {}
-        inputs = manifest.forward.inputs
-        self._data = {spec.name: spec for spec in inputs if spec.role == "data"}
-        self._adapter = {spec.name: spec for spec in inputs if spec.role != "data"}
-        self._buffers = {name: _zeros(spec) for name, spec in self._adapter.items()}
+        self._adapter_names = {s.name for g in manifest.graphs.values() for s in g.inputs} - {
+            spec.name for spec in manifest.data_inputs
+        }
         self._loaded = Stack()
-        self._outputs: dict[str, Array | None] = {}
-        self._held: dict[str, ort.OrtValue] = {}
         self._bound = False
-        self._enqueue_s: float | None = None
-        static = len(manifest.workloads) == 1 or workload is not None
-        with backend_errors(folder):
-            form = manifest.forward.emulated if emulated else manifest.forward
-            assert form is not None  # checked by wanrt.backends.load.check_engine
-            options = as_written() if emulated else None
-            if profile is not None:
-                options = profiling(profile, options)
-            session = open_session(folder / form.file, device, threads, mapped, static, options)
-            timing = session.io_binding()
-            reading = timing if device == "cpu" else session.io_binding()
-            self._io: _Io | None = _Io(session, timing, reading, enqueue_options(device))
-            self._bind_adapter(self._io)
+        self._owner = object()
+        self._generations = Generations(manifest)
+        self._context: BoundGraph | None = None
+        self._own_context: Context | None = None
+        self._forward: BoundGraph | None = BoundGraph(folder, manifest.forward, settings)
 
     @property
     def manifest(self) -> Manifest:
@@ -103,51 +59,96 @@ class OrtEngine(Engine):
     @property
     def timed(self) -> str:
         """What `time_forward` measures, in one sentence."""
-        if self._device == "cpu":
+        if self._settings.device == "cpu":
             return "run_with_iobinding, inputs and outputs resident, host clock"
         return "run_with_iobinding until synchronized, inputs and outputs on device, host clock"
 
     @property
     def enqueue_s(self) -> float | None:
         """The host's seconds of the last timed forward until a device had all of it."""
-        return self._enqueue_s
+        return None if self._forward is None else self._forward.enqueue_s
+
+    @property
+    def context_s(self) -> float | None:
+        """What preparing the bound context took, with loading its graph where that was due."""
+        return None if self._own_context is None else self._own_context.seconds
 
     @exclusive
-    def bind(self, /, **inputs: object) -> None:
-        """Check the data inputs and make them resident for `time_forward`.
+    def prepare(self, /, **inputs: object) -> Context:
+        """Compute what the prompt and the image alone decide, for any number of forwards.
+
+        Args:
+            inputs: the context graph's data inputs.
 
         Raises:
-            EngineError: an input is missing, unknown, or of another dtype or shape.
+            EngineError: the engine has one graph; an input is missing, unknown, or of another
+                dtype or shape.
         """
-        io = self._open()
-        check_names(inputs, self._data, self._adapter)
+        self._open()
+        check_split(self._manifest)
+        graph = self._manifest.graphs["context"]
+        data = [spec.name for spec in graph.inputs if spec.role == "data"]
+        check_names(inputs, data, self._adapter_names)
+        start = time.perf_counter()
+        context = self._open_context()
         symbols: dict[str, int] = {}
-        values = {}
-        for name, spec in self._data.items():
-            values[name] = to_ortvalue(name, inputs[name])
-            shape = tuple(values[name].shape())
-            check_input(spec, _dtype(values[name]), shape, symbols, self._shapes)
-        with backend_errors(self._folder):
-            for name, value in values.items():
-                self._bind_input(io, name, value)
-            self._bind_outputs(io, symbols)
+        context.bind(context.check(inputs, symbols, self._shapes), symbols)
+        values = context.run()
+        seconds = time.perf_counter() - start
+        if self._settings.device != "cpu":
+            self._context = None
+        return Context(
+            values={name: wrap_array(value) for name, value in values.items()},
+            nbytes=sum(value.nbytes for value in values.values()),
+            seconds=seconds,
+            generation=self._generations.current,
+            owner=self._owner,
+        )
+
+    @exclusive
+    def bind(self, /, *, context: object = None, **inputs: object) -> None:
+        """Check the data inputs and make them resident for `time_forward`.
+
+        Args:
+            context: what `prepare` returned, for a split engine; without one the prompt's and the
+                image's inputs are given, and one is prepared from them here.
+            inputs: the data inputs; with a context, those of the denoise graph.
+
+        Raises:
+            EngineError: an input is missing, unknown, or of another dtype or shape; the context is
+                stale or another engine's.
+        """
+        forward = self._open()
+        held = as_context(context)
+        if held is not None:
+            check_split(self._manifest)
+        if held is None and self._manifest.is_split:
+            data = [spec.name for spec in self._manifest.data_inputs]
+            check_names(inputs, data, self._adapter_names)
+            others = {name: inputs[name] for name in data if name not in forward.data}
+            held = self.prepare(**others)
+            inputs = {name: inputs[name] for name in forward.data}
+        check_names(inputs, forward.data, self._adapter_names)
+        values: dict[str, ort.OrtValue] = {}
+        symbols: dict[str, int] = {}
+        if held is not None:
+            self._generations.check(held, self._owner)
+            values |= held.values
+        values |= forward.check(inputs, symbols, self._shapes)
+        for name, spec in forward.context.items():
+            match_shape(spec, tuple(values[name].shape()), symbols)
+        forward.bind(values, symbols)
+        self._own_context = held
         self._bound = True
 
     @exclusive
-    def forward(self, /, **inputs: object) -> dict[str, Array]:
-        """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
-        self.bind(**inputs)
-        io = self._open()
-        with backend_errors(self._folder):
-            io.reading.synchronize_inputs()
-            io.session.run_with_iobinding(io.reading)
-            io.reading.synchronize_outputs()
-            values = io.reading.get_outputs()
-            held = self._outputs.values()
-            return {
-                name: (value.numpy() if array is None else array).copy()
-                for name, array, value in zip(self._outputs, held, values, strict=True)
-            }
+    def forward(self, /, *, context: object = None, **inputs: object) -> dict[str, Array]:
+        """Run one forward on arrays or anything with DLPack; the outputs are the caller's own.
+
+        `context` is as for `bind`.
+        """
+        self.bind(context=context, **inputs)
+        return self._open().run()
 
     @exclusive
     def swap(self, adapter: AdapterArgument) -> None:
@@ -161,13 +162,11 @@ class OrtEngine(Engine):
                 was loaded before stays.
             EngineError: the engine isn't swappable.
         """
-        io = self._open_swappable()
+        graphs = self._open_swappable()
         stack = read_stack(adapter, self._folder, self._manifest)
-        for name, spec in self._adapter.items():
-            stack.write(spec, self._buffers[name])
-        self._loaded = stack
-        if self._device != "cpu":
-            self._bind_adapter(io)  # binding is what copies to the device
+        for graph in graphs:
+            graph.write_adapter(stack)
+        self._change(stack)
 
     @exclusive
     def set_strengths(self, strengths: Sequence[float]) -> None:
@@ -177,97 +176,51 @@ class OrtEngine(Engine):
             AdapterError: their number is another, or one isn't finite or makes values overflow.
             EngineError: the engine isn't swappable.
         """
-        io = self._open_swappable()
-        self._loaded = self._loaded.with_strengths(strengths)
-        for name, spec in self._adapter.items():
-            if spec.role == "strengths":
-                self._loaded.write(spec, self._buffers[name])
-                if self._device != "cpu":
-                    self._bind_input(io, name, wrap_array(self._buffers[name]))
+        graphs = self._open_swappable()
+        stack = self._loaded.with_strengths(strengths)
+        for graph in graphs:
+            graph.write_strengths(stack)
+        self._change(stack)
 
     @exclusive
     def time_forward(self) -> float:
         """Run one forward on the bound inputs and return its seconds; `timed` says what counts."""
-        io = self._open()
+        forward = self._open()
         if not self._bound:
             raise EngineError("no inputs are bound", "call bind(...) or forward(...) first")
-        run, binding = io.session.run_with_iobinding, io.timing
-        with backend_errors(self._folder):
-            binding.synchronize_inputs()
-            start = time.perf_counter()
-            run(binding, io.enqueueing)
-            enqueued = time.perf_counter()
-            binding.synchronize_outputs()
-            seconds = time.perf_counter() - start
-        self._enqueue_s = None if io.enqueueing is None else enqueued - start
-        return seconds
+        return forward.time()
 
     @exclusive
     def end_profile(self) -> Path:
         """Stop profiling, which the engine was opened for, and return the file that it wrote."""
-        io = self._open()
-        with backend_errors(self._folder):
-            return Path(io.session.end_profiling())
+        return self._open().end_profile()
 
     @exclusive
     def close(self) -> None:
         """Free the engine's memory; a second call does nothing."""
-        self._io = None
-        self._buffers.clear()
-        self._outputs.clear()
-        self._held.clear()
+        self._forward = self._context = self._own_context = None
 
-    def _open(self) -> _Io:
-        if self._io is None:
+    def _change(self, stack: Stack) -> None:
+        self._generations.change(self._loaded, stack)
+        self._loaded = stack
+
+    def _open(self) -> BoundGraph:
+        if self._forward is None:
             raise EngineError(f"{self._folder}: the engine is closed")
-        return self._io
+        return self._forward
 
-    def _open_swappable(self) -> _Io:
-        io = self._open()
-        if not self._adapter:
+    def _open_context(self) -> BoundGraph:
+        if self._context is None:
+            settings = self._settings
+            self._context = BoundGraph(self._folder, self._manifest.graphs["context"], settings)
+            self._context.write_adapter(self._loaded)
+        return self._context
+
+    def _open_swappable(self) -> list[BoundGraph]:
+        forward = self._open()
+        if not self._manifest.adapter_inputs:
             raise EngineError(
                 f"{self._folder} is a {self._manifest.mode} engine, its adapter is fixed",
                 "build one that can swap: wanexport build --mode swappable --rank 32",
             )
-        return io
-
-    def _bind_adapter(self, io: _Io) -> None:
-        for name, buffer in self._buffers.items():
-            self._bind_input(io, name, wrap_array(buffer))
-
-    def _bind_input(self, io: _Io, name: str, value: ort.OrtValue) -> None:
-        """Bind and hold a value: it owns its array, which older ONNX Runtimes' bindings let go."""
-        for binding in io.bindings:
-            binding.bind_ortvalue_input(name, value)
-        self._held[name] = value
-
-    def _bind_outputs(self, io: _Io, symbols: dict[str, int]) -> None:
-        """Bind outputs to memory made once per shape; those of unknown shape are ORT's to make."""
-        for spec in self._manifest.forward.outputs:
-            shape = resolve_shape(spec, symbols)
-            held = self._outputs.get(spec.name)
-            if held is not None and held.shape == shape:
-                continue
-            array = None if shape is None else np.empty(shape, NUMPY[spec.dtype])
-            self._outputs[spec.name] = array
-            if io.timing is not io.reading:
-                io.timing.bind_output(spec.name, self._device)
-            if array is None:
-                io.reading.bind_output(spec.name)
-            else:
-                self._held[spec.name] = wrap_array(array)
-                io.reading.bind_ortvalue_output(spec.name, self._held[spec.name])
-
-
-def _dtype(value: ort.OrtValue) -> str:
-    """Return the manifest's word, or ONNX Runtime's for what no engine takes."""
-    words = {number: word for word, number in ONNX.items()}
-    told: str = value.data_type().removeprefix("tensor(").removesuffix(")")
-    return words.get(value.element_type(), told)
-
-
-def _zeros(spec: TensorSpec) -> Array:
-    shape = resolve_shape(spec, {})
-    if shape is None or len(shape) != (1 if spec.role == "strengths" else 2):
-        raise EngineError(f"adapter input {spec.name} has shape {show_shape(spec.shape)}")
-    return np.zeros(shape, NUMPY[spec.dtype])
+        return [forward] if self._context is None else [forward, self._context]

@@ -18,6 +18,7 @@ from wanrt.backends.tensorrt.library import fail, open_plan
 from wanrt.backends.tensorrt.memory import Blocks, Scratch
 from wanrt.backends.tensorrt.swap import MergedAdapter, PaddedAdapter, Swapper
 from wanrt.backends.tensorrt.weights import MISMATCH, REBUILD, MappedFiles, Refit, Value
+from wanrt.engine.context import check_split
 from wanrt.engine.engine import Engine
 from wanrt.engine.exclusive import InUse, exclusive
 from wanrt.engine.stack import AdapterArgument, Stack, read_stack
@@ -114,7 +115,7 @@ class TrtEngine(Engine):
         return self._enqueue_s
 
     @exclusive
-    def bind(self, /, **inputs: object) -> None:
+    def bind(self, /, *, context: object = None, **inputs: object) -> None:
         """Check the data inputs and make them resident for `time_forward`.
 
         A contiguous tensor on the GPU is read in place and stays referenced; another is
@@ -125,15 +126,17 @@ class TrtEngine(Engine):
                 workload's.
         """
         execution = self._open()
+        if context is not None:
+            check_split(self._manifest)
         feed = self._io.check(inputs)
         self._bound = False
         self._io.place(execution, feed)
         self._bound = True
 
     @exclusive
-    def forward(self, /, **inputs: object) -> dict[str, Array]:
+    def forward(self, /, *, context: object = None, **inputs: object) -> dict[str, Array]:
         """Run one forward on arrays or anything with DLPack; the outputs are the caller's own."""
-        self.bind(**inputs)
+        self.bind(context=context, **inputs)
         self._check_whole()
         self._open().run()
         return self._io.read_outputs()
