@@ -90,7 +90,7 @@ class QuantizingRef(TensorRef):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that the weight lies in."""
+        """The files that hold the weight."""
         return self.source.paths
 
     def read(self) -> Tensor:

@@ -13,11 +13,12 @@ import torch
 from commands import wanexport, wanrt
 from diffusers import WanTransformer3DModel
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from studies import I2V, SIZE, build
 from torch import Tensor, nn
 
 from wanexport.build.recipe import Built
+from wanexport.errors import BuildError
 from wanexport.model.quantization import select_quantized
 from wanexport.weights.quantize import quantize
 from wanrt.backends.load import load_engine
@@ -211,6 +212,25 @@ def test_layers_left_out_stay_as_they_are(engines: dict[str, Built], tmp_path: P
     whole = engines["full"].verification
     assert whole is not None
     assert (built.verification.error or 1) < (whole.error or 0)
+
+
+def test_a_quantised_checkpoint_is_not_rounded_twice(
+    engines: dict[str, Built], tmp_path: Path
+) -> None:
+    made = next((engines["full"].path.parent / ".made").glob("*/config.json")).parent
+    base = tmp_path / "fp8"
+    base.mkdir()
+    (base / "config.json").write_bytes((made / "config.json").read_bytes())
+    linear = {f"{name}.weight" for name in select_quantized(I2V)}
+    tensors: dict[str, Tensor] = {}
+    for file in made.glob("*.safetensors"):
+        tensors |= load_file(file)
+    cast = {n: t.to(torch.float8_e4m3fn) if n in linear else t for n, t in tensors.items()}
+    save_file(cast, base / "diffusion_pytorch_model.safetensors")
+    for mode in ("full", "merged"):
+        with pytest.raises(BuildError, match=r"is quantised already .fp8.*0 to 18 % survives"):
+            build(tmp_path / "out", base=str(base), modes=(mode,), ranks=(4,), quantize="int8")
+    assert not list(tmp_path.glob("out/*/engine.json"))
 
 
 def test_it_does_not_run_on_cuda(
