@@ -70,12 +70,12 @@ def test_swaps_and_strengths_reach_the_context(engines: Engines, kind: str, tmp_
     with load_engine(folder, workload=size) as engine, load_engine(
         engines["one"], workload=size
     ) as whole:  # fmt: skip
-        for i, step in enumerate((None, [(adapter, 1.0), (adapter, -0.5)], (0, 0.25), None)):
+        for i, adapters in enumerate((None, [(adapter, 1.0), (adapter, -0.5)], None, None)):
             for one in (engine, whole):
                 if i == 2:
                     one.set_strengths((0, 0.25))
                 else:
-                    one.swap(step)
+                    one.swap(adapters)
             save_tensors(goldens[i], engine.forward(**inputs), {})
             expected = whole.forward(**inputs)["sample"]
             assert (load_file(goldens[i])["sample"] == expected).all()

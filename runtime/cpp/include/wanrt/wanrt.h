@@ -33,8 +33,8 @@
  *   gave them, and are never freed by the caller.
  * - There is no global state. Different handles may be used by different threads at once. One
  * engine takes one call at a time: what another thread calls meanwhile, wanrt_close too, is refused
- * with WANRT_BUSY and changes nothing. Manifests and tensors may be read by any number of threads,
- * but not while one frees them; nor may any call begin after wanrt_close succeeded.
+ * with WANRT_BUSY and changes nothing. Manifests, contexts and tensors may be read by any number of
+ * threads, but not while one frees them; nor may any call begin after wanrt_close succeeded.
  * - Arguments are looked at before anything is done. A null pointer, an empty path or name, a value
  *   that no enumeration has, and a number out of its range are refused with WANRT_USAGE_ERROR.
  * - Structures change with WANRT_ABI_VERSION alone.
