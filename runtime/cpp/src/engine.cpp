@@ -85,15 +85,12 @@ std::shared_ptr<const Context> Engine::prepare(const std::map<std::string, View>
   require_split();
   check_names(inputs, context_data_);
   Symbols symbols;
-  return make_context(*read_prompt(inputs, symbols));
+  return make_context(read_prompt(inputs, symbols));
 }
 
-// Check what a split engine's context is made of, and take it from all inputs; else nothing.
-std::optional<std::map<std::string, View>> Engine::read_prompt(
-    const std::map<std::string, View>& inputs, Symbols& symbols) const {
-  if (!folder_.manifest.is_split()) {
-    return std::nullopt;
-  }
+// Check what a context is made of, and take it from all inputs; of a one-graph engine nothing.
+std::map<std::string, View> Engine::read_prompt(const std::map<std::string, View>& inputs,
+                                                Symbols& symbols) const {
   std::map<std::string, View> prompt;
   for (const TensorSpec* spec : context_data_) {
     const View& view = inputs.at(spec->name);
@@ -105,7 +102,7 @@ std::optional<std::map<std::string, View>> Engine::read_prompt(
 
 std::shared_ptr<const Context> Engine::make_context(const std::map<std::string, View>& prompt) {
   const auto start = std::chrono::steady_clock::now();
-  LoadedGraph& graph = open_context();
+  const LoadedGraph& graph = open_context();
   for (const auto& [name, view] : prompt) {
     graph.backend().bind_input(name, view);
   }
@@ -135,7 +132,8 @@ LoadedGraph& Engine::open_context() {
 void Engine::bind(const std::map<std::string, View>& inputs,
                   const std::map<std::string, View>& outputs,
                   std::shared_ptr<const Context> context) {
-  std::optional<std::map<std::string, View>> prompt;
+  const bool prepares = folder_.manifest.is_split() && !context;
+  std::map<std::string, View> prompt;
   Symbols symbols;
   if (context) {
     require_split();
@@ -159,8 +157,8 @@ void Engine::bind(const std::map<std::string, View>& inputs,
     }
   }
   check_apart(inputs, outputs, own_outputs());
-  if (prompt) {
-    context = make_context(*prompt);
+  if (prepares) {
+    context = make_context(prompt);
     check_context(*context, folder_.manifest.forward(), symbols);
   }
   bound_ = false;
@@ -177,6 +175,7 @@ void Engine::bind(const std::map<std::string, View>& inputs,
   }
   forward_.backend().finish_bind();
   prompt_ = std::move(prompt);
+  own_context_ = prepares;
   bound_ = true;
 }
 
@@ -378,10 +377,10 @@ void Engine::require_current() {
   if (!bound_context_ || bound_context_->generation == generations_.current()) {
     return;
   }
-  if (!prompt_) {
+  if (!own_context_) {
     generations_.check(*bound_context_);
   }
-  bind_context(make_context(*prompt_));
+  bind_context(make_context(prompt_));
   bound_ = true;
 }
 

@@ -53,8 +53,8 @@ class Engine {
   void check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const;
   [[nodiscard]] std::map<std::string, View> own_outputs() const;
   void bind_output(Output& output, const Symbols& symbols, const View* given);
-  [[nodiscard]] std::optional<std::map<std::string, View>> read_prompt(
-      const std::map<std::string, View>& inputs, Symbols& symbols) const;
+  [[nodiscard]] std::map<std::string, View> read_prompt(const std::map<std::string, View>& inputs,
+                                                        Symbols& symbols) const;
   [[nodiscard]] std::shared_ptr<const Context> make_context(
       const std::map<std::string, View>& prompt);
   LoadedGraph& open_context();
@@ -76,7 +76,8 @@ class Engine {
   Stack stack_;  // what was swapped in last
   Generations generations_;
   std::shared_ptr<const Context> bound_context_;
-  std::optional<std::map<std::string, View>> prompt_;  // of a context of the engine's own
+  std::map<std::string, View> prompt_;  // what a context of the engine's own was made of
+  bool own_context_ = false;
   bool bound_ = false;
   bool run_ = false;
   LoadedGraph forward_;  // freed first, with the next: they refer to the memory above

@@ -21,7 +21,7 @@ void split(tiny::Json& m) {
   tiny::Json inputs = forward["inputs"];
   tiny::Json context = forward;
   context["inputs"] = {{{"name", "prompt"}, {"dtype", "fp32"}, {"shape", {2, 3}}}};
-  for (int i = 2; i < 5; ++i) {
+  for (std::size_t i = 2; i < 5; ++i) {
     context["inputs"].push_back(inputs[i]);
   }
   context["outputs"] = {{{"name", "k"}, {"dtype", "fp32"}, {"shape", {2, 3}}}};
