@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
+from wanrt.engine.context import Context
 from wanrt.engine.engine import Engine
 from wanrt.storage.dtypes import Array
 
@@ -19,22 +19,12 @@ PER_FORWARD = 2  # with guidance a step alternates between two prompts
 Feed = Mapping[str, Tensor]
 
 
-class _Split(Protocol):
-    """An engine of two graphs."""
-
-    def prepare(self, /, **inputs: object) -> object:
-        """Return what the prompt and the image decide."""
-
-    def forward(self, /, *, context: object, **inputs: object) -> dict[str, Array]:
-        """Run one forward with what `prepare` returned."""
-
-
 @dataclass(frozen=True)
 class _Held:
     """A context and copies of the inputs that it was made of."""
 
     inputs: Feed
-    context: object
+    context: Context
 
     def is_of(self, inputs: Feed) -> bool:
         """Compare values: a caller may write other ones into the same memory."""
@@ -56,7 +46,7 @@ class Contexts:
 
     def __init__(self, engine: Engine) -> None:
         graphs = engine.manifest.graphs
-        self._engine = cast("_Split", engine)
+        self._engine = engine
         self._own = {spec.name for spec in graphs["context"].inputs if spec.role == "data"}
         self._read = {spec.name for spec in graphs["denoise"].inputs if spec.role == "data"}
         self._held: list[_Held] = []
@@ -77,7 +67,7 @@ class Contexts:
         own = {name: value for name, value in feed.items() if name in self._read}
         return self._engine.forward(context=context, **own)
 
-    def _find(self, inputs: Feed, most: int) -> object:
+    def _find(self, inputs: Feed, most: int) -> Context:
         for held in self._held:
             if held.is_of(inputs):
                 self._held.remove(held)

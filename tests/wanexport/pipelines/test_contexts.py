@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from studies import I2V, config
-from tinypipelines import make_pipeline, run
+from studies import I2V, build, config
+from tinypipelines import make_pipeline, make_transformer, relative, run, write_lora
 
 from wanexport.pipelines import EngineTransformer
 from wanexport.pipelines.recording import Recorder
+from wanrt.backends.load import load_engine
+from wanrt.engine.context import Context
 from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.schema import Graph, Manifest, Workload
 
@@ -133,3 +135,43 @@ def test_the_file_of_a_video_for_a_split_engine() -> None:
     assert set(video.shared) == {"encoder_hidden_states_image"}
     assert video.condition is not None
     assert video.condition.shape == (1, 20, 2, 8, 12)
+
+
+def test_a_split_engine_in_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prepares per run with guidance, and two more for every change of what adapters add."""
+    plain = make_pipeline(make_transformer(tmp_path / "base"))
+    options: dict[str, Any] = {"base": str(tmp_path / "base"), "verify": False, "split": True}
+    (built,) = build(tmp_path / "out", modes=("swappable",), ranks=(4,), **options)
+    prepared: list[object] = []
+    with load_engine(built.path) as engine:
+        prepare = engine.prepare
+
+        def counted(**inputs: object) -> Context:
+            prepared.append(inputs)
+            return prepare(**inputs)
+
+        monkeypatch.setattr(engine, "prepare", counted)
+        fast = make_pipeline(EngineTransformer(built.path, engine=engine))
+        base = run(fast)
+        assert relative(base, run(plain)) < 1e-5
+        assert len(prepared) == 2
+        run(fast)
+        assert len(prepared) == 2
+        lora = write_lora(tmp_path / "style.safetensors")
+        for pipe in (plain, fast):
+            pipe.load_lora_weights(lora, adapter_name="style")
+        for count, weight in ((4, 1.0), (6, 0.5)):
+            for pipe in (plain, fast):
+                pipe.set_adapters("style", weight)
+            found = run(fast)
+            assert relative(found, run(plain)) < 1e-5
+            assert relative(found, base) > 0.02
+            assert len(prepared) == count
+
+        def schedule(pipe: Any, step: int, _: object, kept: dict[str, Any]) -> dict[str, Any]:
+            pipe.set_adapters("style", 0.4 - 0.2 * step)
+            return kept
+
+        call = {"callback_on_step_end": schedule}
+        assert relative(run(fast, **call), run(plain, **call)) < 1e-5
+        assert len(prepared) == 6 + 2 * 2  # the last of three steps is followed by no forward

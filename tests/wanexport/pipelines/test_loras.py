@@ -89,11 +89,16 @@ def files(root: Path) -> Files:
     )
 
 
-@pytest.fixture
-def both(engine: EngineTransformer, root: Path) -> Iterator[Both]:
+@pytest.fixture(scope="module")
+def pipes(engine: EngineTransformer, root: Path) -> Both:
     plain, fast = (make_pipeline(one) for one in (make_transformer(root / "base"), engine))
-    yield Both(plain, fast, run(fast, **STEPS))
-    engine.unload_lora()
+    return Both(plain, fast, run(fast, **STEPS))
+
+
+@pytest.fixture
+def both(pipes: Both) -> Iterator[Both]:
+    yield pipes
+    pipes.do(lambda pipe: pipe.unload_lora_weights())
 
 
 def load_both(both: Both, files: Files) -> None:
