@@ -1,10 +1,12 @@
 // wanrt-video: a C++ host that makes videos. It reads what Python's text encoder, image encoder and
 // sampler have prepared, runs an engine for every step and prompt, and writes the last latents.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,10 +26,11 @@ class Model {
  public:
   Model(wanrt::Engine& engine, const VideoFile& video) : engine_(engine), video_(video) {
     const wanrt::ManifestView manifest = engine.manifest();
-    positive_ = video.inputs(manifest, "positive");
+    prompts_[0].inputs = video.inputs(manifest, "positive");
     if (video.guided()) {
-      negative_ = video.inputs(manifest, "negative");
+      prompts_[1].inputs = video.inputs(manifest, "negative");
     }
+    is_split_ = manifest.info().context_inputs > 0;
     for (wanrt::Tensor input : manifest.inputs(video.workload(manifest).c_str())) {
       const std::string name = input.name;
       if (name == "hidden_states" || name == "timestep") {
@@ -60,12 +63,17 @@ class Model {
     }
   }
 
+  // How many contexts were made.
+  [[nodiscard]] std::size_t contexts() const {
+    return static_cast<std::size_t>(
+        std::count_if(prompts_.begin(), prompts_.end(),
+                      [](const Prompt& prompt) { return prompt.context.has_value(); }));
+  }
+
   // Run a forward for one of the prompts; return its first output in fp32.
   std::vector<float> predict(bool negative) {
     if (!bound_ || negative != bound_negative_) {
-      std::vector<wanrt::Tensor> inputs = negative ? negative_ : positive_;
-      inputs.insert(inputs.end(), step_inputs_.begin(), step_inputs_.end());
-      engine_.bind(inputs);
+      bind(prompts_.at(negative ? 1 : 0));
       bound_ = true;
       bound_negative_ = negative;
     }
@@ -82,6 +90,24 @@ class Model {
   }
 
  private:
+  struct Prompt {
+    std::vector<wanrt::Tensor> inputs;
+    std::optional<wanrt::Context> context;  // of a split engine, made once for all steps
+  };
+
+  void bind(Prompt& prompt) {
+    if (is_split_) {
+      if (!prompt.context) {
+        prompt.context = engine_.prepare(prompt.inputs);
+      }
+      engine_.bind(*prompt.context, step_inputs_);
+      return;
+    }
+    std::vector<wanrt::Tensor> inputs = prompt.inputs;
+    inputs.insert(inputs.end(), step_inputs_.begin(), step_inputs_.end());
+    engine_.bind(inputs);
+  }
+
   void check_sample() const {
     const wanrt::Tensor& latents = video_.get("latents");
     const wanrt::Tensor* condition = video_.condition();
@@ -96,14 +122,24 @@ class Model {
   wanrt::Engine& engine_;
   const VideoFile& video_;
   std::vector<float> hidden_states_, timestep_;
-  std::vector<wanrt::Tensor> positive_, negative_, step_inputs_{2};
-  bool bound_ = false, bound_negative_ = false;
+  std::array<Prompt, 2> prompts_;  // the positive one, the negative one
+  std::vector<wanrt::Tensor> step_inputs_{2};
+  bool is_split_ = false, bound_ = false, bound_negative_ = false;
 };
 
 using Engines = std::vector<std::unique_ptr<wanrt::Engine>>;
 
-// Run all steps of a video and write its latents; return how many forwards that took.
-std::size_t make_video(const Engines& engines, const VideoJob& job) {
+// What a video took.
+struct Work {
+  std::size_t forwards = 0, contexts = 0;
+};
+
+std::string context_count(std::size_t count) {
+  return std::to_string(count) + (count == 1 ? " context, " : " contexts, ");
+}
+
+// Run all steps of a video and write its latents.
+Work make_video(const Engines& engines, const VideoJob& job) {
   const VideoFile video(job.video);
   if (video.is_pair() != (engines.size() == 2)) {
     throw std::runtime_error(
@@ -115,17 +151,20 @@ std::size_t make_video(const Engines& engines, const VideoJob& job) {
     models.push_back(std::make_unique<Model>(*engine, video));
   }
   Sampler sampler(video);
-  std::size_t forwards = 0;
+  Work work;
   for (std::size_t step = 0; step < video.steps(); ++step) {
     Model& model = *models[step < video.high_steps() ? 0 : 1];
     model.set_step(sampler.sample(), step);
     const std::vector<float> positive = model.predict(false);
     sampler.advance(positive, video.guided() ? model.predict(true) : std::vector<float>());
-    forwards += video.guided() ? 2 : 1;
+    work.forwards += video.guided() ? 2 : 1;
     show_steps(static_cast<long>(step) + 1, static_cast<long>(video.steps()));
   }
   write_latents(job.out, video.get("latents"), sampler.sample());
-  return forwards;
+  for (const auto& model : models) {
+    work.contexts += model->contexts();
+  }
+  return work;
 }
 
 int run_command(int argc, char** argv) {
@@ -147,10 +186,11 @@ int run_command(int argc, char** argv) {
       engines.back()->swap(*job.low_adapters);
     }
     const auto start = std::chrono::steady_clock::now();
-    const std::size_t forwards = make_video(engines, job);
+    const Work work = make_video(engines, job);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    std::printf("%s: %s forwards, %.4g s\n", visible(job.out).c_str(),
-                std::to_string(forwards).c_str(), taken.count());
+    std::printf("%s: %s forwards, %s%.4g s\n", visible(job.out).c_str(),
+                std::to_string(work.forwards).c_str(),
+                work.contexts > 0 ? context_count(work.contexts).c_str() : "", taken.count());
   }
   return 0;
 }

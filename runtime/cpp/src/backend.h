@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,12 @@ struct Options {
   bool no_graph = false;              // TensorRT: put every forward on the stream by itself
   wanrt_progress progress = nullptr;  // null: not called
   void* progress_context = nullptr;
+};
+
+// Tensors that a backend made, in its device's memory, which lives as long as `memory`.
+struct Made {
+  std::map<std::string, View> views;
+  std::shared_ptr<const void> memory;
 };
 
 // One loaded graph. Everything throws Error; memory that is bound outlives the next bind of its
@@ -56,6 +63,10 @@ class Backend {
   // on the stream.
   virtual void run(bool complete) = 0;
 
+  // Run the graph on its bound inputs until outputs are there, and hand all of them out. They
+  // outlive the backend; what was bound to its outputs isn't any more.
+  virtual Made make_outputs();
+
   // Run the graph until outputs are there; return the seconds that it took.
   virtual double time_run();
 
@@ -64,8 +75,10 @@ class Backend {
   virtual void merge(std::optional<Adapter> adapter);
 };
 
-// Check that the manifest's backend is compiled in and can run the engine here, then load it.
-std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& options);
+// Check that the manifest's backend is compiled in and can run the engine here, then load one of
+// its graphs.
+std::unique_ptr<Backend> open_backend(const Folder& folder, const Graph& graph,
+                                      const Options& options);
 
 // The backends compiled in, separated by spaces.
 const char* list_backends();

@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <tuple>
 #include <utility>
@@ -20,28 +21,40 @@ namespace {
   throw Error(WANRT_ENGINE_ERROR, message, hint);
 }
 
-std::string names_of(const std::map<std::string, const TensorSpec*>& specs) {
+std::string names_of(const std::vector<const TensorSpec*>& specs) {
   std::string names;
-  for (const auto& [name, spec] : specs) {
-    names += (names.empty() ? "" : ", ") + name;
+  for (const TensorSpec* spec : specs) {
+    names += (names.empty() ? "" : ", ") + spec->name;
   }
   return names;
 }
 
-std::pair<View, Buffer> make_memory(const TensorSpec& spec, const Shape& shape) {
-  const auto bytes = tensor_bytes(shape, dtype_bytes(spec.dtype));
-  if (!bytes) {
-    refuse(spec.name + " can't have shape " + show_shape(shape));
+void check_adapter_inputs(const Manifest& manifest) {
+  for (const TensorSpec* spec : manifest.adapter_inputs()) {
+    const Shape shape = resolve_shape(spec->shape, {});
+    if (shape.size() != 2 || !is_known(shape) || !is_adapter(spec->role)) {
+      refuse("adapter input " + spec->name + " has shape " + show_shape(spec->shape));
+    }
   }
-  Buffer memory(*bytes);
-  View view{spec.dtype, WANRT_HOST, shape, memory.data(), *bytes};
-  return {std::move(view), std::move(memory)};
 }
+
+// Whether an input is fed by adapters, in whichever graph.
+bool is_fed(const Manifest& manifest, const std::string& name) {
+  return std::any_of(manifest.graphs.begin(), manifest.graphs.end(), [&](const auto& entry) {
+    const auto& inputs = entry.second.inputs;
+    return std::any_of(inputs.begin(), inputs.end(), [&](const TensorSpec& spec) {
+      return spec.name == name && (is_adapter(spec.role) || spec.role == Role::strengths);
+    });
+  });
+}
+
+std::set<Role> every_role() { return {Role::lora_a, Role::lora_b, Role::strengths}; }
 
 }  // namespace
 
 Engine::Engine(const Folder& folder, const Options& options)
-    : folder_(folder), device_(options.device) {
+    : folder_(folder), options_(options), generations_(folder.manifest) {
+  options_.progress = nullptr;  // the caller's for this call alone
   const Manifest& manifest = folder.manifest;
   const std::string unsupported = find_unsupported(manifest);
   if (!unsupported.empty()) {
@@ -60,76 +73,153 @@ Engine::Engine(const Folder& folder, const Options& options)
              "it has: " + manifest.workload_names());
     }
   }
-  for (const TensorSpec* spec : manifest.adapter_inputs()) {
-    const Shape shape = resolve_shape(spec->shape, {});
-    if (shape.size() != 2 || !is_known(shape) || !is_adapter(spec->role)) {
-      refuse("adapter input " + spec->name + " has shape " + show_shape(spec->shape));
-    }
-  }
-  for (const TensorSpec& spec : manifest.forward().inputs) {
-    if (spec.role == Role::data) {
-      data_[spec.name] = &spec;
-      continue;
-    }
-    auto [view, memory] = make_memory(spec, resolve_shape(spec.shape, {}));
-    adapter_.push_back({&spec, std::move(view), std::move(memory)});
+  check_adapter_inputs(manifest);
+  data_ = list_data(manifest.forward());
+  if (manifest.is_split()) {
+    context_data_ = list_data(*manifest.context());
   }
   for (const TensorSpec& spec : manifest.forward().outputs) {
     outputs_.emplace_back();
     outputs_.back().spec = &spec;
   }
+  forward_ = LoadedGraph(manifest.forward());
   check_contents(folder);
-  backend_ = load_backend(folder, options);
-  for (const AdapterInput& input : adapter_) {
-    backend_->load_adapter(input.spec->name, input.view);
+  forward_.load(load_backend(folder, manifest.forward(), options));
+}
+
+std::shared_ptr<const Context> Engine::prepare(const std::map<std::string, View>& inputs) {
+  require_split();
+  check_names(inputs, context_data_);
+  Symbols symbols;
+  return make_context(read_prompt(inputs, symbols));
+}
+
+// Check what a context is made of, and take it from all inputs; of a one-graph engine nothing.
+std::map<std::string, View> Engine::read_prompt(const std::map<std::string, View>& inputs,
+                                                Symbols& symbols) const {
+  std::map<std::string, View> prompt;
+  for (const TensorSpec* spec : context_data_) {
+    const View& view = inputs.at(spec->name);
+    check_input(*spec, view, symbols);
+    prompt[spec->name] = view;
   }
+  return prompt;
+}
+
+std::shared_ptr<const Context> Engine::make_context(const std::map<std::string, View>& prompt) {
+  const auto start = std::chrono::steady_clock::now();
+  const LoadedGraph& graph = open_context();
+  for (const auto& [name, view] : prompt) {
+    graph.backend().bind_input(name, view);
+  }
+  Context context;
+  context.values = graph.backend().make_outputs();
+  if (options_.device != WANRT_CPU) {
+    context_.reset();  // its weights, which no forward reads, leave the device
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  context.seconds = seconds.count();
+  context.generation = generations_.current();
+  context.owner = generations_.owner();
+  return std::make_shared<const Context>(std::move(context));
+}
+
+LoadedGraph& Engine::open_context() {
+  if (!context_) {
+    const Graph& graph = *folder_.manifest.context();
+    LoadedGraph loaded(graph);
+    loaded.load(open_backend(folder_, graph, options_));
+    loaded.feed(stack_, every_role());
+    context_ = std::move(loaded);
+  }
+  return *context_;
 }
 
 void Engine::bind(const std::map<std::string, View>& inputs,
-                  const std::map<std::string, View>& outputs) {
-  check_names(inputs, outputs);
+                  const std::map<std::string, View>& outputs,
+                  std::shared_ptr<const Context> context) {
+  const bool prepares = folder_.manifest.is_split() && !context;
+  std::map<std::string, View> prompt;
   Symbols symbols;
-  for (const auto& [name, spec] : data_) {
-    check_input(*spec, inputs.at(name), symbols);
+  if (context) {
+    require_split();
+    check_names(inputs, data_);
+    generations_.check(*context);
+  } else {
+    check_names(inputs, folder_.manifest.data_inputs());
+    prompt = read_prompt(inputs, symbols);
   }
+  for (const TensorSpec* spec : data_) {
+    check_input(*spec, inputs.at(spec->name), symbols);
+  }
+  if (context) {
+    check_context(*context, folder_.manifest.forward(), symbols);
+  }
+  check_output_names(outputs);
   for (const Output& output : outputs_) {
     const auto given = outputs.find(output.spec->name);
     if (given != outputs.end()) {
-      check_output(*output.spec, given->second, symbols, device_);
+      check_output(*output.spec, given->second, symbols, options_.device);
     }
   }
   check_apart(inputs, outputs, own_outputs());
+  if (prepares) {
+    context = make_context(prompt);
+    check_context(*context, folder_.manifest.forward(), symbols);
+  }
   bound_ = false;
   run_ = false;
-  for (const auto& [name, view] : inputs) {
-    backend_->bind_input(name, view);
+  for (const TensorSpec* spec : data_) {
+    forward_.backend().bind_input(spec->name, inputs.at(spec->name));
+  }
+  if (context) {
+    bind_context(std::move(context));
   }
   for (Output& output : outputs_) {
     const auto given = outputs.find(output.spec->name);
     bind_output(output, symbols, given == outputs.end() ? nullptr : &given->second);
   }
-  backend_->finish_bind();
+  forward_.backend().finish_bind();
+  prompt_ = std::move(prompt);
+  own_context_ = prepares;
   bound_ = true;
 }
 
-void Engine::check_names(const std::map<std::string, View>& inputs,
-                         const std::map<std::string, View>& outputs) const {
-  const std::string hint = "inputs: " + names_of(data_);
+// Bind what a context holds, and hold it. If that fails, nothing is bound.
+void Engine::bind_context(std::shared_ptr<const Context> context) {
+  bound_ = false;
+  for (const auto& [name, view] : context->values.views) {
+    forward_.backend().bind_input(name, view);
+  }
+  bound_context_ = std::move(context);
+}
+
+void Engine::require_split() const {
+  if (!folder_.manifest.is_split()) {
+    refuse(folder_.manifest.name + " has one graph, so there is no context to prepare",
+           "build one that has two: wanexport build --split");
+  }
+}
+
+void Engine::check_names(const std::map<std::string, View>& inputs, const Specs& known) const {
+  const std::string hint = "inputs: " + names_of(known);
   for (const auto& [name, view] : inputs) {
-    const bool fed = std::any_of(adapter_.begin(), adapter_.end(),
-                                 [&key = name](const auto& one) { return one.spec->name == key; });
-    if (fed) {
+    if (is_fed(folder_.manifest, name)) {
       refuse("input " + name + " is the adapter's", "load it with wanrt_swap");
     }
-    if (data_.count(name) == 0) {
+    if (std::none_of(known.begin(), known.end(),
+                     [&key = name](const TensorSpec* spec) { return spec->name == key; })) {
       refuse("there is no input " + name, hint);
     }
   }
-  for (const auto& [name, spec] : data_) {
-    if (inputs.count(name) == 0) {
-      refuse("input " + name + " is missing", hint);
+  for (const TensorSpec* spec : known) {
+    if (inputs.count(spec->name) == 0) {
+      refuse("input " + spec->name + " is missing", hint);
     }
   }
+}
+
+void Engine::check_output_names(const std::map<std::string, View>& outputs) const {
   for (const auto& [name, view] : outputs) {
     const bool known = std::any_of(outputs_.begin(), outputs_.end(),
                                    [&key = name](const auto& o) { return o.spec->name == key; });
@@ -140,7 +230,7 @@ void Engine::check_names(const std::map<std::string, View>& inputs,
 }
 
 void Engine::check_input(const TensorSpec& spec, const View& view, Symbols& symbols) const {
-  check_memory("input", spec, view, device_);
+  check_memory("input", spec, view, options_.device);
   if (!match_shape(spec.shape, view.shape, symbols)) {
     refuse("input " + spec.name + " has shape " + show_shape(view.shape) + ", the engine takes " +
            show_shape(spec.shape, symbols));
@@ -175,7 +265,7 @@ void Engine::bind_output(Output& output, const Symbols& symbols, const View* giv
   output.own = Buffer();
   output.made = given == nullptr && !is_known(shape);
   if (output.made) {
-    backend_->make_output(output.spec->name);
+    forward_.backend().make_output(output.spec->name);
     return;
   }
   Buffer own;
@@ -185,7 +275,7 @@ void Engine::bind_output(Output& output, const Symbols& symbols, const View* giv
   } else {
     std::tie(view, own) = make_memory(*output.spec, shape);
   }
-  backend_->bind_output(output.spec->name, view);
+  forward_.backend().bind_output(output.spec->name, view);
   output.view = std::move(view);
   output.own = std::move(own);
 }
@@ -201,7 +291,7 @@ View Engine::output(std::size_t index) {
   if (!run_) {
     refuse("output " + outputs_[index].spec->name + " has no memory before the first forward");
   }
-  View view = backend_->made_output(index);
+  View view = forward_.backend().made_output(index);
   const TensorSpec& spec = *outputs_[index].spec;
   if (view.dtype != spec.dtype) {
     refuse("output " + spec.name + " is " + dtype_name(view.dtype) + ", engine.json says " +
@@ -211,14 +301,14 @@ View Engine::output(std::size_t index) {
 }
 
 void Engine::forward() {
-  require_bound();
-  backend_->run(false);
+  require_current();
+  forward_.backend().run(false);
   run_ = true;
 }
 
 double Engine::time_forward() {
-  require_bound();
-  const double seconds = backend_->time_run();
+  require_current();
+  const double seconds = forward_.backend().time_run();
   run_ = true;
   return seconds;
 }
@@ -226,11 +316,12 @@ double Engine::time_forward() {
 void Engine::swap(const std::vector<wanrt_adapter>& adapters) {
   require_swappable();
   Stack next = read_stack(adapters, folder_, checked_adapters_);
-  if (adapter_.empty()) {
+  if (is_merged()) {
     merge(next);
   }
+  generations_.change(generations_.effects_of(stack_), generations_.effects_of(next));
   stack_ = std::move(next);
-  feed({Role::lora_a, Role::lora_b, Role::strengths});
+  feed(every_role());
 }
 
 void Engine::set_strengths(const std::vector<float>& strengths) {
@@ -238,11 +329,13 @@ void Engine::set_strengths(const std::vector<float>& strengths) {
   std::vector<float> before;
   std::transform(stack_.begin(), stack_.end(), std::back_inserter(before),
                  [](const Stacked& one) { return one.strength; });
+  const auto effects = generations_.effects_of(stack_);
   impl::set_strengths(stack_, strengths);
   try {
-    if (adapter_.empty()) {  // they are part of the weights
+    if (is_merged()) {  // they are part of the weights
       merge(stack_);
     }
+    generations_.change(effects, generations_.effects_of(stack_));
     feed({Role::strengths});
   } catch (...) {
     impl::set_strengths(stack_, before);
@@ -250,24 +343,23 @@ void Engine::set_strengths(const std::vector<float>& strengths) {
   }
 }
 
-// Merge a stack into a merged engine's weights; none is what it was built with.
-void Engine::merge(const Stack& stack) {
-  backend_->merge(stack.empty() ? std::nullopt
-                                : std::optional(fold(stack, folder_.manifest.adapter_inputs())));
+// Whether adapters are merged into weights rather than read as inputs.
+bool Engine::is_merged() const {
+  const auto& plan = folder_.manifest.forward().plan;
+  return plan && plan->swap;
 }
 
-// Write a swappable engine's inputs of some roles.
+// Merge a stack into a merged engine's weights; none is what it was built with.
+void Engine::merge(const Stack& stack) {
+  forward_.backend().merge(
+      stack.empty() ? std::nullopt : std::optional(fold(stack, folder_.manifest.adapter_inputs())));
+}
+
+// Write a swappable engine's inputs of some roles, in the graphs that are loaded.
 void Engine::feed(const std::set<Role>& roles) {
-  const auto chosen = [&](const AdapterInput& input) { return roles.count(input.spec->role) > 0; };
-  for (const AdapterInput& input : adapter_) {
-    if (chosen(input)) {
-      write_slots(stack_, *input.spec, input.view);
-    }
-  }
-  for (const AdapterInput& input : adapter_) {
-    if (chosen(input)) {
-      backend_->load_adapter(input.spec->name, input.view);
-    }
+  forward_.feed(stack_, roles);
+  if (context_) {
+    context_->feed(stack_, roles);
   }
 }
 
@@ -283,6 +375,19 @@ void Engine::require_bound() const {
   if (!bound_) {
     refuse("no inputs are bound", "call wanrt_bind first");
   }
+}
+
+// A caller's context that has become stale is refused; the engine's own is made again.
+void Engine::require_current() {
+  require_bound();
+  if (!bound_context_ || bound_context_->generation == generations_.current()) {
+    return;
+  }
+  if (!own_context_) {
+    generations_.check(*bound_context_);
+  }
+  bind_context(make_context(prompt_));
+  bound_ = true;
 }
 
 }  // namespace wanrt::impl

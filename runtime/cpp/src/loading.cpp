@@ -29,18 +29,20 @@ std::uint64_t resident_bytes() {
 
 }  // namespace
 
-std::unique_ptr<Backend> load_backend(const Folder& folder, const Options& options) {
+std::unique_ptr<Backend> load_backend(const Folder& folder, const Graph& graph,
+                                      const Options& options) {
   if (options.progress == nullptr) {
-    return open_backend(folder, options);
+    return open_backend(folder, graph, options);
   }
-  const auto total = static_cast<std::uint64_t>(folder.manifest.forward().weight_bytes);
+  const auto total = static_cast<std::uint64_t>(graph.weight_bytes);
   const std::uint64_t before = resident_bytes();
   std::uint64_t done = 0;
   bool wanted = true;
   const auto tell = [&] {
     wanted = wanted && options.progress(options.progress_context, done, total) == 0;
   };
-  auto loading = std::async(std::launch::async, [&] { return open_backend(folder, options); });
+  auto loading =
+      std::async(std::launch::async, [&] { return open_backend(folder, graph, options); });
   while (loading.wait_for(kInterval) != std::future_status::ready) {
     const std::uint64_t now = resident_bytes();
     done = std::max(done, std::min(total, now - std::min(now, before)));

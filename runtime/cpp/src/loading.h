@@ -8,8 +8,9 @@
 
 namespace wanrt::impl {
 
-// Load the engine's backend. If the caller wants progress, a thread of its own loads while
+// Load one of an engine's graphs. If the caller wants progress, a thread of its own loads while
 // this one tells. Throws Error; one of WANRT_CANCELLED, with nothing left behind, if he gave up.
-std::unique_ptr<Backend> load_backend(const Folder& folder, const Options& options);
+std::unique_ptr<Backend> load_backend(const Folder& folder, const Graph& graph,
+                                      const Options& options);
 
 }  // namespace wanrt::impl

@@ -10,11 +10,13 @@
 
 namespace wanrt::impl {
 
-std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& options) {
+std::unique_ptr<Backend> open_backend(const Folder& folder, const Graph& graph,
+                                      const Options& options) {
+  static_cast<void>(graph);
   static_cast<void>(options);
 #ifdef WANRT_HAVE_ONNXRUNTIME
   if (folder.manifest.backend == "onnxruntime") {
-    return open_onnxruntime(folder, options);
+    return open_onnxruntime(folder, graph, options);
   }
 #endif
 #ifdef WANRT_HAVE_TENSORRT

@@ -76,9 +76,27 @@ class Stub final : public Backend {
       gate.set(true);
       gate.wait(false);
     }
+    compute(inputs_.at("x"));
+    if (output_.data != nullptr) {
+      std::copy(made_.begin(), made_.end(), values(output_));
+    }
+  }
+
+  Made make_outputs() override {
+    const View& prompt = inputs_.at("prompt");
+    compute(prompt);
+    auto kept = std::make_shared<std::vector<float>>(made_);
+    View view = prompt;
+    view.data = kept->data();
+    return {{{"k", view}}, std::move(kept)};
+  }
+
+ private:
+  // What was made: a tensor, and to each of its values the sum of what else is bound.
+  void compute(const View& x) {
     float sum = 0;
     for (const auto& [name, view] : inputs_) {
-      if (name == "x" || name == "timestep" || name == "strengths") {
+      if (name == "x" || name == "prompt" || name == "timestep" || name == "strengths") {
         continue;
       }
       const bool down = name.find("lora_A") != std::string::npos;
@@ -87,15 +105,10 @@ class Stub final : public Backend {
         sum += values(view)[i] * (down ? values(inputs_.at("strengths"))[row] : 1);
       }
     }
-    const View& x = inputs_.at("x");
     made_.assign(values(x), values(x) + size(x));
     std::for_each(made_.begin(), made_.end(), [&](float& value) { value += sum; });
-    if (output_.data != nullptr) {
-      std::copy(made_.begin(), made_.end(), values(output_));
-    }
   }
 
- private:
   static float* values(const View& view) { return static_cast<float*>(view.data); }
   static std::size_t size(const View& view) { return view.bytes / sizeof(float); }
 
@@ -107,7 +120,9 @@ class Stub final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> open_backend(const Folder& folder, const Options& options) {
+std::unique_ptr<Backend> open_backend(const Folder& folder, const Graph& graph,
+                                      const Options& options) {
+  static_cast<void>(graph);
   static_cast<void>(options);
   if (folder.manifest.name == stub::kFailsToOpen) {
     throw Error(WANRT_UNSUPPORTED, "the stub can't open", "try another");

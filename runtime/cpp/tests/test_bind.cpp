@@ -253,7 +253,7 @@ TEST_CASE("sizes that the caller chooses") {
   });
   Fed fed(folder);
   CHECK(refusal(fed.engine, {fed.first, fed.second}) ==
-        "input x has shape [2, 3], the engine takes [rows=1, 3]");
+        "input timestep has shape [1], the engine takes [rows=2]");
   Values one = {1, 2, 3};
   fed.engine.bind({tiny::tensor("x", {1, 3}, one), fed.second});
   fed.engine.forward();
@@ -264,7 +264,7 @@ TEST_CASE("sizes that the caller chooses") {
   options.workload = "64x32x1";
   Fed pinned(folder, options);
   CHECK(refusal(pinned.engine, {tiny::tensor("x", {1, 3}, one), pinned.second}) ==
-        "input timestep has shape [1], the workload's is [2]");
+        "input x has shape [1, 3], the workload's is [2, 3]");
 }
 
 TEST_CASE("an output of another dtype than the manifest's") {

@@ -69,6 +69,10 @@ TEST_CASE("an engine in a forward refuses every other call") {
   CHECK(wanrt_time_forward(engine, &seconds, &error) == WANRT_BUSY);
   CHECK(seconds == -1);
   CHECK(wanrt_bind(engine, nullptr, 0, nullptr, 0, &error) == WANRT_BUSY);
+  wanrt_context* context = nullptr;
+  CHECK(wanrt_prepare(engine, nullptr, 0, &context, &error) == WANRT_BUSY);
+  CHECK(wanrt_bind_context(engine, nullptr, nullptr, 0, nullptr, 0, &error) == WANRT_BUSY);
+  CHECK(context == nullptr);
   CHECK(wanrt_output(engine, 0, &output, &error) == WANRT_BUSY);
   CHECK(output.name == nullptr);
   CHECK(wanrt_swap(engine, nullptr, 0, &error) == WANRT_BUSY);

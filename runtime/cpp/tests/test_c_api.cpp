@@ -37,6 +37,9 @@ TEST_CASE("null pointers are the host's mistakes") {
   CHECK(wanrt_manifest_tensor(nullptr, nullptr, WANRT_INPUT, 0, nullptr, &error) ==
         WANRT_USAGE_ERROR);
   CHECK(wanrt_bind(nullptr, nullptr, 0, nullptr, 0, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_prepare(nullptr, nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_bind_context(nullptr, nullptr, nullptr, 0, nullptr, 0, &error) == WANRT_USAGE_ERROR);
+  CHECK(wanrt_context_info(nullptr, nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_forward(nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_time_forward(nullptr, nullptr, &error) == WANRT_USAGE_ERROR);
   CHECK(wanrt_output(nullptr, 0, nullptr, &error) == WANRT_USAGE_ERROR);
@@ -48,6 +51,7 @@ TEST_CASE("null pointers are the host's mistakes") {
   CHECK(wanrt_engine_manifest(nullptr) == nullptr);
   CHECK(wanrt_close(nullptr, &error) == WANRT_OK);
   wanrt_manifest_free(nullptr);
+  wanrt_context_free(nullptr);
   wanrt_tensors_free(nullptr);
 }
 

@@ -33,8 +33,8 @@
  *   gave them, and are never freed by the caller.
  * - There is no global state. Different handles may be used by different threads at once. One
  * engine takes one call at a time: what another thread calls meanwhile, wanrt_close too, is refused
- * with WANRT_BUSY and changes nothing. Manifests and tensors may be read by any number of threads,
- * but not while one frees them; nor may any call begin after wanrt_close succeeded.
+ * with WANRT_BUSY and changes nothing. Manifests, contexts and tensors may be read by any number of
+ * threads, but not while one frees them; nor may any call begin after wanrt_close succeeded.
  * - Arguments are looked at before anything is done. A null pointer, an empty path or name, a value
  *   that no enumeration has, and a number out of its range are refused with WANRT_USAGE_ERROR.
  * - Structures change with WANRT_ABI_VERSION alone.
@@ -90,9 +90,10 @@ WANRT_ENUM(wanrt_memory){
 WANRT_ENUM(wanrt_device){WANRT_CPU = 0, WANRT_CUDA = 1};
 
 WANRT_ENUM(wanrt_kind){
-    WANRT_INPUT = 0,        /* an input that the caller binds */
-    WANRT_OUTPUT = 1,       /* an output */
-    WANRT_ADAPTER_INPUT = 2 /* an input that wanrt_swap feeds */
+    WANRT_INPUT = 0,         /* an input that the caller binds */
+    WANRT_OUTPUT = 1,        /* an output */
+    WANRT_ADAPTER_INPUT = 2, /* an input that wanrt_swap feeds */
+    WANRT_CONTEXT_INPUT = 3  /* one of a split engine's WANRT_INPUTs: wanrt_prepare takes it */
 };
 
 /* A tensor: described by a manifest, held by a file, or bound to an engine. */
@@ -115,6 +116,7 @@ typedef struct wanrt_info {
   int random_weights, full_finetune;
   uint64_t weight_bytes;
   size_t workloads, inputs, outputs, adapter_inputs;
+  size_t context_inputs; /* 0: one graph, no contexts */
 } wanrt_info;
 
 /* A named set of shapes; tokens per second is batch x tokens / seconds of one forward. */
@@ -152,6 +154,7 @@ typedef struct wanrt_adapter {
 
 typedef struct wanrt_manifest wanrt_manifest;
 typedef struct wanrt_engine wanrt_engine;
+typedef struct wanrt_context wanrt_context;
 typedef struct wanrt_tensors wanrt_tensors;
 
 /* The library's WANRT_ABI_VERSION; a host compares it with the header's. */
@@ -213,6 +216,37 @@ WANRT_API const wanrt_manifest* wanrt_engine_manifest(const wanrt_engine* engine
 WANRT_API wanrt_status wanrt_bind(wanrt_engine* engine, const wanrt_tensor* inputs,
                                   size_t input_count, const wanrt_tensor* outputs,
                                   size_t output_count, wanrt_error* error);
+
+/* Compute what the prompt and the image alone decide, for any number of forwards of a split engine
+ * (wanexport build --split). The inputs are those of WANRT_CONTEXT_INPUT, all of them, and are read
+ * in this call alone. The context graph is loaded when it is first needed; on a GPU its weights are
+ * freed afterwards. What is bound stays. A context lives until wanrt_context_free, be the engine
+ * closed or not; it can be bound any number of times, to this engine, until wanrt_swap or
+ * wanrt_set_strengths changes what a layer of the context graph computes: then it is stale, and a
+ * bind or forward with it is refused. Adapters of other layers leave it alone, as does one of
+ * strength 0. A schedule of strengths takes a context per distinct strength. */
+WANRT_API wanrt_status wanrt_prepare(wanrt_engine* engine, const wanrt_tensor* inputs,
+                                     size_t input_count, wanrt_context** context,
+                                     wanrt_error* error);
+
+/* As wanrt_bind, with a context in the place of what it was made of: the inputs are the others. To
+ * alternate between two contexts, as guidance does, bind one after the other.
+ *
+ * wanrt_bind itself takes all inputs of a split engine and prepares first: it reads those of
+ * WANRT_CONTEXT_INPUT there and then, and once more in the first forward after a change of adapters
+ * or strengths that makes a context stale; other forwards don't. */
+WANRT_API wanrt_status wanrt_bind_context(wanrt_engine* engine, const wanrt_context* context,
+                                          const wanrt_tensor* inputs, size_t input_count,
+                                          const wanrt_tensor* outputs, size_t output_count,
+                                          wanrt_error* error);
+
+/* Tell the bytes that a context takes, on the engine's device, and the seconds that preparing it
+ * took, with loading the context graph where that was due. */
+WANRT_API wanrt_status wanrt_context_info(const wanrt_context* context, uint64_t* bytes,
+                                          double* seconds, wanrt_error* error);
+
+/* Free a context. NULL is allowed. What an engine has bound stays until its next bind or close. */
+WANRT_API void wanrt_context_free(wanrt_context* context);
 
 /* Tell an output by its index: the caller's memory, or the engine's, which holds the last forward's
  * values until the next forward, bind or close. */

@@ -9,6 +9,11 @@
 //   engine.swap({{"a.safetensors", 0.9F}, {"b.safetensors", -0.3F}});
 //   engine.set_strengths({0.5F, 0});          // of these two, without touching A and B
 //
+// A split engine also takes a prompt once, for all steps:
+//
+//   wanrt::Context context = engine.prepare(prompt);  // manifest().context_inputs()
+//   engine.bind(context, latents);                    // the other inputs
+//
 // What wanrt.h says about ownership, lifetimes and threads holds here too. Handles move and don't
 // copy; a moved-from handle may only be destroyed or assigned to.
 #ifndef WANRT_WANRT_HPP
@@ -134,6 +139,11 @@ class ManifestView {
     return tensors(nullptr, WANRT_ADAPTER_INPUT, info().adapter_inputs);
   }
 
+  // Those of inputs() that Engine::prepare takes; of an engine of one graph there are none.
+  [[nodiscard]] std::vector<Tensor> context_inputs(const char* workload = nullptr) const {
+    return tensors(workload, WANRT_CONTEXT_INPUT, info().context_inputs);
+  }
+
   [[nodiscard]] const char* json() const noexcept { return wanrt_manifest_json(handle_); }
 
  private:
@@ -208,6 +218,31 @@ class Tensors {
   std::unique_ptr<wanrt_tensors, Free> handle_;
 };
 
+class Engine;
+
+// What Engine::prepare made of a prompt and an image.
+class Context {
+ public:
+  [[nodiscard]] std::uint64_t bytes() const { return info().first; }
+  [[nodiscard]] double seconds() const { return info().second; }
+
+ private:
+  friend class Engine;
+  struct Free {
+    void operator()(wanrt_context* handle) const noexcept { wanrt_context_free(handle); }
+  };
+
+  explicit Context(wanrt_context* handle) : handle_(handle) {}
+
+  [[nodiscard]] std::pair<std::uint64_t, double> info() const {
+    std::pair<std::uint64_t, double> info;
+    call(wanrt_context_info, handle_.get(), &info.first, &info.second);
+    return info;
+  }
+
+  std::unique_ptr<wanrt_context, Free> handle_;
+};
+
 // Told while an engine is loaded, as wanrt_progress is; false gives up. What it throws, the
 // engine's constructor throws.
 using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
@@ -269,6 +304,24 @@ class Engine {
     const std::vector<wanrt_tensor> in(inputs.begin(), inputs.end());
     const std::vector<wanrt_tensor> out(outputs.begin(), outputs.end());
     call(wanrt_bind, handle_.get(), in.data(), in.size(), out.data(), out.size());
+  }
+
+  // Compute what a prompt and an image decide, for any number of forwards of a split engine.
+  [[nodiscard]] Context prepare(const std::vector<Tensor>& inputs) {
+    const std::vector<wanrt_tensor> in(inputs.begin(), inputs.end());
+    wanrt_context* handle = nullptr;
+    call(wanrt_prepare, handle_.get(), in.data(), in.size(), &handle);
+    return Context(handle);
+  }
+
+  // The same as the other bind, with a context for the inputs that it was made of.
+  void bind(const Context& context, const std::vector<Tensor>& inputs,
+            const std::vector<Tensor>& outputs = {}) {
+    const std::vector<wanrt_tensor> in(inputs.begin(), inputs.end());
+    const std::vector<wanrt_tensor> out(outputs.begin(), outputs.end());
+    call(wanrt_bind_context, handle_.get(),
+         static_cast<const wanrt_context*>(context.handle_.get()), in.data(), in.size(), out.data(),
+         out.size());
   }
 
   void forward() { call(wanrt_forward, handle_.get()); }

@@ -77,6 +77,46 @@ wanrt_status wanrt_bind(wanrt_engine* engine, const wanrt_tensor* inputs, size_t
   });
 }
 
+wanrt_status wanrt_prepare(wanrt_engine* engine, const wanrt_tensor* inputs, size_t input_count,
+                           wanrt_context** context, wanrt_error* error) {
+  return guard(error, [&] {
+    const Claim claim(engine);
+    require(context, "context");
+    const Manifest& manifest = engine->manifest.folder.manifest;
+    const auto in = read_views(inputs, input_count, specs_of(manifest, WANRT_INPUT), "input");
+    *context = std::make_unique<wanrt_context>(wanrt_context{claim->prepare(in)}).release();
+  });
+}
+
+wanrt_status wanrt_bind_context(wanrt_engine* engine, const wanrt_context* context,
+                                const wanrt_tensor* inputs, size_t input_count,
+                                const wanrt_tensor* outputs, size_t output_count,
+                                wanrt_error* error) {
+  return guard(error, [&] {
+    const Claim claim(engine);
+    require(context, "context");
+    const Manifest& manifest = engine->manifest.folder.manifest;
+    const auto in = read_views(inputs, input_count, specs_of(manifest, WANRT_INPUT), "input");
+    const auto out = read_views(outputs, output_count, specs_of(manifest, WANRT_OUTPUT), "output");
+    claim->bind(in, out, context->held);
+  });
+}
+
+wanrt_status wanrt_context_info(const wanrt_context* context, uint64_t* bytes, double* seconds,
+                                wanrt_error* error) {
+  return guard(error, [&] {
+    require(context, "context");
+    require(bytes, "bytes");
+    require(seconds, "seconds");
+    *bytes = context->held->bytes();
+    *seconds = context->held->seconds;
+  });
+}
+
+void wanrt_context_free(wanrt_context* context) {
+  const std::unique_ptr<wanrt_context> freed(context);
+}
+
 wanrt_status wanrt_output(wanrt_engine* engine, size_t index, wanrt_tensor* output,
                           wanrt_error* error) {
   return guard(error, [&] {

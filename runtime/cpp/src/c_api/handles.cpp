@@ -12,12 +12,15 @@ std::vector<const TensorSpec*> specs_of(const Manifest& manifest, wanrt_kind kin
   if (kind == WANRT_ADAPTER_INPUT) {
     return manifest.adapter_inputs();
   }
-  const Graph& graph = manifest.forward();
+  if (kind == WANRT_INPUT) {
+    return manifest.data_inputs();
+  }
+  if (kind == WANRT_CONTEXT_INPUT) {
+    return manifest.is_split() ? list_data(*manifest.context()) : std::vector<const TensorSpec*>();
+  }
   std::vector<const TensorSpec*> specs;
-  for (const TensorSpec& spec : kind == WANRT_OUTPUT ? graph.outputs : graph.inputs) {
-    if (kind == WANRT_OUTPUT || spec.role == Role::data) {
-      specs.push_back(&spec);
-    }
+  for (const TensorSpec& spec : manifest.forward().outputs) {
+    specs.push_back(&spec);
   }
   return specs;
 }

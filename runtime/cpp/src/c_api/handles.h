@@ -2,6 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <map>
+#include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -23,6 +26,10 @@ struct wanrt_engine {
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 };
 
+struct wanrt_context {
+  std::shared_ptr<const wanrt::impl::Context> held;  // an engine that it is bound to holds it too
+};
+
 struct wanrt_tensors {
   std::map<std::string, std::string> metadata;
   std::vector<wanrt::impl::StoredTensor> entries;
@@ -31,8 +38,7 @@ struct wanrt_tensors {
 
 namespace wanrt::impl {
 
-// The inputs that a caller binds, the outputs, or those that an adapter feeds, in the graph's
-// order.
+// The tensors of a kind, in the graphs' order.
 std::vector<const TensorSpec*> specs_of(const Manifest& manifest, wanrt_kind kind);
 
 // A tensor as the ABI describes it. Throws Error for more dimensions than it has room for.

@@ -13,10 +13,10 @@ namespace {
 // Symbols of a graph's inputs in a workload, and -1 for shapes that it doesn't tell.
 View view_in(const Manifest& manifest, const Workload& workload, const TensorSpec& spec) {
   Symbols symbols;
-  for (const TensorSpec& input : manifest.forward().inputs) {
-    const auto shape = workload.shapes.find(input.name);
+  for (const TensorSpec* input : manifest.data_inputs()) {
+    const auto shape = workload.shapes.find(input->name);
     if (shape != workload.shapes.end()) {
-      match_shape(input.shape, shape->second, symbols);
+      match_shape(input->shape, shape->second, symbols);
     }
   }
   View view;
@@ -70,6 +70,7 @@ wanrt_status wanrt_manifest_info(const wanrt_manifest* manifest, wanrt_info* inf
     to.inputs = specs_of(from, WANRT_INPUT).size();
     to.outputs = from.forward().outputs.size();
     to.adapter_inputs = specs_of(from, WANRT_ADAPTER_INPUT).size();
+    to.context_inputs = specs_of(from, WANRT_CONTEXT_INPUT).size();
     *info = to;
   });
 }
@@ -99,7 +100,8 @@ wanrt_status wanrt_manifest_tensor(const wanrt_manifest* manifest, const char* w
       refuse_usage(std::string("there is no workload '") + workload + "'",
                    "there is: " + from.workload_names());
     }
-    if (kind != WANRT_INPUT && kind != WANRT_OUTPUT && kind != WANRT_ADAPTER_INPUT) {
+    if (kind != WANRT_INPUT && kind != WANRT_OUTPUT && kind != WANRT_ADAPTER_INPUT &&
+        kind != WANRT_CONTEXT_INPUT) {
       refuse_usage("there is no kind " + std::to_string(kind));
     }
     const auto specs = specs_of(from, kind);

@@ -278,11 +278,31 @@ std::uint64_t Manifest::weight_bytes() const {
   return bytes;
 }
 
-std::vector<const TensorSpec*> Manifest::adapter_inputs() const {
-  const Graph& graph = forward();
+const Graph* Manifest::context() const { return is_split() ? &graphs.at("context") : nullptr; }
+
+std::vector<const TensorSpec*> list_data(const Graph& graph) {
   std::vector<const TensorSpec*> specs;
-  if (graph.plan) {
-    const Plan& plan = *graph.plan;
+  for (const TensorSpec& spec : graph.inputs) {
+    if (spec.role == Role::data) {
+      specs.push_back(&spec);
+    }
+  }
+  return specs;
+}
+
+std::vector<const TensorSpec*> Manifest::data_inputs() const {
+  std::vector<const TensorSpec*> specs = list_data(forward());
+  if (const Graph* once = context()) {
+    const auto more = list_data(*once);
+    specs.insert(specs.end(), more.begin(), more.end());
+  }
+  return specs;
+}
+
+std::vector<const TensorSpec*> Manifest::adapter_inputs() const {
+  std::vector<const TensorSpec*> specs;
+  if (forward().plan) {
+    const Plan& plan = *forward().plan;
     if (plan.swap) {
       for (const TensorSpec& spec : plan.swap->inputs) {
         specs.push_back(&spec);
@@ -290,9 +310,11 @@ std::vector<const TensorSpec*> Manifest::adapter_inputs() const {
       return specs;
     }
   }
-  for (const TensorSpec& spec : graph.inputs) {
-    if (is_adapter(spec.role)) {
-      specs.push_back(&spec);
+  for (const auto& [key, graph] : graphs) {
+    for (const TensorSpec& spec : graph.inputs) {
+      if (is_adapter(spec.role)) {
+        specs.push_back(&spec);
+      }
     }
   }
   return specs;

@@ -22,6 +22,9 @@ struct Graph {
   std::optional<FileEntry> emulated;  // the same graph for a CPU that lacks its dtype
 };
 
+// The inputs that a caller feeds to a graph, in its order.
+std::vector<const TensorSpec*> list_data(const Graph& graph);
+
 struct Workload {
   std::string name;
   std::int64_t width = 0, height = 0, frames = 0, batch = 0, tokens = 0;
@@ -52,7 +55,12 @@ struct Manifest {
     return graphs.at(is_split() ? "denoise" : "forward");
   }
   [[nodiscard]] bool is_split() const { return graphs.count("context") == 1; }
+  // The graph that is run once per prompt; null: every forward computes all of it.
+  [[nodiscard]] const Graph* context() const;
   [[nodiscard]] std::uint64_t weight_bytes() const;
+
+  // What a caller feeds: to the graph of every forward first, then to a context graph.
+  [[nodiscard]] std::vector<const TensorSpec*> data_inputs() const;
 
   // The matrices that an adapter for this engine may hold; none: it can't swap.
   [[nodiscard]] std::vector<const TensorSpec*> adapter_inputs() const;

@@ -3,8 +3,8 @@
 namespace wanrt::impl {
 
 std::string find_unsupported(const Manifest& manifest) {
-  if (manifest.is_split()) {
-    return "has a context graph; this version runs one-graph engines";
+  if (manifest.is_split() && manifest.backend != "onnxruntime") {
+    return "has a context graph; this version runs those with onnxruntime, not " + manifest.backend;
   }
   if (manifest.cards > 1) {
     return "is split over " + std::to_string(manifest.cards) +

@@ -101,7 +101,8 @@ void add_cuda(Ort::SessionOptions& session, const Options& options) {
 }
 
 // The same as Python's wanrt.ort_session: outputs are equal bit by bit.
-Ort::SessionOptions session_options(const Manifest& manifest, const Options& options) {
+Ort::SessionOptions session_options(const Manifest& manifest, const Graph& graph,
+                                    const Options& options) {
   Ort::SessionOptions session;
   session.SetIntraOpNumThreads(options.threads > 0 ? options.threads : usable_cores());
   session.SetInterOpNumThreads(1);
@@ -118,6 +119,9 @@ Ort::SessionOptions session_options(const Manifest& manifest, const Options& opt
   if (options.mapped) {
     session.AddConfigEntry(kOrtSessionOptionsConfigDisablePrepacking, "1");
   }
+  if (&graph == manifest.context()) {
+    session.DisableCpuMemArena();  // what it makes is kept: no more than that, and freed by itself
+  }
   if (options.device == WANRT_CUDA) {
     add_cuda(session, options);
   }
@@ -126,10 +130,11 @@ Ort::SessionOptions session_options(const Manifest& manifest, const Options& opt
 
 class OnnxRuntime final : public Backend {
  public:
-  OnnxRuntime(const Folder& folder, const Options& options)
+  OnnxRuntime(const Folder& folder, const Graph& graph, const Options& options)
       : folder_(folder.path),
-        session_(env_, folder.file(folder.manifest.forward().file).c_str(),
-                 session_options(folder.manifest, options)),
+        graph_(graph),
+        session_(env_, folder.file(graph.file).c_str(),
+                 session_options(folder.manifest, graph, options)),
         binding_(session_),
         host_(Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)),
         device_(
@@ -161,14 +166,26 @@ class OnnxRuntime final : public Backend {
   View made_output(std::size_t index) override {
     return translate(folder_, [&] {
       made_ = binding_.GetOutputValues();
-      Ort::Value& value = made_.at(index);
-      const auto facts = value.GetTensorTypeAndShapeInfo();
-      View view;
-      view.dtype = static_cast<wanrt_dtype>(facts.GetElementType());
-      view.shape = facts.GetShape();
-      view.data = value.GetTensorMutableRawData();
-      view.bytes = facts.GetElementCount() * dtype_bytes(view.dtype);
-      return view;
+      return view_of(made_.at(index), WANRT_HOST);
+    });
+  }
+
+  Made make_outputs() override {
+    return translate(folder_, [&] {
+      for (const TensorSpec& spec : graph_.outputs) {
+        binding_.BindOutput(spec.name.c_str(), device_);
+      }
+      run(true);
+      auto kept = std::make_shared<Kept>();
+      kept->values = binding_.GetOutputValues();
+      binding_.ClearBoundOutputs();  // or the next run would write to the same memory
+      Made made;
+      for (std::size_t i = 0; i < graph_.outputs.size(); ++i) {
+        made.views[graph_.outputs[i].name] =
+            view_of(kept->values.at(i), on_device_ ? WANRT_DEVICE : WANRT_HOST);
+      }
+      made.memory = std::move(kept);
+      return made;
     });
   }
 
@@ -182,6 +199,23 @@ class OnnxRuntime final : public Backend {
   }
 
  private:
+  // Values that may outlive their session, but not ONNX Runtime's environment.
+  struct Kept {
+    Ort::Env env{ORT_LOGGING_LEVEL_ERROR, "wanrt"};
+    std::vector<Ort::Value> values;
+  };
+
+  static View view_of(Ort::Value& value, wanrt_memory memory) {
+    const auto facts = value.GetTensorTypeAndShapeInfo();
+    View view;
+    view.dtype = static_cast<wanrt_dtype>(facts.GetElementType());
+    view.memory = memory;
+    view.shape = facts.GetShape();
+    view.data = value.GetTensorMutableRawData();
+    view.bytes = facts.GetElementCount() * dtype_bytes(view.dtype);
+    return view;
+  }
+
   // The binding keeps the value, the value refers to the memory.
   [[nodiscard]] Ort::Value wrap(const View& view) const {
     return Ort::Value::CreateTensor(view.memory == WANRT_DEVICE ? device_ : host_, view.data,
@@ -190,6 +224,7 @@ class OnnxRuntime final : public Backend {
   }
 
   std::string folder_;
+  const Graph& graph_;
   Ort::Env env_{ORT_LOGGING_LEVEL_ERROR, "wanrt"};  // ONNX Runtime shares one between engines
   Ort::Session session_;
   Ort::IoBinding binding_;
@@ -202,9 +237,11 @@ class OnnxRuntime final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> open_onnxruntime(const Folder& folder, const Options& options) {
+std::unique_ptr<Backend> open_onnxruntime(const Folder& folder, const Graph& graph,
+                                          const Options& options) {
   check_runtime(folder, options);
-  return translate(folder.path, [&] { return std::make_unique<OnnxRuntime>(folder, options); });
+  return translate(folder.path,
+                   [&] { return std::make_unique<OnnxRuntime>(folder, graph, options); });
 }
 
 }  // namespace wanrt::impl

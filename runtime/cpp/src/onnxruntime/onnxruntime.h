@@ -7,6 +7,7 @@
 
 namespace wanrt::impl {
 
-std::unique_ptr<Backend> open_onnxruntime(const Folder& folder, const Options& options);
+std::unique_ptr<Backend> open_onnxruntime(const Folder& folder, const Graph& graph,
+                                          const Options& options);
 
 }  // namespace wanrt::impl
