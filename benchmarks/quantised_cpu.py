@@ -3,8 +3,8 @@
     python benchmarks/quantised_cpu.py [--threads 1] [--rounds 20]
 
 Engines of the product, `full` and separate r32, each in fp32 and int8. QGemm on fixed u8 scales
-isn't among them: those need calibration on real activations. Interleaved in one process in random order; medians. Writes
-`benchmarks/results/quantised_cpu.{json,md}`.
+isn't among them: those need calibration on real activations. Interleaved in one process, in random
+order; medians. Writes `benchmarks/results/quantised_cpu.{json,md}`.
 """
 
 from __future__ import annotations
