@@ -1,11 +1,10 @@
-"""The demo in int8 on ONNX Runtime's CPU against fp32: time, error, and the other integer form.
+"""The demo in int8 on ONNX Runtime's CPU against fp32: time and error.
 
     python benchmarks/quantised_cpu.py [--threads 1] [--rounds 20]
 
-Engines of the product, `full` and separate r32, each in fp32 and int8, and of `full` one more form:
-static u8 activations with s8 weights as QGemm isn't built, since its scales need calibration on
-real activations. Interleaved in one process in random order; medians. Writes
-`benchmarks/results/quantised_cpu.{json,md}`.
+Engines of the product, `full` and separate r32, each in fp32 and int8. QGemm on fixed u8 scales
+isn't among them: those need calibration on real activations. Interleaved in one process, in random
+order; medians. Writes `benchmarks/results/quantised_cpu.{json,md}`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.weights.quantize import dequantize
+from wanrt.machine.integers import saturates
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
@@ -116,7 +117,8 @@ def _run_segment(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtimes do
+    if saturates():  # as the runtimes do
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
     )

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -100,6 +101,21 @@ void add_cuda(Ort::SessionOptions& session, const Options& options) {
   session.AppendExecutionProvider_CUDA_V2(*cuda);
 }
 
+// Pairs of u8 x s8 products may saturate in 16 bits on x86 without VNNI or AMX, unless both factors
+// are u8, which is slower. What can't be known counts as saturating.
+bool saturates() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("flags", 0) == 0) {
+      line += ' ';
+      return line.find(" avx_vnni ") == std::string::npos &&
+             line.find(" avx512_vnni ") == std::string::npos &&
+             line.find(" amx_int8 ") == std::string::npos;
+    }
+  }
+  return true;
+}
+
 // The same as Python's wanrt.ort_session: outputs are equal bit by bit.
 Ort::SessionOptions session_options(const Manifest& manifest, const Graph& graph,
                                     const Options& options) {
@@ -114,8 +130,9 @@ Ort::SessionOptions session_options(const Manifest& manifest, const Graph& graph
   session.AddConfigEntry(kOrtSessionOptionsConfigForceSpinningStop, "1");
   // The arena grows by doubling; weights in it would waste up to as much again.
   session.AddConfigEntry(kOrtSessionOptionsUseDeviceAllocatorForInitializers, "1");
-  // Products of u8 and s8 saturate on CPUs with AVX2 but without VNNI, unless both are u8.
-  session.AddConfigEntry(kOrtSessionOptionsAvx2PrecisionMode, "1");
+  if (saturates()) {
+    session.AddConfigEntry(kOrtSessionOptionsAvx2PrecisionMode, "1");
+  }
   if (options.mapped) {
     session.AddConfigEntry(kOrtSessionOptionsConfigDisablePrepacking, "1");
   }
