@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -15,11 +16,13 @@ from wanexport.graph.trace import GraphSpec
 from wanexport.lora.adapter import at_full_strength, touched_parameters
 from wanexport.lora.canonical import write_adapter
 from wanexport.model.names import computes_in_fp32
+from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import ENGINE_DTYPES
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.tensor_file import StoredTensor
 from wanexport.storage.values import one_thread
 from wanexport.weights.parameters import EngineParameters
+from wanexport.weights.quantize import is_quantized, quantize, quantize_refs, specify
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.schema import AdapterFile
 from wanrt.storage.dtypes import SAFETENSORS
@@ -48,17 +51,18 @@ def list_parameters(target: Target, spec: GraphSpec) -> list[EngineParameters]:
 def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) -> EngineParameters:
     checkpoint = target.weights.made
     dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
+    quantized = frozenset(target.quantized)
     if adapters is None:
-        return EngineParameters(checkpoint.tensors, dtypes)
+        return EngineParameters(checkpoint.tensors, dtypes, quantized=quantized)
     if target.mode == "merged":
-        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters)
+        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters, quantized=quantized)
     branch_dtype = SAFETENSORS[spec.dtype]
     carried, strengths = adapters.carried, None
     if target.mode == "swappable":  # strengths are given at run time
         strengths = tuple(adapter.strength for adapter in carried)
         carried = tuple(at_full_strength(adapter) for adapter in carried)
     return EngineParameters(
-        checkpoint.tensors, dtypes, adapters.rest, carried, branch_dtype, strengths
+        checkpoint.tensors, dtypes, adapters.rest, carried, branch_dtype, strengths, quantized
     )
 
 
@@ -69,7 +73,12 @@ def write_weights(store: WeightStore, target: Target, parameters: EngineParamete
     if changed:
         names = [name for name in parameters.refs if name in changed]
         shapes = {name: parameters.refs[name].shape for name in names}
-        specs = [StoredTensor(name, parameters.dtypes[name], shapes[name]) for name in names]
+        specs: list[StoredTensor] = []
+        for name in names:
+            if is_quantized(name, parameters.quantized):
+                specs += specify(name, shapes[name])
+            else:
+                specs.append(StoredTensor(name, parameters.dtypes[name], shapes[name]))
         store.write("merged", specs, _merged(parameters, names))
     if target.mode == "separate":
         branch_specs = list(chain.from_iterable(parameters.branch_specs(target.ranks)))
@@ -82,18 +91,32 @@ def _reference_layers(store: WeightStore, target: Target, changed: Collection[st
     layers = target.weights.made.layers
     trained = [layer for layer in layers if layer.origin is None][-1]
     for layer in layers:
+        quantized = set(target.quantized)
+        refs = quantize_refs(layer.tensors, quantized)
         dtypes = {
-            name: ref.dtype if computes_in_fp32(name) else dtype
-            for name, ref in layer.tensors.items()
+            name: ref.dtype if computes_in_fp32(name) or name not in layer.tensors else dtype
+            for name, ref in refs.items()
         }
+        dtypes |= {name: refs[name].dtype for name in refs if is_quantized(name, quantized)}
         origin = layer.origin or (target.weights.origin if layer is trained else "base")
-        store.reference(layer.tensors, dtypes, dtype, origin, changed, layer.hidden)
+        store.reference(
+            refs, dtypes, dtype, origin, _with_scales(changed), _with_scales(layer.hidden)
+        )
+
+
+def _with_scales(names: Collection[str]) -> set[str]:
+    """Return parameters' names and those of their scales, whether they have any or not."""
+    return {*names, *(scale_name(name) for name in names)}
 
 
 def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
     with one_thread():
         for name in names:
-            yield from parameters.stored(name)
+            if is_quantized(name, parameters.quantized):
+                blocks = [block.clone() for block in parameters.stored(name)]
+                yield from quantize(torch.cat(blocks))
+            else:
+                yield from parameters.stored(name)
 
 
 def _branches(target: Target, parameters: EngineParameters) -> Iterator[Tensor]:

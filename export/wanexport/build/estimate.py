@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from wanexport.build.targets import Target
@@ -14,6 +14,7 @@ from wanexport.model.names import computes_in_fp32
 from wanexport.storage.dtypes import itemsize
 from wanexport.storage.hashes import join_digests, sha256_text
 from wanexport.storage.links import pool_path
+from wanexport.weights.quantize import quantize_refs
 from wanrt.storage.dtypes import SAFETENSORS
 from wanrt.storage.files import real_path
 
@@ -30,13 +31,18 @@ def count_written(target: Target, pooled: set[Path]) -> int:
     """
     arch, dtype = target.config.architecture, SAFETENSORS[target.config.dtype]
     width = itemsize(dtype)
-    nbytes = {name: math.prod(shape) * width for name, shape in target.shapes.items()}
+    narrow = {f"{module}.weight" for module in target.quantized}
+    nbytes = {
+        name: math.prod(shape) * (1 if name in narrow else width)
+        for name, shape in target.shapes.items()
+    }
     written = 64_000 * arch.num_layers + 600_000  # model.onnx and the rotary table
     if target.copy:
         written += sum(nbytes.values())
     else:
         weights = target.weights
-        cast = _pooled(target.out, weights.checkpoint, dict(weights.files), dtype)
+        digests = dict(weights.files)
+        cast = _pooled(target.out, weights.checkpoint, digests, dtype, target.quantized)
         written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
         pooled.update(cast)
         written += sum(nbytes[name] for name in _rewritten(target))
@@ -86,7 +92,11 @@ def _rewritten(target: Target) -> set[str]:
 
 
 def _pooled(
-    out: Path, checkpoint: Checkpoint | None, digests: Mapping[str, str], dtype: str
+    out: Path,
+    checkpoint: Checkpoint | None,
+    digests: Mapping[str, str],
+    dtype: str,
+    quantized: Collection[str],
 ) -> dict[Path, int]:
     """Return the files of the pool that a checkpoint comes to, and their sizes.
 
@@ -98,10 +108,16 @@ def _pooled(
     sizes: dict[Path, int] = {}
     held = ((own_path(file.path), layer) for layer in checkpoint.layers for file in layer.files)
     for path, layer in held:
-        refs = [(n, ref) for n, ref in layer.tensors.items() if ref.path == path]
-        if {name for name, _ in refs} <= layer.hidden:
+        made = quantize_refs(layer.tensors, quantized)
+        refs = [(n, ref) for n, ref in made.items() if ref.path == path]
+        if {n for n, ref in layer.tensors.items() if ref.path == path} <= layer.hidden:
             continue
-        stored = {name: ref.dtype if computes_in_fp32(name) else dtype for name, ref in refs}
+        stored = {
+            name: ref.dtype
+            if computes_in_fp32(name) or ref is not layer.tensors.get(name)
+            else dtype
+            for name, ref in refs
+        }
         if any(ref.dtype != stored[name] or not ref.as_it_lies for name, ref in refs):
             size = sum(math.prod(ref.shape) * itemsize(stored[name]) for name, ref in refs)
             read = {str(path) for _, ref in refs for path in ref.paths}

@@ -20,7 +20,7 @@ from wanexport.storage.dtypes import engine_dtype, itemsize
 from wanexport.storage.hashes import sha256_file
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.fields import ADAPTER_ROLES, File, TensorSpec
-from wanrt.manifest.origin import Prefused, Source, Verification
+from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.schema import AdapterFile, ContextCost, Graph, Manifest, Workload
 
@@ -59,6 +59,7 @@ def make_manifest(
         targets=tuple(target.ranks) or _merged_targets(target),
         target_set=target.target_set,
         prefuse=prefused,
+        quantization=_quantization(target),
         lora_form=("fused" if target.joined else "branch") if target.ranks else None,
         dtype=config.dtype,
         backend=target.backend,
@@ -96,10 +97,22 @@ def _compared_by(target: Target, prefused: Sequence[Prefused]) -> dict[str, str]
         "model": target.config.name,
         "expert": target.expert or "none",
         "prefuse": ", ".join(_show(one) for one in prefused) or "none",
-        "quantization": "none",
+        "quantization": "int8" if target.quantized else "none",
         "layout": "split" if target.split else "one",
         "cards": "1",
     }
+
+
+def _quantization(target: Target) -> Quantization | None:
+    if not target.quantized:
+        return None
+    return Quantization(
+        scheme="int8",
+        weights="channel",
+        activations="tensor",
+        excluded=target.excluded,
+        origin="pristine",
+    )
 
 
 def _show(prefused: Prefused) -> str:

@@ -109,7 +109,10 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     oracle = builder.oracles.ask(target) if target.verify else None
     spec = specify_graph(target)
     with reporter.work(f"{target.name}: tracing"):
-        model = passes.lower_for(trace_graph(spec), target.backend, spec.dtype, target.joined)
+        traced = trace_graph(spec)
+        model = passes.lower_for(
+            traced, target.backend, spec.dtype, target.joined, target.quantized
+        )
     parameters = list_parameters(target, spec)
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:
         store = WeightStore(

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from wanexport.errors import ConfigError, UsageError
 from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Config, Size
+from wanexport.model.quantization import NO_BACKEND, Scheme
 from wanexport.tensorrt.settings import PlanSettings, resolve_settings
 from wanrt.manifest.schema import Backend, Mode
 from wanrt.terminal.progress import Reporter
@@ -39,6 +40,8 @@ class BuildRequest:
         targets: names of sets and patterns of the layers that a swappable engine's adapters, and
             those of `ranks`, sit on; empty is cross-attention, or with `loras` what they change.
         skip_image_keys: leave out a LoRA's keys of layers for an image, where the model has none.
+        quantize: how the blocks' linear layers are stored and multiplied.
+        quantize_exclude: patterns of those that are left as they are.
         max_rank: of the swappable engine; None takes the largest asked.
         merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
         dynamic: leave batch, frames, height and width open.
@@ -61,6 +64,8 @@ class BuildRequest:
     expert: ExpertChoice | None = None
     skip_image_keys: bool = False
     targets: tuple[str, ...] = ()
+    quantize: Scheme = "none"
+    quantize_exclude: tuple[str, ...] = ()
     max_rank: int | None = None
     merge_rest: bool = False
     dynamic: bool = False
@@ -203,6 +208,7 @@ def check_usage(request: BuildRequest) -> None:
         if not request.loras:
             raise UsageError("--merge-rest has no effect without a --lora", "add --lora FILE")
         _need_mode(request, "--merge-rest", UNMERGED)
+    _check_quantized(request)
     settings = request.tensorrt
     if settings is not None and not settings.control:
         if settings.backend != "tensorrt":
@@ -212,6 +218,30 @@ def check_usage(request: BuildRequest) -> None:
                 "drop it",
             )
         _need_mode(request, "--no-build-control", FULL)
+
+
+def _check_quantized(request: BuildRequest) -> None:
+    """Refuse a scheme that nothing runs, or not with what else is asked."""
+    scheme = request.quantize
+    if scheme == "none":
+        if request.quantize_exclude:
+            raise UsageError(
+                "--quantize-exclude has no effect without --quantize", "add --quantize int8"
+            )
+        return
+    if request.tensorrt is not None:
+        raise UsageError(
+            f"--quantize {scheme} isn't built for --backend {request.backend} yet",
+            "drop it, or build int8 with --backend onnxruntime for a CPU",
+        )
+    if reason := NO_BACKEND.get(scheme):
+        raise UsageError(f"--quantize {scheme} isn't built: {reason}", "use --quantize int8")
+    if request.config.dtype != "fp32":
+        raise UsageError(
+            f"--quantize {scheme} runs on ONNX Runtime's CPU, beside fp32 and not "
+            f"{request.config.dtype}",
+            "add --dtype fp32",
+        )
 
 
 def _need_mode(request: BuildRequest, flag: str, users: Collection[Mode]) -> None:

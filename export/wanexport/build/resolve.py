@@ -9,10 +9,12 @@ from pathlib import Path
 from wanexport.build.estimate import count_memory, count_plan_bytes, count_written
 from wanexport.build.request import BuildRequest
 from wanexport.build.reuse import decide_action, describe_inputs
-from wanexport.build.sources import AdapterSet, Sources
+from wanexport.build.sources import AdapterSet, Sources, Weights
 from wanexport.build.targets import Target
 from wanexport.errors import AdapterError, BuildError, ConfigError
 from wanexport.lora.targets import Targets, choose_targets, name_smallest
+from wanexport.model.quantization import select_quantized
+from wanexport.storage.hashes import sha256_text
 from wanexport.storage.names import safe_name
 from wanexport.tensorrt.lora_form import choose_joined
 from wanrt.manifest.schema import Mode
@@ -68,7 +70,11 @@ def _make_target(
     of = f"-{expert}" if expert else ""
     weights = sources.weights_of(mode)
     fused = "".join(f"-pre-{one.label}" for one in weights.prefuse)
-    name = f"{config.name}{of}-{size}-{config.dtype}{fused}-{mode}{label}"
+    quantized, excluded = _choose_quantized(request, weights)
+    scheme = f"-{request.quantize}" if quantized else ""
+    if excluded:
+        scheme += f"-but-{sha256_text(' '.join(quantized))[:8]}"
+    name = f"{config.name}{of}-{size}-{config.dtype}{scheme}{fused}-{mode}{label}"
     if request.split:
         name += "-split"
     if settings:
@@ -90,6 +96,8 @@ def _make_target(
         joined=choose_joined(
             config.architecture, request.sizes, ranks, mode, settings, sources.shapes
         ),
+        quantized=quantized,
+        excluded=excluded,
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         expert=expert,
@@ -103,6 +111,28 @@ def _make_target(
         control=control,
         command=request.command,
     )
+
+
+def _choose_quantized(
+    request: BuildRequest, weights: Weights
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the layers to quantise, and the patterns that leave some out.
+
+    Raises:
+        BuildError: the checkpoint is quantised already.
+    """
+    if request.quantize == "none":
+        return (), ()
+    scheme = weights.checkpoint.scheme() if weights.checkpoint else None
+    if scheme is not None:
+        raise BuildError(
+            f"{weights.made.path} is quantised already ({scheme}), so --quantize "
+            f"{request.quantize} would round its weights a second time, and a small adapter merged "
+            "into them is lost: of one that changes W by 0.3 %, 0 to 18 % survives",
+            "quantise the pristine checkpoint, or build with --quantize none",
+        )
+    chosen = select_quantized(request.config.architecture, request.quantize_exclude)
+    return chosen, request.quantize_exclude
 
 
 def _choose_targets(request: BuildRequest, mode: Mode) -> Targets | None:

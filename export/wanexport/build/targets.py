@@ -34,6 +34,8 @@ class Target:
         adapters: none (full), the one it carries, or those that ship with a swappable engine.
         ranks: module -> rank of the low-rank branch in its graph.
         joined: modules of these whose branch is part of their own product.
+        quantized: modules whose weights are stored and multiplied in int8.
+        excluded: the patterns of those of the blocks that aren't, where any are.
         max_rank: of a swappable engine.
         swap_rank: the rank that a merged engine can exchange in its weights; None if it can't.
         expert: which of Wan2.2's two models it is.
@@ -62,6 +64,8 @@ class Target:
     adapters: tuple[AdapterSet, ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
+    quantized: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     max_rank: int | None = None
     swap_rank: int | None = None
     expert: Expert | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -68,8 +68,13 @@ class Comparer:
         with self.reporter.work(f"{target.name}: tracing at {tokens} tokens"):
             twin = _trace(target, twin_spec(spec))
             small = _trace(target, small_spec(spec)) if spec.dtype == "bf16" else None
-        subject = Subject(store.folder, spec, model, twin, small, store.bound)
-        total = sum(count_bytes(graph, store.bound) for graph in (twin, small) if graph is not None)
+            plain = None
+            if target.quantized:
+                plain = _trace(replace(target, quantized=()), twin_spec(spec))
+        subject = Subject(store.folder, spec, model, twin, small, store.bound, plain)
+        total = sum(
+            count_bytes(graph, store.bound) for graph in (twin, small, plain) if graph is not None
+        )
         found = []
         for adapters, of_engine in zip(target.carried, parameters, strict=True):
             expected = self._expect(target, spec, adapters, of_engine, ROUNDED)
@@ -139,7 +144,11 @@ class Comparer:
         sample = run(key, of_engine.effective)
         base = run("base", of_engine.base) if adapters is not None else None
         rounded = run(key, of_engine.effective, spec.dtype) if spec.dtype in rounded_in else None
-        return Expected(sample, base, rounded)
+        pristine = None
+        if of_engine.quantized:
+            unquantized = replace(of_engine, quantized=frozenset())
+            pristine = run(f"{key} before it is quantised", unquantized.effective)
+        return Expected(sample, base, rounded, pristine)
 
     def _name_weights(self, target: Target, adapters: AdapterSet | None) -> str:
         """Name the weights an engine computes with; separate and swappable engines share them."""
@@ -152,7 +161,9 @@ class Comparer:
 def _trace(target: Target, spec: GraphSpec) -> ir.Model:
     """Trace a twin and lower it like the engine's graph."""
     dtype = target.config.dtype
-    graph = passes.lower_for(trace_graph(spec), target.backend, dtype, target.joined)
+    graph = passes.lower_for(
+        trace_graph(spec), target.backend, dtype, target.joined, target.quantized
+    )
     if target.max_rank is not None:
         make_swappable(graph, target.branch_names, target.max_rank, target.backend, dtype)
     return graph

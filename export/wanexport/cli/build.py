@@ -28,6 +28,7 @@ from wanexport.cli.recorded import record_command
 from wanexport.errors import UsageError
 from wanexport.lora.find import parse_lora
 from wanexport.model.config import DEMO
+from wanexport.model.quantization import Scheme
 from wanrt.manifest.schema import Backend
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.screen import print_line
@@ -149,6 +150,25 @@ def build(
         Backend,
         typer.Option(help="Library that runs the engines.", rich_help_panel=OUTPUT),
     ] = "onnxruntime",
+    quantize: Annotated[
+        Scheme,
+        typer.Option(
+            metavar="none|int8|fp8|nvfp4",
+            help="How the linear layers of the blocks are stored and multiplied: int8 for ONNX "
+            "Runtime's CPU, none as --dtype says; fp8 and nvfp4 are refused.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "none",
+    quantize_exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantize-exclude",
+            metavar="GLOB",
+            help="Linear layers of the blocks to leave unquantised, by a pattern of diffusers' "
+            "names; repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     max_rank: Annotated[
         int | None,
         typer.Option(
@@ -276,6 +296,8 @@ def build(
         expert=expert,
         skip_image_keys=skip_image_keys,
         targets=tuple(targets or ()),
+        quantize=quantize,
+        quantize_exclude=tuple(quantize_exclude or ()),
         max_rank=max_rank,
         merge_rest=merge_rest,
         dynamic=dynamic,

@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 from wanexport.errors import BuildError
 from wanexport.graph.cuda_forms import lower_for_cuda
 from wanexport.graph.fusible.forms import lower_for_tensorrt
+from wanexport.graph.quantize import quantize_linears
 from wanexport.storage.dtypes import onnx_dtype
 from wanrt.manifest.schema import Backend
 
@@ -128,7 +129,11 @@ def share_constants(model: ir.Model) -> None:
 
 
 def lower_for(
-    model: ir.Model, backend: Backend, dtype: str, joined: Collection[str] = ()
+    model: ir.Model,
+    backend: Backend,
+    dtype: str,
+    joined: Collection[str] = (),
+    quantized: Collection[str] = (),
 ) -> ir.Model:
     """Lower a traced graph for what runs it, and return it.
 
@@ -142,11 +147,13 @@ def lower_for(
         backend: what runs the engine.
         dtype: the engine's.
         joined: for TensorRT, layers whose low-rank branch becomes part of their own product.
+        quantized: for ONNX Runtime, linear layers that become integer products.
     """
     if backend == "onnxruntime":
         if dtype == "bf16":
             lower_for_cuda(model)
         lower_attention(model)
+        quantize_linears(model, quantized)
     elif dtype != "fp32":
         lower_for_tensorrt(model, onnx_dtype(dtype), joined)
     return model

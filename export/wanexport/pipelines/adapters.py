@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +63,8 @@ class Adapters:
         self._state = _State()
         self._stack: tuple[str, ...] = ()
         self._strengths: tuple[float, ...] = ()
-        self._room: tempfile.TemporaryDirectory[str] | None = None
+        self._room: Path | None = None
+        self._remove_room: Callable[[], object] = lambda: None
         self._count = 0
         self.revision = 0
         """Another number after every change of what the engine adds to its base."""
@@ -171,9 +174,8 @@ class Adapters:
 
     def close(self) -> None:
         """Remove the canonical adapters; a second call does nothing."""
-        if self._room is not None:
-            self._room.cleanup()
-            self._room = None
+        self._remove_room()
+        self._room = None
 
     def convert_file(self, file: Path | str, output: Path, *, skip_image_keys: bool) -> None:
         """Write the canonical adapter of a LoRA file of any dialect."""
@@ -247,9 +249,11 @@ class Adapters:
 
     def _next_path(self) -> Path:
         if self._room is None:
-            self._room = tempfile.TemporaryDirectory(prefix="wanexport-adapters-")
+            room = Path(tempfile.mkdtemp(prefix="wanexport-adapters-"))
+            self._remove_room = weakref.finalize(self, shutil.rmtree, room, ignore_errors=True)
+            self._room = room
         self._count += 1
-        return Path(self._room.name) / f"{self._count}.safetensors"
+        return self._room / f"{self._count}.safetensors"
 
     def _discard(self, before: _State, after: _State) -> None:
         for path in set(before.files.values()) - set(after.files.values()):

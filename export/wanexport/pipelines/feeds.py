@@ -29,10 +29,12 @@ class Feeds:
     Args:
         manifest: the engine's.
         folder: the engine's, for errors.
+        on_host: whether the engine reads host memory alone.
     """
 
     manifest: Manifest
     folder: Path
+    on_host: bool
 
     def arrange(self, given: dict[str, Tensor | None]) -> Iterator[Feed]:
         """Yield the inputs of every forward that a call takes, in the batch's order.
@@ -79,7 +81,8 @@ class Feeds:
             feeds["encoder_hidden_states_image"] = self._join_frames(image)
         batch = len(feeds["hidden_states"])
         for name, spec in specs.items():
-            value = feeds[name] = feeds[name].detach().to(torch_dtype(spec.dtype)).contiguous()
+            value = feeds[name].detach().to(torch_dtype(spec.dtype)).contiguous()
+            feeds[name] = value.cpu() if self.on_host else value
             want = spec.shape[1:]
             fits = value.ndim == len(spec.shape) and len(value) == batch
             if name != "hidden_states":  # whose size says which video it is

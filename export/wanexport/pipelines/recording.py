@@ -119,7 +119,7 @@ class Recorder:
         shared = _take_shared(positive, negative[0]) if negative else {}
         models = [step.calls[0].model for step in self.steps]
         return Video(
-            latents=self.latents.float(),
+            latents=self.latents.float().cpu(),
             timesteps=torch.tensor([float(timestep) for timestep in timesteps]),
             coefficients=coefficients,
             guidance=torch.tensor([_find_guidance(step) for step in self.steps])

@@ -45,7 +45,8 @@ class EngineTransformer(LoraMethods, ModelMixin, ConfigMixin):  # type: ignore[m
         folder: the engine folder.
         engine: the engine of that folder, loaded already with options that are not offered here;
             it stays the caller's to close.
-        device: where the engine runs; by default a TensorRT engine's is cuda, another's cpu.
+        device: where the engine runs, or was loaded; by default a TensorRT engine's is cuda,
+            another's cpu.
         threads: of ONNX Runtime's own pool; by default one per usable core.
 
     Raises:
@@ -70,7 +71,8 @@ class EngineTransformer(LoraMethods, ModelMixin, ConfigMixin):  # type: ignore[m
         manifest = self._engine.manifest
         self._dtype = torch_dtype(manifest.dtype)
         self._device = torch.device("cpu")
-        self._feeds = Feeds(manifest, self._folder)
+        on_host = manifest.backend == "onnxruntime" and device != "cuda"
+        self._feeds = Feeds(manifest, self._folder, on_host)
         self._adapters = Adapters(self._folder, self._engine)
         self._contexts = Contexts(self._engine) if manifest.is_split else None
         self._internal_dict = _describe(manifest, self._folder)

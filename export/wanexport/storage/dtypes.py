@@ -40,6 +40,8 @@ def onnx_dtype(dtype: str) -> ir.DataType:
     """Return ONNX's dtype of an engine's or of a weight file's that engines can have."""
     import onnx_ir as ir
 
+    if dtype == "I8":  # what quantised weights are stored in, not an engine's dtype
+        return ir.DataType.INT8
     return ir.DataType(ONNX[ENGINE_DTYPES.get(dtype, dtype)])
 
 

@@ -19,9 +19,11 @@ from wanexport.graph.swappable import STRENGTHS, make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.model.config import Architecture, Size
 from wanexport.model.names import computes_in_fp32
+from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.twin import same_structure, twin_spec
+from wanexport.weights.quantize import dequantize
 from wanrt.engine.stack import Stack, read_stack
 from wanrt.errors import EngineError
 from wanrt.manifest.folder import EngineFolder
@@ -59,7 +61,14 @@ class BuiltEngine:
             raise EngineError(
                 f"{self.folder.path}: the graph has no weights {name}", "rebuild the engine"
             )
-        return self.weights[name].read()
+        value = self.weights[name].read()
+        if name in self._quantized:
+            return dequantize(value, self.weights[scale_name(name)].read())
+        return value
+
+    @property
+    def _quantized(self) -> list[str]:
+        return [name for name in self.weights if scale_name(name) in self.weights]
 
     def effective(self, name: str) -> Tensor:
         """Return a parameter in fp32 with its branch folded in: W + B A."""
@@ -107,7 +116,8 @@ class BuiltEngine:
         manifest, spec = self.folder.manifest, self.spec(size)
         joined = joined_modules(self.graph)
         traced = trace_graph(twin_spec(spec))
-        twin = passes.lower_for(traced, manifest.backend, manifest.dtype, joined)
+        quantized = [name.removesuffix(".weight") for name in self._quantized]
+        twin = passes.lower_for(traced, manifest.backend, manifest.dtype, joined, quantized)
         if manifest.max_rank is not None:
             names = [name for name in self.adapter if name != STRENGTHS]
             make_swappable(twin, names, manifest.max_rank, manifest.backend, manifest.dtype)
@@ -180,7 +190,7 @@ def _read_constants(
 
 def _locate_weights(folder: EngineFolder, graph: ir.Graph) -> dict[str, TensorRef]:
     """Return the byte range of every weight that a graph reads, by its name."""
-    stored = {onnx_dtype(name): name for name in ENGINE_DTYPES}
+    stored = {onnx_dtype(name): name for name in (*ENGINE_DTYPES, "I8")}
     files = {file.file: file.bytes for file in folder.manifest.weights}
     found = {}
     for name, value in graph.initializers.items():

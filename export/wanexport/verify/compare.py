@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -28,6 +28,8 @@ Less than the 4e-6 that timestep frequencies off in the last bit made. Large wei
 rounded: to 1.5e-6 times four, 2.5e-6 where those are the query's and key's norms. What 40 layers of
 width 5120 leave hasn't been measured since the frequencies are diffusers' own.
 """
+INT8_TOLERANCE = 5e-2
+"""Of a whole model: random weights leave 1e-2, real activations have larger outliers."""
 DTYPE_FACTOR = 1.5  # of PyTorch's own error in the engine's dtype
 
 
@@ -42,6 +44,7 @@ class Subject:
         twin: the graph traced from `twin_spec(spec)`, lowered like the engine's.
         small: of a bf16 engine, the graph traced from `small_spec(spec)`, lowered likewise.
         bound: where each initializer's bytes lie.
+        plain: of a quantised engine, the twin with its products in fp32.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class Subject:
     twin: ir.Model
     small: ir.Model | None
     bound: Mapping[str, TensorRef]
+    plain: ir.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ class Expected:
         sample: in fp32.
         base: of the base without the adapter, in fp32; None if there is no adapter.
         rounded: in the engine's dtype; None if that is fp32.
+        pristine: of a quantised engine, in fp32 with the weights before they are quantised.
     """
 
     sample: Tensor
     base: Tensor | None = None
     rounded: Tensor | None = None
+    pristine: Tensor | None = None
 
 
 def verify_engine(
@@ -87,6 +93,8 @@ def verify_engine(
         VerificationError: an error exceeds what the dtype allows, or an output isn't finite.
     """
     same_structure(subject.graph, subject.twin)
+    if subject.plain is not None:
+        return _verify_quantized(subject, subject.plain, adapter, expected, on_bytes)
     spec, dtype = subject.spec, twin_spec(subject.spec).dtype
     error = _measure(subject, subject.twin, adapter, expected, on_bytes)
     reference = None if expected.rounded is None else relative_l2(expected.rounded, expected.sample)
@@ -110,6 +118,46 @@ def verify_engine(
         reference_error=reference,
         adapter_effect=effect,
         emulated_error=emulated,
+    )
+
+
+def _verify_quantized(
+    subject: Subject,
+    plain: ir.Model,
+    adapter: Mapping[str, Tensor],
+    expected: Expected,
+    on_bytes: Callable[[int], None],
+) -> Verification:
+    """Compare a quantised engine twice: its stored weights sharply, its products with a tolerance.
+
+    With the stored q and scales multiplied in fp32 the outputs are the model's with these weights,
+    as sharply as those of an fp32 engine. What quantising weights and activations costs is measured
+    against the model before it was quantised.
+    """
+    assert expected.pristine is not None
+    sharp = _measure(subject, plain, adapter, expected, on_bytes)
+    if sharp > FP32_TOLERANCE:
+        raise VerificationError(
+            f"the engine's outputs with its int8 weights in fp32 products are off by {sharp:.2g} "
+            f"(relative L2), more than {FP32_TOLERANCE:.2g}",
+            "these versions of torch, onnx and onnxruntime don't agree; see constraints.txt",
+        )
+    pristine = replace(expected, sample=expected.pristine)
+    error = _measure(subject, subject.twin, adapter, pristine, on_bytes)
+    if error > INT8_TOLERANCE:
+        raise VerificationError(
+            f"quantised to int8, the outputs are off by {error:.2g} (relative L2), more than "
+            f"{INT8_TOLERANCE:.2g}",
+            "leave the layers with the largest values out: --quantize-exclude '*.ffn.*'",
+        )
+    effect = None if expected.base is None else relative_l2(expected.sample, expected.base)
+    return Verification(
+        method="blocks",
+        dtype="fp32",
+        tokens=twin_size(subject.spec.arch, subject.spec.size).tokens,
+        error=error,
+        tolerance=INT8_TOLERANCE,
+        adapter_effect=effect,
     )
 
 

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from wanexport.graph.emulate import emulate
 from wanexport.graph.trace import OUTPUT_NAME
+from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
+from wanexport.weights.quantize import dequantize
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
@@ -114,6 +116,7 @@ def _run_segment(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtimes do
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
     )
@@ -145,16 +148,21 @@ def _bind_segment(
     cast = {}
     for name, value in _open_values(graph).items():
         ref = bound[name]
+        shape = ref.shape
         dtype = value.dtype or ir.DataType.FLOAT
         if onnx_dtype(ref.dtype) != dtype:
-            array = ref.read().to(torch_dtype(engine_dtype(dtype))).numpy()
+            weight = ref.read()
+            if ref.dtype == "I8":  # a quantised weight in the graph with fp32 products
+                weight = dequantize(weight, bound[scale_name(name)].read())
+                shape = tuple(weight.shape)
+            array = weight.to(torch_dtype(engine_dtype(dtype))).contiguous().numpy()
             cast[name] = OrtValue.ortvalue_from_numpy(array)
         value.const_value = ir.ExternalTensor(
             ref.path.relative_to(folder).as_posix(),
             ref.offset,
             ref.nbytes,
             dtype,
-            shape=ir.Shape(ref.shape),
+            shape=ir.Shape(shape),
             name=name,
             base_dir=str(folder),
         )

@@ -12,6 +12,7 @@ from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, TensorRef
 from wanexport.weights.cast import cast_tensor
+from wanexport.weights.quantize import fake_quantize, is_quantized
 
 __all__ = ["EngineParameters"]
 
@@ -26,6 +27,7 @@ class EngineParameters:
         merged: adapters merged into the weights (all of them, or what no branch can carry).
         carried: adapters that run as a low-rank branch.
         adapter_dtype: the safetensors dtype of the branch's A and B.
+        quantized: modules whose weights are quantised, once all that is merged is in them.
         strengths: of each of `carried`, where those are given at run time instead of inside B.
     """
 
@@ -35,6 +37,7 @@ class EngineParameters:
     carried: Sequence[Adapter] = ()
     adapter_dtype: str = "F32"
     strengths: Sequence[float] | None = None
+    quantized: frozenset[str] = frozenset()
 
     def stored(self, name: str) -> Iterator[Tensor]:
         """Yield a parameter as the engine stores it, merged in fp32, in blocks of rows."""
@@ -50,7 +53,7 @@ class EngineParameters:
         weight, dtype = self.refs[name].read(), self.dtypes[name]
         if self.merged:
             weight = merge_parameter(name, weight, self.merged, torch_dtype(dtype))
-        weight = cast_tensor(weight, dtype, self._place(name)).float()
+        weight = self._quantize(name, cast_tensor(weight, dtype, self._place(name)).float())
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and self.carried:
             for strength, adapters in self._stacks():
@@ -97,7 +100,11 @@ class EngineParameters:
 
     def base(self, name: str) -> Tensor:
         """Return a parameter in fp32 without any adapter."""
-        return cast_tensor(self.refs[name].read(), self.dtypes[name], self._place(name)).float()
+        value = cast_tensor(self.refs[name].read(), self.dtypes[name], self._place(name)).float()
+        return self._quantize(name, value)
+
+    def _quantize(self, name: str, value: Tensor) -> Tensor:
+        return fake_quantize(value) if is_quantized(name, self.quantized) else value
 
     def _place(self, name: str) -> str:
         return f"{self.refs[name].path}: {self.refs[name].name}"

@@ -60,6 +60,12 @@ Engine::Engine(const Folder& folder, const Options& options)
   if (!unsupported.empty()) {
     throw Error(WANRT_UNSUPPORTED, "this engine " + unsupported, "upgrade libwanrt");
   }
+  if (!manifest.quantization.empty() && options.device == WANRT_CUDA) {
+    throw Error(WANRT_UNSUPPORTED,
+                "ONNX Runtime has no " + manifest.quantization +
+                    " products on CUDA: it would run them on the CPU",
+                "run it on the CPU");
+  }
   if (!options.workload.empty()) {
     workload_ = manifest.find_workload(options.workload);
     if (workload_ == nullptr) {

@@ -53,19 +53,19 @@ TEST_CASE("defaults") {
 
 TEST_CASE("what this version can't run is read, and refused where it is run") {
   const tiny::Folder folder([](tiny::Json& json) {
-    json["quantization"] = {{"scheme", "int8"},
+    json["quantization"] = {{"scheme", "fp8"},
                             {"weights", "channel"},
                             {"activations", nullptr},
                             {"origin", "pristine"}};
   });
-  CHECK(std::string(wanrt::Manifest(folder.path()).json()).find("int8") != std::string::npos);
+  CHECK(std::string(wanrt::Manifest(folder.path()).json()).find("fp8") != std::string::npos);
   try {
     const wanrt::Engine engine(folder.path());
     FAIL("it runs");
   } catch (const wanrt::Error& error) {
     CHECK(error.status() == WANRT_UNSUPPORTED);
     CHECK(std::string(error.what()) ==
-          "this engine is quantised to int8; this version runs unquantised engines");
+          "this engine is quantised to fp8; this version runs int8 with ONNX Runtime alone");
     CHECK(error.hint() == "upgrade libwanrt");
   }
 }

@@ -189,6 +189,12 @@ def check_engine(
         from wanrt.backends.onnxruntime.session import check_runtime
 
         check_runtime(device or "cpu")
+        if manifest.quantization and device == "cuda":
+            raise UnsupportedError(
+                f"ONNX Runtime has no {manifest.quantization.scheme} products on CUDA: it would "
+                "run them on the CPU",
+                "run it with --device cpu",
+            )
         if is_emulated(manifest, device):
             _check_emulated(manifest, allowed=emulated)
         return

@@ -17,7 +17,7 @@ from wanrt.terminal.units import show_bytes
 
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
-    from wanrt.manifest.origin import Prefused, Source, Verification
+    from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
     from wanrt.manifest.schema import AdapterFile, Manifest
 
 __all__ = ["info", "render_info", "show_sources"]
@@ -44,6 +44,16 @@ def render_info(folder: Path, manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _quantized(found: Quantization) -> str:
+    activations = f"activations per {found.activations}" if found.activations else "weights alone"
+    left_out = f"; left out: {', '.join(found.excluded)}" if found.excluded else ""
+    origin = "here, from the weights" if found.origin == "pristine" else "as the checkpoint was"
+    return (
+        f"{found.scheme} in the blocks' linear layers, weights per {found.weights}, {activations}, "
+        f"{origin}{left_out}"
+    )
+
+
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     weights = "random weights" if manifest.random_weights else "real weights"
     if not manifest.full_finetune and manifest.mode == "full":
@@ -59,6 +69,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         *([("expert", f"the {manifest.expert}-noise expert of a pair")] if manifest.expert else []),
         ("mode", _mode(manifest)),
         ("dtype", manifest.dtype),
+        *([("quantised", _quantized(manifest.quantization))] if manifest.quantization else []),
         ("backend", manifest.backend),
         *(("prefused", _prefused(one)) for one in manifest.prefuse),
         *_plan_facts(manifest),

@@ -11,7 +11,8 @@ from wanrt.explain.kernel import Kernel, Operand
 
 __all__ = ["complete", "count_operator"]
 
-GEMMS: Final = ("Gemm", "FusedGemm", "MatMul")
+INTEGER: Final = "DynamicQuantizeMatMul"
+GEMMS: Final = ("Gemm", "FusedGemm", "MatMul", INTEGER)
 ATTENTIONS: Final = ("MultiHeadAttention", "Attention")
 MULTIPLIES: Final = ("gemm", "matmul", "conv", "attention", "einsum")
 VIEWS: Final = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -29,7 +30,8 @@ def complete(kernel: Kernel) -> Kernel:
         _, depth, columns, weight = _matrices(kernel)
         if weight is None:
             x = kernel.inputs[0]
-            packed = Operand("", x.dtype, (columns, depth), (x.place[0], "packed"))
+            dtype = "int8" if kernel.kind == INTEGER else x.dtype
+            packed = Operand("", dtype, (columns, depth), (x.place[0], "packed"))
             return replace(kernel, inputs=(x, packed, *kernel.inputs[1:]))
     elif kernel.kind not in ATTENTIONS and any(n in kernel.kind.lower() for n in MULTIPLIES):
         raise _unknown(kernel)
@@ -44,7 +46,8 @@ def count_operator(kernel: Kernel) -> tuple[int, str | None]:
     """
     if kernel.kind in GEMMS:
         rows, depth, columns, _ = _matrices(kernel)
-        return 2 * rows * depth * columns, kernel.inputs[0].dtype
+        dtype = "int8" if kernel.kind == INTEGER else kernel.inputs[0].dtype
+        return 2 * rows * depth * columns, dtype
     if kernel.kind in ATTENTIONS:
         return _attend(kernel)
     return 0, None

@@ -6,16 +6,21 @@ from wanrt.manifest.schema import Manifest
 
 __all__ = ["find_unsupported"]
 
+RUN = {("int8", "onnxruntime")}  # scheme and backend of quantised engines
+
 
 def find_unsupported(manifest: Manifest) -> str | None:
     """Return the feature that this version can't run, and what it runs instead; or None."""
     quantized = manifest.quantization.scheme if manifest.quantization else ""
+    runs = (quantized, manifest.backend) in RUN
     reasons = {
         f"is split in two graphs for {manifest.backend}; this version runs such engines with ONNX "
         "Runtime": manifest.is_split and manifest.backend != "onnxruntime",
         f"is split over {manifest.cards} cards; this version runs engines of one card": (
             manifest.cards > 1
         ),
-        f"is quantised to {quantized}; this version runs unquantised engines": bool(quantized),
+        f"is quantised to {quantized}; this version runs int8 with ONNX Runtime alone": (
+            bool(quantized) and not runs
+        ),
     }
     return next((reason for reason, applies in reasons.items() if applies), None)

@@ -184,6 +184,7 @@ FLAGS = {
     "build": {
         "--rank", "--mode", "--config", "--base", "--finetuned", "--lora", "--lora-high",
         "--lora-low", "--skip-image-keys", "--expert", "--targets", "--prefuse", "--dtype",
+        "--quantize", "--quantize-exclude",
         "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
         "--weights", "--verify", "--out", "--force", "--dry-run",

@@ -9,7 +9,9 @@ from wanexport.build.request import BuildRequest
 
 USAGE: dict[str, str] = {
     "no such command": "compile",
-    "no such flag": "build --rank 4 --quantize",
+    "no such flag": "build --rank 4 --quantise int8",
+    "a scheme": "build --rank 4 --quantize int4",
+    "a scheme without value": "build --rank 4 --quantize",
     "a misspelt flag": "build --ranks 4",
     "rank 0": "build --rank 0",
     "a negative rank": "build --rank -4",

@@ -10,8 +10,10 @@ std::string find_unsupported(const Manifest& manifest) {
     return "is split over " + std::to_string(manifest.cards) +
            " cards; this version runs engines of one card";
   }
-  if (!manifest.quantization.empty()) {
-    return "is quantised to " + manifest.quantization + "; this version runs unquantised engines";
+  const bool runs = manifest.quantization == "int8" && manifest.backend == "onnxruntime";
+  if (!manifest.quantization.empty() && !runs) {
+    return "is quantised to " + manifest.quantization +
+           "; this version runs int8 with ONNX Runtime alone";
   }
   return "";
 }

@@ -114,6 +114,8 @@ Ort::SessionOptions session_options(const Manifest& manifest, const Graph& graph
   session.AddConfigEntry(kOrtSessionOptionsConfigForceSpinningStop, "1");
   // The arena grows by doubling; weights in it would waste up to as much again.
   session.AddConfigEntry(kOrtSessionOptionsUseDeviceAllocatorForInitializers, "1");
+  // Products of u8 and s8 saturate on CPUs with AVX2 but without VNNI, unless both are u8.
+  session.AddConfigEntry(kOrtSessionOptionsAvx2PrecisionMode, "1");
   if (options.mapped) {
     session.AddConfigEntry(kOrtSessionOptionsConfigDisablePrepacking, "1");
   }

@@ -71,6 +71,8 @@ def open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # The arena grows by doubling; weights in it would waste up to as much again.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    # Products of u8 and s8 saturate on CPUs with AVX2 but without VNNI, unless both are u8.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")
     providers: list[str | tuple[str, dict[str, str]]] = [PROVIDERS["cpu"]]
