@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {"wanexport": ROOT / "export/wanexport", "wanrt": ROOT / "runtime/wanrt"}
 HEAVY = ("torch", "diffusers", "transformers", "peft", "onnx", "onnx_ir", "onnxscript",
          "onnxruntime", "polygraphy", "tensorrt", "tensorrt_rtx_bindings", "cuda", "matplotlib",
-         "jinja2")  # fmt: skip
+         "jinja2", "ray")  # fmt: skip
 
 
 @pytest.mark.parametrize("package", [wanexport, wanrt], ids=lambda p: p.__name__)
@@ -29,7 +29,8 @@ def test_packages_offer_what_they_say(package: object) -> None:
 
 LIGHT = (
     "wanexport", "wanexport.cli.main", "wanexport.cli.estimate_text", "wanexport.checkpoint.open",
-    "wanexport.checkpoint.random_weights", "wanexport.cost", "wanexport.model.config",
+    "wanexport.checkpoint.random_weights", "wanexport.cluster.ray_pool",
+    "wanexport.cost", "wanexport.model.config",
     "wanexport.model.formulas",
     "wanexport.storage.hashes", "wanexport.storage.links", "wanexport.storage.tensor_file",
     "wanrt", "wanrt.cli.main", "wanrt.backends.load", "wanrt.backends.tensorrt.api",

@@ -8,11 +8,13 @@ from typing import NoReturn
 
 from wanexport.errors import CheckpointError
 from wanexport.model.unsupported import (
+    FUSED,
     OTHER_INPUTS,
     TI2V,
     TI2V_CHANNELS,
     TI2V_REASON,
     TI2V_WIDTH,
+    UNFUSE,
 )
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
@@ -34,18 +36,23 @@ MODELS = (
      OTHER_INPUTS),
     (r"(^|\.)(audio_cross_attn|audio_proj|audio_model)\.",
      "a model of speech (MultiTalk, InfiniteTalk, HuMo)", OTHER_INPUTS),
+    (r"\.cross_attn\.processor\.[kv]_proj\.", "FantasyTalking", OTHER_INPUTS),
     (r"(^|\.)(dwpose_embedding|randomref_embedding_pose)\.", "UniAnimate-DiT", OTHER_INPUTS),
     (r"\.(cam_encoder|projector)\.", "ReCamMaster", OTHER_INPUTS),
+    (FUSED, "a model with q, k and v fused into one layer (fuse_qkv_projections)", UNFUSE),
 )  # fmt: skip
 CHANNELS = {
     48: "a Fun-Control model (48 input channels: video, control video and reference)",
     52: "a Wan2.2-Fun-Control model (52 input channels)",
 }
+NAME_DIT = "name the transformer's file or folder"
 OTHER_PARTS = (  # of a pipeline, given where its DiT is meant
-    (r"(token_embedding|shared|encoder\.embed_tokens)\.weight$", "a text encoder"),
+    (r"(token_embedding|shared|encoder\.embed_tokens)\.weight$", "a text encoder", NAME_DIT),
     (r"^(encoder|decoder)\.(conv1|conv_in|downsamples|upsamples|middle|mid_block|up_blocks)\b",
-     "a VAE"),
-    (r"^(visual|vision_model)\.", "an image encoder"),
+     "a VAE", NAME_DIT),
+    (r"^(visual|vision_model)\.", "an image encoder", NAME_DIT),
+    (r"(^|\.)_flat_param", "of FSDP's flattened parameters",
+     "save it again with FSDP's StateDictType.FULL_STATE_DICT"),
 )  # fmt: skip
 
 
@@ -88,13 +95,10 @@ def refuse_foreign(stored: Mapping[str, TensorRef], where: str) -> None:
 
 def refuse_other_part(stored: Mapping[str, TensorRef], where: str) -> NoReturn:
     """Refuse a file that holds no tensor of a DiT, and say what it is."""
-    for keys, part in OTHER_PARTS:
+    for keys, part, hint in OTHER_PARTS:
         found = [name for name in stored if re.search(keys, name)]
         if found:
-            raise CheckpointError(
-                f"{where} is {part}, not a DiT: {first_three(found)}",
-                "name the transformer's file or folder",
-            )
+            raise CheckpointError(f"{where} is {part}, not a DiT: {first_three(found)}", hint)
     raise CheckpointError(
         f"{where} has no tensor of a Wan DiT; it holds {first_three(sorted(stored)) or 'none'}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ __all__ = ["Location", "find_expert", "locate_checkpoint", "own_path"]
 WEIGHTS_NAME = "diffusion_pytorch_model"
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json$")  # of a variant: index.fp16.json
-SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.safetensors$")
+SHARD = re.compile(r"-\d{5}-of-(?!00001)(?P<count>\d{5})\.safetensors$")
 EXPERTS = (("transformer", "transformer_2"), ("high_noise_model", "low_noise_model"))
 
 log = logging.getLogger(__name__)
@@ -94,13 +95,18 @@ def _locate_in(folder: Path) -> Location:
         _warn_of_newer(index, single)
         return _indexed(index)
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
+    if len(files) == 1 and not SHARD.search(files[0].name):
         return Location(folder, (files[0],), config=_read_config(folder))
+    if _are_shards(folder, files):
+        return Location(folder, tuple(files), config=_read_config(folder))
     if files:
+        whole = [file for file in files if not SHARD.search(file.name)]
         raise CheckpointError(
             f"{folder} holds {len(files)} safetensors files and no single index of them: "
             f"{first_three([file.name for file in files])}",
-            f"name one: {' or '.join(map(str, files[:3]))}",
+            f"name one: {' or '.join(map(str, whole[:3]))}"
+            if whole
+            else "move the shards of each checkpoint into a folder of its own",
         )
     for pair in EXPERTS:
         if all((folder / name).is_dir() for name in pair):
@@ -118,6 +124,28 @@ def _locate_in(folder: Path) -> Location:
     raise CheckpointError(
         f"{folder} holds no checkpoint: no {usual.name}, no safetensors file, no transformer/"
     )
+
+
+def _are_shards(folder: Path, files: Sequence[Path]) -> bool:
+    """Tell whether files without an index are one checkpoint's shards, by their names.
+
+    Raises:
+        CheckpointError: some of them are missing; the others look like parameters trained alone.
+    """
+    found = [SHARD.search(file.name) for file in files]
+    sets = {
+        SHARD.sub(f"-of-{m['count']}", file.name) for file, m in zip(files, found, strict=True) if m
+    }
+    if len(sets) != 1 or not all(found):
+        return False
+    count = int(next(iter(sets)).rpartition("-")[2])
+    if len(files) != count:
+        raise CheckpointError(
+            f"{folder} holds {len(files)} of {count} shards: "
+            f"{first_three([file.name for file in files])}",
+            "download the checkpoint again",
+        )
+    return True
 
 
 def _warn_of_newer(index: Path, single: Path) -> None:

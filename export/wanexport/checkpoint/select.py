@@ -12,6 +12,7 @@ from wanexport.checkpoint.quantized import is_scale
 from wanexport.errors import CheckpointError
 from wanexport.model.names import is_known
 from wanexport.model.wrappers import find_roots, is_stray, strip_wrappers, unwrap
+from wanexport.storage.foreign_file import show_rewrite
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
 
@@ -62,7 +63,8 @@ def select_dit(stored: Mapping[str, TensorRef], where: str) -> Selection:
         names = [root or "(no prefix)" for root in roots]
         raise CheckpointError(
             f"{where} holds {len(roots)} models: {first_three(names)}",
-            "save the one you mean into a file of its own",
+            "write the one you mean alone: "
+            + show_rewrite(next(iter(stored.values())).path, "k", f"k.startswith({roots[-1]!r})"),
         )
     (root,) = roots
     tensors: dict[str, TensorRef] = {}

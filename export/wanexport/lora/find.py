@@ -63,8 +63,15 @@ def find_lora(name: str) -> Path:
         pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
         if not files and pickles:  # opening one says what to do
             return pickles[0]
-        if len(files) != 1:
-            raise AdapterError(f"{path} holds {len(files)} safetensors files", "name one of them")
+        if not files:
+            raise AdapterError(
+                f"{path} holds no safetensors file", "give a LoRA's file, or its folder"
+            )
+        if len(files) > 1:
+            raise AdapterError(
+                f"{path} holds {len(files)} safetensors files",
+                f"name one: {' or '.join(map(str, files[:3]))}",
+            )
         path = files[0]
     return path
 

@@ -56,7 +56,7 @@ SUFFIXES = tuple(
         (r"(?:lora_)?alpha", "alpha"),
         (rf"lora_magnitude_vector{_ADAPTER}\.weight", "magnitude"),
         (rf"lora_magnitude_vector{_ADAPTER}", "magnitude"),
-        (r"dora_scale", "magnitude"),
+        (r"(?:dora_scale|magnitude)", "magnitude"),
         *((rf"hada_{part}{_ADAPTER}", part) for part in ("w1_a", "w1_b", "w2_a", "w2_b")),
         *(
             (rf"lokr_{part}{_ADAPTER}", f"kron_{part}")

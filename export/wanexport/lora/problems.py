@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanexport.lora.choose import IMAGE_KEY, SKIP_FLAG
-from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, split_key
-from wanexport.model.unsupported import OTHER_INPUTS, TI2V, TI2V_REASON, TI2V_WIDTH
+from wanexport.lora.keys import Key, ModuleIndex, find_unsupported, split_key, split_whole
+from wanexport.model.names import is_known
+from wanexport.model.unsupported import FUSED, OTHER_INPUTS, TI2V, TI2V_REASON, TI2V_WIDTH, UNFUSE
 from wanexport.storage.foreign_file import show_rewrite
 from wanexport.storage.tensor_file import TensorRef
 from wanrt.terminal.text import first_three
@@ -31,6 +32,7 @@ _OTHER_MODELS = {
         "a file of Wan2.2's experts: --expert high, or low, names one, with a --config of Wan2.2",
     ),
     r"vace_": ("VACE's blocks", ""),
+    FUSED: ("q, k and v fused into one layer (fuse_qkv_projections)", UNFUSE),
 }
 # A new name for a whole parameter, which says that it replaces the model's own.
 _AS_SET = (
@@ -143,11 +145,16 @@ def find_not_lora(
             )
         )
     elif whole:
+        may_replace = all(is_known(split_whole(name)[0].module) for name in whole)
+        replace = f"if they replace the model's own, say so: {show_rewrite(path, _AS_SET)}"
         problems.append(
             LoraProblem(
                 tuple(whole),
                 f"{len(whole)} of {total} keys aren't LoRA tensors: {first_three(whole)}",
-                f"if they replace the model's own, say so: {show_rewrite(path, _AS_SET)}",
+                replace
+                if may_replace
+                else "they name no parameter of the model's: its trainer's "
+                "own loader knows what they mean, and may write the LoRA in another format",
             )
         )
     return problems

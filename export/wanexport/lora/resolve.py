@@ -42,6 +42,7 @@ _WHOLE: dict[str, tuple[str, Kind]] = {
     "set": (".weight", "set"),
     "set_b": (".bias", "set"),
 }
+_STATES_ALPHA = re.compile(r"(\w+_)?alpha")  # ss_network_alpha, lora_alpha
 _SAYS_SCALE = re.compile(r"alpha|scale|rank|strength|multiplier")
 
 
@@ -116,7 +117,7 @@ def resolve_file(file: SafetensorsFile, shapes: Shapes, strength: float = 1.0) -
         tuple(builder.alphas),
         scale_from,
         tuple(problems),
-        _note_scale(file, keys, builder) if scale_from == "none" else (),
+        _note_scale(file, keys, builder) if scale_from == "none" else builder.note_conflict(),
         next((key.root for key in keys.values() if key and key.root), ""),
         tuple(aside),
     )
@@ -165,11 +166,12 @@ def _note_scale(
     if not builder.assumed_scale or file.metadata.get("format") == FORMAT:
         return ()
     notes = ["the file states no alpha: scale 1"]
-    if stated := file.metadata.get("ss_network_alpha"):
-        notes.append(
-            f"warning: its metadata says ss_network_alpha {stated[:40]}, but it has no alpha "
-            "tensors; tools that load it read only those, and take scale 1, too"
-        )
+    for name, stated in sorted(file.metadata.items()):
+        if _STATES_ALPHA.fullmatch(name):
+            notes.append(
+                f"warning: its metadata says {name} {stated[:40]}, but it has no alpha "
+                "tensors; tools that load it read only those, and take scale 1, too"
+            )
     if any(key and "base_model.model." in key.prefix for key in keys.values()):
         notes.append(
             "warning: PEFT's adapter_config.json isn't beside it, and holds the alpha it was "
@@ -188,6 +190,7 @@ class _Builder:
         self.has_alpha_tensors = False
         self.has_stated_alphas = False
         self.assumed_scale = False
+        self._conflict: tuple[str, float, float] | None = None
 
     def build(self, target: str, roles: Roles) -> None:
         """Add a module's changes; raise ValueError, and add none, if its keys make none."""
@@ -209,6 +212,17 @@ class _Builder:
         if twice:
             raise ValueError(f"{twice[0]} is both replaced and changed")
         self.deltas += made
+
+    def note_conflict(self) -> tuple[str, ...]:
+        """Return what people should know where metadata and alpha tensors say different things."""
+        if self._conflict is None or self._settings is None:
+            return ()
+        name, alpha, stated = self._conflict
+        source = self._settings.source
+        return (
+            f"warning: {source} says alpha {stated:g} and {name} {alpha:g}; {source} is taken, as "
+            "in diffusers and PEFT, and ComfyUI takes the tensors",
+        )
 
     def _build_product(
         self, target: str, kind: Kind, roles: Roles, refs: dict[str, TensorRef]
@@ -233,6 +247,8 @@ class _Builder:
         self.has_stated_alphas |= find_alpha(self._settings, names, None) is not None
         stated = find_alpha(self._settings, names, alpha)
         self.alphas += [] if stated is None else [stated]
+        if alpha is not None and stated is not None and alpha != stated and not self._conflict:
+            self._conflict = (refs["alpha"].name, alpha, stated)
         self.assumed_scale |= stated is None and not whole
         made = [replace(delta, scale=scale)]
         if "B_bias" in refs:

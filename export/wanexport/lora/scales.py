@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from wanexport.errors import AdapterError
 from wanexport.storage.tensor_file import SafetensorsFile
-from wanrt.storage.regular import read_regular_text
+from wanrt.storage.regular import read_regular
 
 __all__ = [
     "LARGEST",
@@ -165,17 +165,16 @@ def read_settings(file: SafetensorsFile) -> PeftSettings | None:
     Raises:
         AdapterError: they can't be read, or describe something other than LoRA, LoHa and LoKr.
     """
-    text, where = file.metadata.get(DIFFUSERS_KEY), f"{file.path}: {DIFFUSERS_KEY}"
+    text: str | bytes | None = file.metadata.get(DIFFUSERS_KEY)
+    where = f"{file.path}: {DIFFUSERS_KEY}"
     beside = file.path.with_name(PEFT_CONFIG)
     is_beside = text is None and os.path.lexists(beside) and _belongs(beside, file)
     if is_beside:
         where = str(beside)
         try:
-            text = read_regular_text(beside, JSON_BYTES)
+            text = read_regular(beside, JSON_BYTES)  # of any encoding that JSON has
         except OSError as error:
             raise AdapterError(f"{where} can't be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise AdapterError(f"{where} can't be read: {error}") from None
     if text is None:
         return None
     settings = _parse(text, where)
@@ -211,7 +210,7 @@ def has_metadata(file: SafetensorsFile) -> bool:
     return DIFFUSERS_KEY in file.metadata
 
 
-def _parse(text: str, where: str) -> PeftSettings:
+def _parse(text: str | bytes, where: str) -> PeftSettings:
     if len(text) > JSON_BYTES:
         raise AdapterError(f"{where} is larger than {JSON_BYTES:,} bytes")
     try:

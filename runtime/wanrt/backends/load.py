@@ -31,6 +31,7 @@ def load_engine(
     threads: int | None = None,
     mapped: bool = False,
     emulated: bool = False,
+    keep_context: bool | None = None,
     workload: str | None = None,
     stream: int | None = None,
     weight_streaming: int | None = None,
@@ -52,6 +53,8 @@ def load_engine(
             rather than repack them in private memory; loads at once, runs slower on a CPU.
         emulated: ONNX Runtime: run a bf16 engine on a CPU, which has no bf16, by the form of its
             graph that computes in fp32 and rounds to bf16. It is slow, and no measure of bf16.
+        keep_context: ONNX Runtime: keep a split engine's context graph loaded after `prepare`; by
+            default on a CPU alone, so that its weights don't take a GPU's memory.
         workload: accept this workload's shapes only, by its name in the manifest.
         stream: TensorRT: the CUDA stream to enqueue everything on, as an integer; by default the
             engine has its own.
@@ -74,7 +77,12 @@ def load_engine(
         raise EngineError(
             f"{folder} has no workload {workload!r}", f"it has: {', '.join(manifest.workloads)}"
         )
-    ort_only = {"threads": threads is not None, "mapped": mapped, "emulated": emulated}
+    ort_only = {
+        "threads": threads is not None,
+        "mapped": mapped,
+        "emulated": emulated,
+        "keep_context": keep_context is not None,
+    }
     trt_only = {
         "stream": stream is not None,
         "weight_streaming": weight_streaming is not None,
@@ -91,6 +99,7 @@ def load_engine(
             mapped=mapped,
             emulated=emulated and is_emulated(manifest, device),
             static=len(manifest.workloads) == 1 or workload is not None,
+            keep_context=device != "cuda" if keep_context is None else keep_context,
         )
         return OrtEngine(folder, manifest, settings, workload)
     from wanrt.backends.tensorrt.cuda import open_cuda

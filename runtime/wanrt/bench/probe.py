@@ -43,9 +43,11 @@ def probe_job(job: LoadJob, baseline: EngineFolder | None) -> Probe:
         WanrtError: it can't be loaded or run.
     """
     files = {job.engine.path / f.file: f.bytes for f in job.engine.manifest.files}
+    context = None if job.rival else job.engine.manifest.workloads[job.workload].context
     cold = _drop_cached(list(files))
     with closing(Hosted(job)) as hosted, _watch(hosted.pid, job.device) as peak:
         first_load_s = hosted.load()
+        context_s = hosted.context_s if context else None
         first_forward_s = hosted.time_forward()
         hosted.time_forward()
     with closing(Hosted(job)) as hosted:
@@ -58,6 +60,8 @@ def probe_job(job: LoadJob, baseline: EngineFolder | None) -> Probe:
         device_bytes=peak.device_bytes,
         disk_bytes=sum(files.values()),
         shared_bytes=_count_shared(files, baseline) if baseline else None,
+        context_s=context_s,
+        context_bytes=sum(context.bytes.values()) if context else None,
     )
 
 

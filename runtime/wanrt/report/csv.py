@@ -18,8 +18,8 @@ CSV_FIELDS = (
     "random_weights", "verified", "scheme", "batch", "tokens", "n", "median_s", "mean_s",
     "stddev_s", "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
     "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
-    "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "skipped", "failed",
-    "error", "step_s", "video_s", "video_j",
+    "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "context_s", "context_bytes",
+    "skipped", "failed", "error", "step_s", "video_s", "video_j",
 )  # fmt: skip
 
 

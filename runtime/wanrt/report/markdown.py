@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from wanrt.report.contexts import context_table
 from wanrt.report.headline import sentences, summary_lines
 from wanrt.report.table import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.report.videos import unit_table, video_notes
-from wanrt.results.result import BenchResult, CandidateResult, GroupResult
+from wanrt.results.result import BenchResult, CandidateResult
 from wanrt.terminal.screen import visible
 
 __all__ = ["to_markdown"]
@@ -29,7 +30,8 @@ def to_markdown(result: BenchResult) -> str:
             if row.reason and not cells[2]:
                 cells[4] = row.reason
             lines.append(_markdown_line((*cells, _weights(candidate))))
-        lines += _units(group)
+        lines += _table(context_table(group, shown_rows(group)))
+        lines += _table(unit_table(group, shown_rows(group)))
         lines += [
             "",
             *(f"- {_plain(line)}" for line in (*sentences(group)[1:], *group_notes(group))),
@@ -40,8 +42,7 @@ def to_markdown(result: BenchResult) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _units(group: GroupResult) -> list[str]:
-    table = unit_table(group, shown_rows(group))
+def _table(table: list[tuple[str, ...]]) -> list[str]:
     if not table:
         return []
     header, *rows = map(_markdown_line, table)

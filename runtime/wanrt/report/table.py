@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from wanrt.report.contexts import context_lines
 from wanrt.report.headline import sentences, show_interval, summary_lines
 from wanrt.report.videos import show_error, unit_lines, video_notes
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
@@ -43,8 +44,9 @@ def render_bench(result: BenchResult, verbose: bool = False) -> str:
         blocks[-1] += "\n" + "\n".join(_wrap(f"forward: {result.timed}"))
     for group in result.groups:
         blocks.append(_render_group(group, verbose))
-        if units := unit_lines(group, shown_rows(group)):
-            blocks.append("\n".join(units))
+        rows = shown_rows(group)
+        tables = (context_lines(group, rows), unit_lines(group, rows))
+        blocks += ["\n".join(table) for table in tables if table]
     if notes := video_notes(result.video):
         blocks.append("\n".join(line for note in notes for line in _wrap(note)))
     if result.broken:

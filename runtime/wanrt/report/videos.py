@@ -9,7 +9,15 @@ from wanrt.results.video import Video
 from wanrt.terminal.text import columns, counted
 from wanrt.terminal.units import BYTES, SECONDS, SI, Unit, pick, shorten, show
 
-__all__ = ["JOULES", "show_error", "unit_lines", "unit_table", "video_notes"]
+__all__ = [
+    "JOULES",
+    "LABEL",
+    "number_cells",
+    "show_error",
+    "unit_lines",
+    "unit_table",
+    "video_notes",
+]
 
 JOULES: tuple[Unit, ...] = tuple((size, f"{prefix}J") for size, prefix in SI)
 LABEL = 22
@@ -45,10 +53,10 @@ def unit_table(group: GroupResult, rows: Iterable[CandidateResult]) -> list[tupl
     units = [found for _, found in counted_rows]
     table = [
         ("candidate", *(shorten(group.row_name(row), LABEL) for row, _ in counted_rows)),
-        ("step", *_cells([one.step_s for one in units], SECONDS)),
-        ("video", *_cells([one.video_s for one in units], SECONDS)),
-        ("memory", *_cells([row.peak_bytes for row, _ in counted_rows], BYTES)),
-        ("energy", *_cells([one.video_j for one in units], JOULES)),
+        ("step", *number_cells([one.step_s for one in units], SECONDS)),
+        ("video", *number_cells([one.video_s for one in units], SECONDS)),
+        ("memory", *number_cells([row.peak_bytes for row, _ in counted_rows], BYTES)),
+        ("energy", *number_cells([one.video_j for one in units], JOULES)),
         ("error", *(show_error(row) for row, _ in counted_rows)),
     ]
     return list(zip(*(column for column in table if set(column[1:]) != {"-"}), strict=True))
@@ -69,7 +77,7 @@ def show_error(row: CandidateResult) -> str:
     return "-" if row.error is None else f"{row.error:.1e}"
 
 
-def _cells(values: Numbers, units: tuple[Unit, ...]) -> list[str]:
+def number_cells(values: Numbers, units: tuple[Unit, ...]) -> list[str]:
     """Return numbers in one unit, as tables of a bench have them; a dash for what isn't known."""
     known = [value for value in values if value is not None]
     if not known:

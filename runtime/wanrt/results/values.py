@@ -76,7 +76,8 @@ class Probe:
     forward after it, `warm_load_s` a load with all of them there. `memory_bytes` is the peak of
     anonymous memory, mapped file pages apart; `device_bytes` what the device lost to it.
     `disk_bytes` are the folder's files, `shared_bytes` those of them that are the baseline's own,
-    by inode.
+    by inode. Of a split engine, `context_s` is what preparing a context took, with loading what it
+    takes, and `context_bytes` what that moves at least, its weights included.
     """
 
     cold_load_s: Seconds | None = None
@@ -86,6 +87,8 @@ class Probe:
     device_bytes: Count | None = None
     disk_bytes: Count | None = None
     shared_bytes: Count | None = None
+    context_s: Seconds | None = None
+    context_bytes: Count | None = None
 
 
 @dataclass(frozen=True)

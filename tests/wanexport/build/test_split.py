@@ -16,9 +16,12 @@ from wanexport.graph.split import split_graph
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.backends.load import load_engine
+from wanrt.bench.loading.jobs import LoadJob
+from wanrt.bench.probe import probe_job
 from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
 from wanrt.errors import EngineError
+from wanrt.manifest.folder import open_folder
 from wanrt.manifest.read import read_manifest
 from wanrt.storage.dtypes import Array
 
@@ -164,6 +167,28 @@ def test_an_adapter_of_other_layers_leaves_contexts_alone(tmp_path: Path) -> Non
         before = run(engine, given, context)
         engine.swap(engine_path / shipped.file)
         assert not (run(engine, given, context) == before).all()
+
+
+def test_a_bench_sees_what_a_prompt_takes(swappable: Path) -> None:
+    opened = open_folder(swappable)
+    (name,) = opened.manifest.workloads
+    probe = probe_job(LoadJob(opened, name), None)
+    context = opened.manifest.workloads[name].context
+    assert context is not None
+    assert probe.context_bytes == sum(context.bytes.values())
+    assert probe.context_s is not None
+    assert probe.context_s > 0
+
+
+def test_a_context_graph_can_be_released(swappable: Path) -> None:
+    given = inputs_of(swappable)
+    (shipped,) = read_manifest(swappable).adapters
+    with load_engine(swappable, keep_context=False) as engine, load_engine(swappable) as other:
+        for held in (engine, other):
+            held.swap(swappable / shipped.file)
+        for _ in range(2):
+            expected = other.forward(**given)["sample"]
+            assert (engine.forward(**given)["sample"] == expected).all()
 
 
 def test_wrong_use_is_refused(swappable: Path, tmp_path: Path) -> None:

@@ -189,3 +189,34 @@ def test_all_files_are_named_where_one_must_be_picked(whole: Tensors, tmp_path: 
     error = refusal(tmp_path)
     assert all(f"{name}.safetensors" in error.hint for name in ("ema_model", "model"))
     assert len(open_checkpoint(str(tmp_path / "model.safetensors"), I2V).tensors) == len(whole)
+
+
+def test_fused_projections_are_named(whole: Tensors, tmp_path: Path) -> None:
+    save_file(
+        {**whole, "blocks.0.attn1.to_qkv.weight": torch.ones(3, 3)}, tmp_path / "m.safetensors"
+    )
+    error = refusal(tmp_path)
+    assert "q, k and v fused" in str(error)
+    assert "unfuse_qkv_projections()" in error.hint
+
+
+def test_flattened_parameters_are_named(tmp_path: Path) -> None:
+    save_file({"blocks.0._flat_param": torch.ones(9)}, tmp_path / "m.safetensors")
+    error = refusal(tmp_path)
+    assert "FSDP" in str(error)
+    assert "FULL_STATE_DICT" in error.hint
+
+
+def test_one_of_two_models_is_written_by_the_hint(whole: Tensors, tmp_path: Path) -> None:
+    held = {
+        f"{root}{name}": v + i
+        for i, root in enumerate(("ema.", "model."))
+        for name, v in whole.items()
+    }
+    save_file(held, tmp_path / "m.safetensors")
+    error = refusal(tmp_path)
+    assert "holds 2 models" in str(error)
+    follow(error.hint)
+    taken = open_checkpoint(str(tmp_path / "m-rewritten.safetensors"), I2V)
+    assert taken.stripped == ("model.",)
+    assert len(taken.tensors) == len(whole)

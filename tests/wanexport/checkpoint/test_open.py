@@ -367,6 +367,19 @@ def test_refuses_the_experts_of_a_later_model(made: Path, tmp_path: Path) -> Non
     assert open_checkpoint(str(tmp_path / "transformer")).architecture == T2V
 
 
+def test_shards_without_an_index(made: Path, tmp_path: Path) -> None:
+    for shard in (made / "i2v").glob("*.safetensors"):
+        shutil.copy(shard, tmp_path)
+    shards = sorted(tmp_path.iterdir())
+    assert len(shards) > 1
+    assert len(open_checkpoint(str(tmp_path), I2V).files) == len(shards)
+    for shard in shards[:-1]:
+        shard.unlink()
+        with pytest.raises(CheckpointError, match=r"of \d+ shards") as caught:
+            open_checkpoint(str(tmp_path), I2V)
+        assert "download" in caught.value.hint
+
+
 def test_refuses_several_files_without_an_index(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_file({"x": ONES}, tmp_path / f"{name}.safetensors")

@@ -130,6 +130,18 @@ def test_lokr_of_lycoris(form: str, alpha: float | None, tmp_path: Path) -> None
     check_gains(adapter, {"blocks.1.attn2.to_out.0.weight": gain}, 1e-4 if scale < 1e6 else 1e5)
 
 
+def test_dora_of_ai_toolkit(tmp_path: Path) -> None:
+    module = CROSS[0]
+    made = make_lora("B-comfy-peft", [module])
+    weight = noise(*SHAPES[f"{module}.weight"], seed="w")
+    magnitude = noise(len(weight), seed="m").abs()
+    made.tensors["diffusion_model.blocks.0.cross_attn.q.magnitude"] = magnitude
+    whole = weight + made.gains[f"{module}.weight"]
+    wanted = whole * (magnitude / whole.norm(dim=1))[:, None]
+    (delta,) = resolve(made, tmp_path).deltas
+    torch.testing.assert_close(delta.merge(weight), wanted)
+
+
 @pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
 def test_dora_of_kohya(axis: int, tmp_path: Path) -> None:
     made = make_lora("D-musubi", CROSS[:1], rank=4, alpha=2.0)

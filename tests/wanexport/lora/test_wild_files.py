@@ -27,6 +27,7 @@ from peft import LoraConfig, PeftModel
 
 from wanexport.errors import AdapterError
 from wanexport.lora.adapter import merge_parameter, resolve_adapter
+from wanexport.lora.find import find_lora
 from wanexport.model.config import load_config
 from wanexport.model.names import module_shapes
 
@@ -135,6 +136,7 @@ def test_configuration_that_does_not_fit_is_refused(case: str, tmp_path: Path) -
     [
         ("A-diffusers", {}, ["scale 1"]),
         ("D-musubi", {"ss_network_alpha": "16"}, ["scale 1", "ss_network_alpha 16"]),
+        ("B-comfy-peft", {"lora_alpha": "16", "lora_rank": "4"}, ["scale 1", "lora_alpha 16"]),
         ("raw-peft", {}, ["scale 1", "adapter_config.json"]),
     ],
 )
@@ -146,6 +148,61 @@ def test_unstated_alpha_is_said(
     said = resolve(made, tmp_path).notes
     assert len(said) == len(notes)
     assert all(part in note for part, note in zip(notes, said, strict=True))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_configuration_may_be_an_editor_s_of_windows(encoding: str, tmp_path: Path) -> None:
+    made = make_lora("raw-peft", CROSS)
+    text = '{"r": 4,\r\n "lora_alpha": 8}\r\n'
+    (tmp_path / "adapter_config.json").write_bytes(text.encode(encoding))
+    adapter = resolve_adapter(made.save(tmp_path / "adapter_model.safetensors"), SHAPES)
+    check_gains(adapter, {k: 2 * gain for k, gain in made.gains.items()})
+
+
+def test_two_alphas_are_said(tmp_path: Path) -> None:
+    made = make_lora("A-diffusers", CROSS, rank=4, alpha=2.0)
+    made.metadata = settings(r=4, lora_alpha=8)
+    (note,) = resolve(made, tmp_path).notes
+    assert "says alpha 8" in note
+    assert ".alpha 2" in note
+    made.metadata = settings(r=4, lora_alpha=2)
+    assert resolve(made, tmp_path).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        (f"transformer.{CROSS[0]}.scaling", "name no parameter"),
+        ("tokenizer.embedding.weight", "name no parameter"),
+        ("lora_scale", "name no parameter"),
+        (f"transformer.{CROSS[0]}.weight", "set_"),
+    ],
+)
+def test_only_parameters_may_be_meant_as_set(key: str, hint: str, tmp_path: Path) -> None:
+    made = make_lora("A-diffusers", CROSS)
+    made.tensors[key] = torch.ones(())
+    with pytest.raises(AdapterError, match="aren't LoRA tensors") as caught:
+        resolve(made, tmp_path)
+    assert hint in caught.value.hint
+
+
+def test_fused_projections_are_named(tmp_path: Path) -> None:
+    stem = "transformer.blocks.0.attn1.to_qkv"
+    made = LoraFile({f"{stem}.lora_A.weight": torch.ones(4, 128)})
+    made.tensors[f"{stem}.lora_B.weight"] = torch.ones(384, 4)
+    with pytest.raises(AdapterError, match="q, k and v fused") as caught:
+        resolve(made, tmp_path)
+    assert "unfuse_qkv_projections()" in caught.value.hint
+
+
+def test_a_folder_s_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="holds no safetensors file"):
+        find_lora(str(tmp_path))
+    for name in ("epoch-1", "epoch-2"):
+        make_lora("A-diffusers", CROSS[:1]).save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(AdapterError) as caught:
+        find_lora(str(tmp_path))
+    assert str(tmp_path / "epoch-2.safetensors") in caught.value.hint
 
 
 def test_stated_alpha_needs_no_note(tmp_path: Path) -> None:

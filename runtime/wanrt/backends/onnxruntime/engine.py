@@ -28,8 +28,8 @@ __all__ = ["OrtEngine"]
 class OrtEngine(Engine):
     """An engine folder in ONNX Runtime sessions: one graph, or `context` and `denoise`.
 
-    The context's session is opened when it is first needed. On a GPU it is closed after use, so
-    that its weights, which no forward reads, leave the device.
+    The context's session is opened when it is first needed. Unless it is kept, it is closed after
+    use, so that its weights, which no forward reads, leave the device.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class OrtEngine(Engine):
         context.bind(context.check(inputs, symbols, self._shapes), symbols)
         values = context.run()
         seconds = time.perf_counter() - start
-        if self._settings.device != "cpu":
+        if not self._settings.keep_context:
             self._context = None
         return Context(
             values={name: wrap_array(value) for name, value in values.items()},

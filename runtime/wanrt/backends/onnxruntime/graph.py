@@ -43,6 +43,7 @@ class SessionSettings:
         mapped: leave weights in the files' pages.
         emulated: open the form of a graph that rounds to bf16 itself.
         static: every forward has the same shapes.
+        keep_context: keep a split engine's context graph loaded after use.
         profile: what a profile's file name begins with.
     """
 
@@ -51,6 +52,7 @@ class SessionSettings:
     mapped: bool
     emulated: bool
     static: bool
+    keep_context: bool = True
     profile: Path | None = None
 
 

@@ -74,6 +74,11 @@ class Hosted:
         """The host's seconds of the last timed forward until all of it was enqueued."""
         return cast("float | None", self._ask(("enqueue_s", ())))
 
+    @property
+    def context_s(self) -> float | None:
+        """What preparing the bound context took, in seconds; None of an engine of one graph."""
+        return cast("float | None", self._ask(("context_s", ())))
+
     def swap(self, adapter: AdapterArgument) -> None:
         """Load canonical adapters; None goes back to the base."""
         self._ask(("swap", ([(str(path), s) for path, s in list_adapters(adapter)],)))

@@ -92,6 +92,7 @@ COLUMNS = (
     Column("cold load", lambda row: row.probe.cold_load_s, SECONDS),
     Column("warm load", lambda row: row.probe.warm_load_s, SECONDS),
     Column("first forward", lambda row: row.probe.first_forward_s, SECONDS),
+    Column("context, once per prompt", lambda row: row.probe.context_s, SECONDS),
     Column("step", lambda row: row.units.step_s if row.units else None, SECONDS),
     Column("video", lambda row: row.units.video_s if row.units else None, SECONDS),
     Column("energy of a video", lambda row: row.units.video_j if row.units else None, JOULES),
