@@ -14,6 +14,7 @@ from wanexport.cli.adapter import adapter
 from wanexport.cli.build import build
 from wanexport.cli.compare import compare
 from wanexport.cli.detach import detach
+from wanexport.cli.env import env
 from wanexport.cli.estimate import estimate
 from wanexport.cli.inspect import inspect
 from wanexport.errors import UsageError
@@ -38,7 +39,7 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (build, estimate, inspect, adapter, compare, detach):
+for command in (build, estimate, inspect, adapter, compare, detach, env):
     app.command(cls=Command)(command)
 
 EXTRAS = dict.fromkeys(

@@ -20,7 +20,14 @@ from wanexport.storage.locks import locked
 from wanrt.storage.files import atomic_file
 from wanrt.terminal.progress import Reporter
 
-__all__ = ["hash_files", "join_digests", "remember_sha256", "sha256_file", "sha256_text"]
+__all__ = [
+    "cache_path",
+    "hash_files",
+    "join_digests",
+    "remember_sha256",
+    "sha256_file",
+    "sha256_text",
+]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +58,7 @@ def sha256_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) ->
     Raises:
         WanExportError: the file can't be read, or changed while it was read.
     """
-    cache = _cache_path()
+    cache = cache_path()
     try:
         before = path.stat()
         key = _key(before)
@@ -72,7 +79,7 @@ def sha256_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) ->
 
 def remember_sha256(path: Path, digest: str) -> None:
     """Spare a file that was hashed while it was written, and is complete, from being read again."""
-    _remember(_cache_path(), _key(path.stat()), digest)
+    _remember(cache_path(), _key(path.stat()), digest)
 
 
 def _hash(path: Path, on_bytes: Callable[[int], None]) -> str:
@@ -89,7 +96,7 @@ def _key(stat: os.stat_result) -> str:
     return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _cache_path() -> Path | None:
+def cache_path() -> Path | None:
     """Return where hashes are kept, or None for a user without a home."""
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not home.is_absolute():  # the XDG specification: ignore relative paths

@@ -204,6 +204,7 @@ FLAGS = {
         "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
     },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
+    "env": {"--json"},
     "adapter": {"--for", "-o", "--output", "--skip-image-keys", "--force", "--quiet", "-q"},
 }  # fmt: skip
 
