@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from wanexport.model.quantization import scale_name
 from wanexport.storage.tensor_file import StoredTensor, TensorRef
+
+if TYPE_CHECKING:  # a dry run needs no torch
+    from torch import Tensor
 
 __all__ = ["dequantize", "fake_quantize", "is_quantized", "quantize", "quantize_refs", "specify"]
 
@@ -27,9 +28,9 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     weight = weight.float()
     scale = weight.abs().amax(1) / LARGEST
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale[scale == 0] = 1
     q = (weight / scale[:, None]).round_().clamp_(-LARGEST, LARGEST)
-    return q.to(torch.int8).T.contiguous(), scale
+    return q.char().T.contiguous(), scale
 
 
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
