@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 from wanexport.storage.hashes import cache_path
 from wanrt.machine.cores import usable_cores
 from wanrt.machine.describe import processor_name
+from wanrt.machine.smi import query_gpus
 
 __all__ = ["Facts", "describe_environment"]
 
 Facts = list[tuple[str, str]]
-ALSO = ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "ray")
+ALSO = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-rtx")
 """Distributions that matter though no extra asks for them by that name."""
 DEVELOPING = 'extra == "dev"'
 NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -62,16 +62,12 @@ def _providers() -> str:
 
 
 def _list_gpus() -> list[str]:
-    """Return what NVIDIA's driver says of each GPU, or that there is none."""
-    fields = "name,compute_cap,memory.total,driver_version"
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        return [f"none: nvidia-smi doesn't answer ({type(error).__name__})"]
-    rows = [line.split(", ") for line in out.splitlines() if line.count(", ") == 3]
+    """Return what NVIDIA's driver says of each GPU, or that it says nothing."""
+    rows = query_gpus(("name", "compute_cap", "memory.total", "driver_version"))
+    if rows is None:
+        return ["none: nvidia-smi doesn't answer"]
     return [
-        f"{name}, compute capability {capability}, {memory}, driver {driver}"
+        f"{name}, compute capability {capability}, {memory} MiB, driver {driver}"
         for name, capability, memory, driver in rows
     ] or ["none: nvidia-smi lists no GPU"]
 

@@ -63,6 +63,16 @@ def test_an_engine_is_diffusers_with_its_weights(
     assert ("  blocks.1 " in outcome.out) == bool(flags)
 
 
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_a_split_engine_is_compared_as_one(tmp_path: Path, dynamic: bool) -> None:
+    options = {"modes": ("swappable",), "ranks": (4,), "verify": False, "dynamic": dynamic}
+    engine = build(tmp_path, I2V, split=True, **options)[0].path
+    given = ("--adapter", engine / "adapters" / "r4.safetensors")
+    for flags in ((), ("--blocks",)):
+        outcome = wanexport("compare", engine, "diffusers", *flags, *given)
+        assert outcome.code == 0, outcome
+
+
 @pytest.mark.parametrize("flags", [(), ("--blocks",)], ids=["whole", "blocks"])
 def test_a_swapped_adapter_is_the_merged_one(engines: Path, flags: tuple[str, ...]) -> None:
     pair = of(engines / "fp32", "merged"), of(engines / "fp32", "swappable")

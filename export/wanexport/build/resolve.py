@@ -59,33 +59,11 @@ def _make_target(
     if settings:
         ranks = {module: settings.pad(rank) for module, rank in ranks.items()}
         max_rank = max_rank and settings.pad(max_rank)
-    size = "dynamic" if request.dynamic else config.size.name
-    label = ""
-    if mode == "swappable":
-        on = targets.label if targets and request.loras else ""
-        label = "-".join(filter(None, (f"-r{max_rank}", adapters[0].name, on)))
-    elif mode != "full":
-        label = f"-{adapters[0].label}"
-    expert = request.expert if request.expert != "both" else None
-    of = f"-{expert}" if expert else ""
     weights = sources.weights_of(mode)
-    fused = "".join(f"-pre-{one.label}" for one in weights.prefuse)
     quantized, excluded = _choose_quantized(request, weights)
-    scheme = f"-{request.quantize}" if quantized else ""
-    if excluded:
-        scheme += f"-but-{sha256_text(' '.join(quantized))[:8]}"
-    name = f"{config.name}{of}-{size}-{config.dtype}{scheme}{fused}-{mode}{label}"
-    if request.split:
-        name += "-split"
-    if settings:
-        if settings.lora_form and ranks:
-            name += f"-{settings.lora_form}"
-        if settings.pad_rank > 1 and mode == "separate":
-            name += f"-pad{settings.pad_rank}"
-        name += f"-{settings.label}{'-control' if control else ''}"
     swaps = request.swaps_in_place(mode)
-    return Target(
-        name=safe_name(name, MOST_BYTES),
+    target = Target(
+        name="",
         out=request.out,
         config=config,
         mode=mode,
@@ -100,7 +78,7 @@ def _make_target(
         excluded=excluded,
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
-        expert=expert,
+        expert=request.expert if request.expert != "both" else None,
         target_set=targets.name if targets else None,
         dynamic=request.dynamic,
         split=request.split,
@@ -111,6 +89,34 @@ def _make_target(
         control=control,
         command=request.command,
     )
+    return replace(target, name=safe_name(_name(request, target, targets), MOST_BYTES))
+
+
+def _name(request: BuildRequest, target: Target, targets: Targets | None) -> str:
+    """Return an engine's name: all that tells it from others of its request."""
+    config, settings = target.config, target.tensorrt
+    size = "dynamic" if target.dynamic else config.size.name
+    label = ""
+    if target.mode == "swappable":
+        on = targets.label if targets and request.loras else ""
+        label = "-".join(filter(None, (f"-r{target.max_rank}", target.adapters[0].name, on)))
+    elif target.mode != "full":
+        label = f"-{target.adapters[0].label}"
+    of = f"-{target.expert}" if target.expert else ""
+    scheme = f"-{request.quantize}" if target.quantized else ""
+    if target.excluded:
+        scheme += f"-but-{sha256_text(' '.join(target.quantized))[:8]}"
+    fused = "".join(f"-pre-{one.label}" for one in target.weights.prefuse)
+    name = f"{config.name}{of}-{size}-{config.dtype}{scheme}{fused}-{target.mode}{label}"
+    if target.split:
+        name += "-split"
+    if settings:
+        if settings.lora_form and target.ranks:
+            name += f"-{settings.lora_form}"
+        if settings.pad_rank > 1 and target.mode == "separate":
+            name += f"-pad{settings.pad_rank}"
+        name += f"-{settings.label}{'-control' if target.control else ''}"
+    return name
 
 
 def _choose_quantized(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import platform
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +16,11 @@ from wanexport.cluster.unit import Card, CardKind
 from wanexport.errors import ConfigError
 from wanexport.storage.source_hash import hash_packages
 from wanrt.machine.describe import describe_machine, processor_name
+from wanrt.machine.smi import query_gpus
 
 __all__ = ["ClusterMachine", "choose_versions", "describe_this", "find_differences"]
 
-FIELDS = "uuid,name,memory.total,power.limit,mig.mode.current"
+FIELDS = ("uuid", "name", "memory.total", "power.limit", "mig.mode.current")
 VERSIONS = ("driver", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "wanrt", "python")
 UNKNOWN = {"None", "none", "unknown"}
 
@@ -62,13 +61,8 @@ def describe_this(folder: str) -> ClusterMachine:
 
 def _list_gpus(host: str) -> list[Card]:
     """List the GPUs in the order of PCI buses; one cut into MIG instances keeps its place."""
-    query = ["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
     cards = []
-    for uuid, name, memory, limit, mig in csv.reader(out.splitlines(), skipinitialspace=True):
+    for uuid, name, memory, limit, mig in query_gpus(FIELDS) or []:
         watts = round(float(limit)) if limit.replace(".", "").isdecimal() else None
         gib = round(int(memory) / 1024) if memory.isdecimal() else None
         name += " cut by MIG" if mig == "Enabled" else ""

@@ -3,7 +3,7 @@
 Each card holds every n-th part of the tokens. Around self-attention the cards exchange, so that
 each sees all tokens of its own heads (Ulysses, arXiv 2309.14509). All else, low-rank branches
 included, is computed per token and stays as it is. The graph is the same for all cards: which
-tokens are a card's own is an input.
+tokens are a card's own is an input. No command builds such engines yet; tests prove the graphs.
 """
 
 from __future__ import annotations

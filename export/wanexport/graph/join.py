@@ -49,7 +49,8 @@ def join_graphs(first: ir.Model, second: ir.Model) -> ir.Model:
 def fingerprint(model: ir.Model) -> str:
     """Hash what a graph computes its outputs from: operators, attributes, inputs, weights by name.
 
-    Names of nodes and of values between them don't count, nor does their order.
+    Names of nodes and of values between them don't count, nor does their order. Everything else
+    does; `wanexport.verify.twin` compares graphs of two sizes, of which shapes and casts don't.
     """
     known: dict[ir.Value, str] = {}
     for value in model.graph.inputs:

@@ -149,7 +149,8 @@ def embed(
         Path, typer.Option("-o", "--output", metavar="FILE", help="File to write, .safetensors.")
     ],
     negative_prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What it shall not show [default: nothing].")
+        str | None,
+        typer.Option(metavar="TEXT", help="What the video must not show [default: nothing]."),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="First frame, for models that take one.")

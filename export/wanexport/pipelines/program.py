@@ -50,7 +50,7 @@ def find_model(name: str) -> Path:
     """Return the folder of a diffusers pipeline.
 
     Raises:
-        PipelineError: there is none by that name.
+        PipelineError: no pipeline has that name.
     """
     path = Path(name) if Path(name).exists() else cached_snapshot(name, PipelineError)
     if not (path / "model_index.json").is_file():

@@ -15,6 +15,8 @@ from torch import Tensor
 from wanexport.errors import BuildError
 from wanexport.graph import passes
 from wanexport.graph.fusible.joined_branches import joined_modules
+from wanexport.graph.join import join_graphs
+from wanexport.graph.split import split_graph
 from wanexport.graph.swappable import STRENGTHS, make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.model.config import Architecture, Size
@@ -26,6 +28,7 @@ from wanexport.verify.twin import same_structure, twin_spec
 from wanexport.weights.quantize import dequantize
 from wanrt.engine.stack import Stack, read_stack
 from wanrt.errors import EngineError
+from wanrt.manifest.fields import ADAPTER_ROLES
 from wanrt.manifest.folder import EngineFolder
 from wanrt.manifest.schema import Workload
 
@@ -39,7 +42,7 @@ class BuiltEngine:
     Args:
         folder: its folder.
         arch: the architecture that engine.json names.
-        graph: its graph.
+        graph: its graph; of a split engine both, joined.
         weights: where the bytes of the graph's weights are, by name.
         adapter: values of a swappable engine's inputs, padded, and its strengths; zeros without an
             adapter.
@@ -121,6 +124,8 @@ class BuiltEngine:
         if manifest.max_rank is not None:
             names = [name for name in self.adapter if name != STRENGTHS]
             make_swappable(twin, names, manifest.max_rank, manifest.backend, manifest.dtype)
+        if manifest.is_split:
+            split_graph(twin)  # which reads the batch where the engine's graphs do
         try:
             same_structure(self.graph, twin)
         except BuildError:
@@ -152,19 +157,27 @@ def open_built(folder: EngineFolder, adapter: Path | None = None) -> BuiltEngine
             f"{folder.path}: engine.json's config has no architecture of this release's",
             "rebuild the engine with this release's wanexport",
         ) from None
-    graph = ir.load(folder.path / manifest.forward.file)
+    graph = _load_graph(folder)
     stack = Stack()
     if adapter is not None and manifest.adapter_inputs:
         stack = read_stack(adapter, folder.path, manifest)
     values = {}
-    for spec in manifest.forward.inputs:
-        if spec.role != "data":
+    fed = {spec.name: spec for graph in manifest.graphs.values() for spec in graph.inputs}
+    for spec in fed.values():
+        if spec.role in (*ADAPTER_ROLES, STRENGTHS):
             array = np.zeros([dim for dim in spec.shape if isinstance(dim, int)], np.float32)
             stack.write(spec, array)
             values[spec.name] = torch.from_numpy(array).to(torch_dtype(spec.dtype))
     weights = _locate_weights(folder, graph.graph)
     _read_constants(folder, graph.graph, weights)
     return BuiltEngine(folder, arch, graph, weights, values)
+
+
+def _load_graph(folder: EngineFolder) -> ir.Model:
+    graphs = folder.manifest.graphs
+    names = ("context", "denoise") if folder.manifest.is_split else ("forward",)
+    first, *others = (ir.load(folder.path / graphs[name].file) for name in names)
+    return join_graphs(first, others[0]) if others else first
 
 
 def size_of(workload: Workload) -> Size:

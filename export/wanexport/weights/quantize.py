@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,8 +97,14 @@ class QuantizingRef(TensorRef):
 
     def read(self) -> Tensor:
         """Return q or the scale; the whole weight is in memory meanwhile."""
-        return quantize(self.source.join_blocks())[self.part]
+        return _quantize_stored(self.source)[self.part]
 
     def read_blocks(self) -> Iterator[Tensor]:
         """Yield q or the scale as one block."""
         yield self.read()
+
+
+@lru_cache(maxsize=1)
+def _quantize_stored(source: TensorRef) -> tuple[Tensor, Tensor]:
+    """Quantise a weight once for q and its scale, which a file has one after the other."""
+    return quantize(source.join_blocks())

@@ -21,7 +21,7 @@ class VideoFile {
   [[nodiscard]] std::size_t high_steps() const noexcept { return high_steps_; }
   [[nodiscard]] bool is_pair() const noexcept { return is_pair_; }
 
-  // A tensor of the file's own; `condition` is null if there is none.
+  // A tensor of the file's own; `condition` is null where a video has no image.
   [[nodiscard]] const wanrt::Tensor& get(const std::string& name) const;
   [[nodiscard]] const wanrt::Tensor* condition() const;
 

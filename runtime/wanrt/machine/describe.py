@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 
 from wanrt.machine.cores import usable_cores
 from wanrt.machine.nvml import gpu_processes, gpu_utilisation
+from wanrt.machine.smi import query_gpus
 from wanrt.machine.visible import ListedGpu, choose_gpu
 
 __all__ = ["Machine", "describe_machine", "processor_name"]
@@ -139,13 +139,7 @@ class _Card:
 
 
 def _describe_gpu() -> _Card:
-    fields = "uuid,name,driver_version,power.limit"
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return _Card("unknown GPU", "unknown")
-    rows = [line.split(", ") for line in out.splitlines() if line.count(", ") == 3]
+    rows = query_gpus(("uuid", "name", "driver_version", "power.limit")) or []
     chosen = choose_gpu([ListedGpu(uuid, name) for uuid, name, *_ in rows])
     if chosen is None:
         return _Card("unknown GPU", rows[0][2] if rows else "unknown")

@@ -14,8 +14,7 @@ EXACT = {"avx_vnni", "avx512_vnni", "amx_int8"}
 def saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Tell whether pairs of u8 x s8 products may saturate in 16 bits: x86 without VNNI or AMX.
 
-    Where it can't be known it counts as saturating: products that don't are only slower, by a
-    third of the demo's forward.
+    Where it can't be known it counts as saturating: products that don't are right, and only slower.
     """
     try:
         lines = cpuinfo.read_text().splitlines()
