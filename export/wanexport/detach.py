@@ -201,7 +201,8 @@ class _Detached:
             bound = {name: store.bound[name] for name in graph.plan.weights}
             swap = graph.plan.swap
             if swap is not None:
-                swap = swap.model_copy(update={"base": describe_ranges(folder, base)})
+                own = {name: base[name] for name in swap.base}
+                swap = swap.model_copy(update={"base": describe_ranges(folder, own)})
             weights = describe_ranges(folder, bound)
             changes["plan"] = graph.plan.model_copy(update={"weights": weights, "swap": swap})
         return graph.model_copy(update=changes)

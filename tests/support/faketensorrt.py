@@ -1,5 +1,7 @@
 """A TensorRT that computes: y = x W^T + b + (x A^T) B^T, or merged = weight + B A, by numpy.
 
+Of a split engine's plans, `context` writes k = t W^T, whose rows `denoise` adds to y.
+
 A plan is JSON. A type checker sees every class here as one of the real library's, whose signatures
 it must keep; tests/system/test_tensorrt_types.py has it look.
 """
@@ -48,6 +50,7 @@ NUMPY: dict[DataType, np.dtype[Any]] = {
     DataType.BF16: np.dtype(ml_dtypes.bfloat16),
 }
 FORWARD_S, LAUNCH_S = 0.010, 0.008
+KEYS = "blocks.0.attn2.k"  # what a context plan writes and a denoise plan reads
 
 
 @dataclass
@@ -234,7 +237,7 @@ class IExecutionContext(real.IExecutionContext):
 
     @override
     def get_tensor_shape(self, name: str) -> Dims:
-        rows = next((s[0] for n, s in self.shapes.items() if n in ("x", "weight")), -1)
+        rows = next((s[0] for n, s in self.shapes.items() if n in ("x", "t", "weight")), -1)
         return Dims([rows if size == -1 else size for size in self.of.plan["io"][name]["shape"]])
 
     @override
@@ -293,13 +296,17 @@ class IExecutionContext(real.IExecutionContext):
             out = values["weight"] + values["lora_B"] @ values["lora_A"]
             arrays["merged"][:] = out.astype(arrays["merged"].dtype)
             return seconds
-        y = values["x"] * 0 + values["bias"]
+        given, written = ("t", KEYS) if engine.plan["kind"] == "context" else ("x", "y")
+        x = values[given]
+        y = x * 0 + values.get("bias", 0)
         for module in engine.plan["modules"]:
-            y = y + values["x"] @ values[f"{module}.weight"].T
+            y = y + x @ values[f"{module}.weight"].T
             if f"{module}.lora_A" in values:
-                down = values["x"] @ values[f"{module}.lora_A"].T * values.get("strengths", 1)
+                down = x @ values[f"{module}.lora_A"].T * values.get("strengths", 1)
                 y = y + down @ values[f"{module}.lora_B"].T
-        arrays["y"][:] = y.astype(arrays["y"].dtype)
+        if engine.plan["kind"] == "denoise":
+            y = y + values[KEYS].sum(0)
+        arrays[written][:] = y.astype(arrays[written].dtype)
         return seconds
 
 

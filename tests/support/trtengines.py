@@ -1,6 +1,7 @@
 """TensorRT engine folders for the fake library: y = sum of x W^T over two modules, plus a bias.
 
-The adapter that a merged engine was built with changes the first module alone.
+The adapter that a merged engine was built with changes the first module alone. Of a split engine
+the second module is the context graph's, k = t W^T, and y = x W^T + bias + the sum of k's rows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ from tinyengines import numpy_dtype, write_adapter
 Q, K = "blocks.0.attn2.to_q", "blocks.0.attn2.to_k"
 MODULES = (Q, K)
 WIDTH, MAX_RANK = 16, 4
+TEXT_ROWS, KEYS = 3, "blocks.0.attn2.k"
+FILES = {
+    "forward": ("model.onnx", "engine.plan"),
+    "context": ("context.onnx", "context.plan"),
+    "denoise": ("denoise.onnx", "denoise.plan"),
+}
 TRT = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 SAFETENSORS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
@@ -33,8 +40,14 @@ class Trt:
     workloads: dict[str, int] = field(default_factory=lambda: {"small": 6})
     fused: tuple[tuple[str, ...], ...] = ()
     seed: int = 0
+    split: bool = False
     plan: dict[str, Any] = field(default_factory=dict)
     fake: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def graphs(self) -> dict[str, tuple[str, ...]]:
+        """The modules of each graph."""
+        return {"context": (K,), "denoise": (Q,)} if self.split else {"forward": MODULES}
 
 
 def draw(seed: int, *shape: int) -> Any:
@@ -70,15 +83,17 @@ def merge(parameters: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def compute(parameters: dict[str, Any], x: Any) -> Any:
-    """Return what an engine of these parameters computes."""
+def compute(parameters: dict[str, Any], x: Any, t: Any = None) -> Any:
+    """Return what an engine of these parameters computes; a split one, given `t`."""
     values = {name: value.astype(np.float32) for name, value in parameters.items()}
-    x = x.astype(np.float32)
-    y = x * 0 + values["bias"]
+    y = x.astype(np.float32) * 0 + values["bias"]
     for module in MODULES:
-        y = y + x @ values[f"{module}.weight"].T
+        of_text = module == K and t is not None
+        given = (t if of_text else x).astype(np.float32)
+        part = given @ values[f"{module}.weight"].T
         if f"{module}.lora_A" in values:
-            y = y + (x @ values[f"{module}.lora_A"].T) @ values[f"{module}.lora_B"].T
+            part = part + (given @ values[f"{module}.lora_A"].T) @ values[f"{module}.lora_B"].T
+        y = y + (part.sum(0) if of_text else part)
     return y.astype(parameters["bias"].dtype)
 
 
@@ -109,32 +124,19 @@ def make_trt(folder: Path, trt: Trt | None = None) -> Path:
         save_file(lora, folder / "weights/lora.safetensors")
         files.append("weights/lora.safetensors")
         ranges = ranges | _ranges(folder, files[1])
-    (folder / "model.onnx").write_bytes(b"the graph")
-    fake = _fake_plan(trt, own)
-    (folder / "engine.plan").write_text(json.dumps(fake | trt.fake))
-    inputs = _inputs(trt)
-    plan: dict[str, Any] = {
-        "file": "engine.plan", **_hash(folder / "engine.plan"), "key": "0" * 64,
-        "library": "11.4.0.106", "gpu": "Fake GPU", "compute_capabilities": ["8.9"],
-        "hardware_compatibility": "none", "version_compatible": False, "refit": trt.refit,
-        "weight_streaming": False, "profiles": list(trt.workloads),
-        "weights": {} if trt.refit == "baked" else ranges,
-    }  # fmt: skip
-    if trt.mode == "merged" and trt.refit in ("targets", "all"):
-        plan["swap"] = _swap(folder, trt, pristine_ranges)
+    swaps = trt.mode == "merged" and trt.refit in ("targets", "all")
+    graphs = {
+        name: _graph(folder, trt, name, own, ranges, pristine_ranges if swaps else None)
+        for name in trt.graphs
+    }
     manifest = {
         "schema_version": 1, "name": folder.name, "model": "tiny", "mode": trt.mode,
         "rank": None if trt.mode in ("full", "swappable") else 2,
         "max_rank": MAX_RANK if trt.mode == "swappable" else None,
         "targets": [] if trt.mode == "full" else list(MODULES), "dtype": trt.dtype,
         "backend": trt.backend, "random_weights": True, "full_finetune": True,
-        "graphs": {"forward": {
-            "file": "model.onnx", **_hash(folder / "model.onnx"),
-            "weight_bytes": sum(v.nbytes for v in own.values()), "inputs": inputs,
-            "outputs": [{"name": "y", "dtype": trt.dtype, "shape": [_rows(trt), WIDTH]}],
-            "plan": plan | trt.plan,
-        }},
-        "workloads": {name: _workload(rows) for name, rows in trt.workloads.items()},
+        "graphs": graphs,
+        "workloads": {name: _workload(trt, rows) for name, rows in trt.workloads.items()},
         "weights": [
             {"file": f, **_hash(folder / f), "mtime_ns": (folder / f).stat().st_mtime_ns,
              "origin": "base", "storage": "own"} for f in files
@@ -156,41 +158,75 @@ def own_parameters(trt: Trt) -> dict[str, Any]:
     return base(trt) | {name: value.astype(kind) for name, value in lora.items()}
 
 
+def _graph(
+    folder: Path, trt: Trt, name: str, own: dict[str, Any], ranges: Any, base_ranges: Any
+) -> dict[str, Any]:
+    """Write a graph's files and return its entry in the manifest."""
+    modules, (model, file) = trt.graphs[name], FILES[name]
+    of_context = name == "context"
+    held = {n: v for n, v in own.items() if n.rpartition(".")[0] in modules}
+    held |= {} if of_context else {"bias": own["bias"]}
+    (folder / model).write_bytes(b"the graph")
+    (folder / file).write_text(json.dumps(_fake_plan(trt, name, held) | trt.fake))
+    plan: dict[str, Any] = {
+        "file": file, **_hash(folder / file), "key": "0" * 64,
+        "library": "11.4.0.106", "gpu": "Fake GPU", "compute_capabilities": ["8.9"],
+        "hardware_compatibility": "none", "version_compatible": False, "refit": trt.refit,
+        "weight_streaming": False, "profiles": list(trt.workloads),
+        "weights": {} if trt.refit == "baked" else {n: r for n, r in ranges.items() if n in held},
+    }  # fmt: skip
+    if base_ranges is not None:
+        plan["swap"] = _swap(folder, trt, name, base_ranges)
+    return {
+        "file": model, **_hash(folder / model),
+        "weight_bytes": sum(v.nbytes for v in held.values()), "inputs": _inputs(trt, name),
+        "outputs": [_output(trt, name)], "plan": plan | trt.plan,
+    }  # fmt: skip
+
+
+def _output(trt: Trt, name: str) -> dict[str, Any]:
+    if name == "context":
+        return {"name": KEYS, "dtype": trt.dtype, "shape": [TEXT_ROWS, WIDTH]}
+    return {"name": "y", "dtype": trt.dtype, "shape": [_rows(trt), WIDTH]}
+
+
 def _rows(trt: Trt) -> int | str:
     return next(iter(trt.workloads.values())) if len(trt.workloads) == 1 else "rows"
 
 
-def _inputs(trt: Trt) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"name": "x", "dtype": trt.dtype, "shape": [_rows(trt), WIDTH]}]
+def _inputs(trt: Trt, name: str) -> list[dict[str, Any]]:
+    text: dict[str, Any] = {"name": "t", "dtype": trt.dtype, "shape": [TEXT_ROWS, WIDTH]}
+    latents: dict[str, Any] = {"name": "x", "dtype": trt.dtype, "shape": [_rows(trt), WIDTH]}
+    found = [text if name == "context" else latents]
     if trt.mode == "swappable":
         strengths = {"name": "strengths", "dtype": "fp32", "shape": [MAX_RANK]}
-        found += [*_adapter_inputs(trt.dtype), strengths | {"role": "strengths"}]
-    return found
+        found += _adapter_inputs(trt.dtype, trt.graphs[name])
+        found += [strengths | {"role": "strengths"}]
+    return [*found, _output(trt, "context") | {"role": "context"}] if name == "denoise" else found
 
 
-def _adapter_inputs(dtype: str) -> list[dict[str, Any]]:
+def _adapter_inputs(dtype: str, modules: tuple[str, ...]) -> list[dict[str, Any]]:
     return [
         {"name": f"{module}.{half}", "dtype": dtype, "shape": shape, "role": half, "module": module}
-        for module in MODULES
+        for module in modules
         for half, shape in (("lora_A", [MAX_RANK, WIDTH]), ("lora_B", [WIDTH, MAX_RANK]))
     ]
 
 
-def _fake_plan(trt: Trt, own: dict[str, Any]) -> dict[str, Any]:
-    dynamic = len(trt.workloads) > 1
-    specs = {spec["name"]: spec for spec in _inputs(trt)}
+def _fake_plan(trt: Trt, name: str, own: dict[str, Any]) -> dict[str, Any]:
+    modules, given = trt.graphs[name], "t" if name == "context" else "x"
     io = {
-        name: {"dtype": TRT[spec["dtype"]], "input": True, "shape": spec["shape"]}
-        for name, spec in specs.items()
-    }
-    for name in ("x", "y"):
-        rows = -1 if dynamic else _rows(trt)
-        io[name] = {"dtype": TRT[trt.dtype], "input": name == "x", "shape": [rows, WIDTH]}
-    names = {"baked": (), "targets": [f"{m}.weight" for m in MODULES]}.get(trt.refit, list(own))
+        spec["name"]: {"dtype": TRT[spec["dtype"]], "input": is_input, "shape": [
+            -1 if isinstance(size, str) else size for size in spec["shape"]]}
+        for is_input, specs in ((True, _inputs(trt, name)), (False, [_output(trt, name)]))
+        for spec in specs
+    }  # fmt: skip
+    names = {"baked": (), "targets": [f"{m}.weight" for m in modules]}.get(trt.refit, list(own))
     held = {n: v.astype(np.float32).tolist() for n, v in own.items() if n not in names}
+    rows = [TEXT_ROWS if given == "t" else rows for rows in trt.workloads.values()]
     return {
-        "kind": "forward", "io": io, "modules": list(MODULES), "host_code": False,
-        "profiles": [{"x": [rows, WIDTH]} for rows in trt.workloads.values()],
+        "kind": name, "io": io, "modules": list(modules), "host_code": False,
+        "profiles": [{given: [count, WIDTH]} for count in rows],
         "scratch": [1000 * rows for rows in trt.workloads.values()],
         "weights": {n: {"dtype": TRT[trt.dtype], "shape": v.shape} for n, v in own.items()},
         "refittable": list(names), "baked": held, "fused": list(trt.fused),
@@ -198,20 +234,20 @@ def _fake_plan(trt: Trt, own: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _swap(folder: Path, trt: Trt, ranges: dict[str, Any]) -> dict[str, Any]:
+def _swap(folder: Path, trt: Trt, name: str, ranges: dict[str, Any]) -> dict[str, Any]:
     shapes = {"weight": [WIDTH] * 2, "lora_A": [MAX_RANK, WIDTH], "lora_B": [WIDTH, MAX_RANK]}
-    io = {name: {"dtype": "FLOAT", "input": True, "shape": s} for name, s in shapes.items()}
+    io = {key: {"dtype": "FLOAT", "input": True, "shape": s} for key, s in shapes.items()}
     io["merged"] = {"dtype": "FLOAT", "input": False, "shape": shapes["weight"]}
-    for name in ("weight", "merged"):
-        io[name]["dtype"] = TRT[trt.dtype]
-    path = folder / f"merge-{WIDTH}x{WIDTH}.plan"
+    for key in ("weight", "merged"):
+        io[key]["dtype"] = TRT[trt.dtype]
+    path = folder / f"{name if trt.split else ''}merge-{WIDTH}x{WIDTH}.plan"
     fake = {"kind": "merge", "io": io, "profiles": [{}], "scratch": [500], "weights": {},
             "refittable": [], "baked": {}, "fused": [], "streamable": 0, "least_budget": 0,
             "host_code": False}  # fmt: skip
     path.write_text(json.dumps(fake))
     return {
-        "inputs": _adapter_inputs("fp32"),
-        "base": {f"{module}.weight": ranges[f"{module}.weight"] for module in MODULES},
+        "inputs": _adapter_inputs("fp32", trt.graphs[name]),
+        "base": {f"{module}.weight": ranges[f"{module}.weight"] for module in trt.graphs[name]},
         "merges": [
             {"file": path.name, **_hash(path), "shape": [WIDTH, WIDTH], "max_rank": MAX_RANK}
         ],
@@ -233,11 +269,13 @@ def _ranges(folder: Path, file: str) -> dict[str, Any]:
     return found
 
 
-def _workload(rows: int) -> dict[str, Any]:
+def _workload(trt: Trt, rows: int) -> dict[str, Any]:
+    text = {"t": [TEXT_ROWS, WIDTH]} if trt.split else {}
+    cost = {"flops": {"linear": 1024}, "bytes": {"linear": 1024}}
     return {
         "width": 64, "height": 32, "frames": 1, "batch": 1, "tokens": rows,
-        "shapes": {"x": [rows, WIDTH]}, "flops": {"linear": 1024}, "bytes": {"linear": 1024},
-        "activation_bytes": 0,
+        "shapes": {"x": [rows, WIDTH], **text}, **cost, "activation_bytes": 0,
+        "context": cost if trt.split else None,
     }  # fmt: skip
 
 

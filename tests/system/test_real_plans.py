@@ -92,6 +92,38 @@ def test_an_adapter_s_share_is_what_it_adds(
     assert least <= share.moved / (ours.moved - full.moved) <= 1.1
 
 
+def test_the_plans_of_a_split_engine_are_the_one_plan_parted(tmp_path: Path) -> None:
+    """No K or V of a cross-attention is computed in every forward, with an adapter on it or not."""
+    one_layer = I2V.model_copy(update={"num_layers": 1})
+    path = write_config(tmp_path / "tiny.toml", config(one_layer, dtype="bf16"))
+    flags = ("--mode", "full", "--mode", "separate", "--mode", "swappable", "--rank", "4")
+    for split in ((), ("--split",)):
+        built = wanexport("build", "--config", path, "--base", "random", *flags, *split,
+                          "--out", tmp_path / "out", *RTX)  # fmt: skip
+        assert built.code == 0, built.err
+        assert "weren't checked" not in built.err
+    for mode in ("full", "separate", "swappable"):
+        whole, split = sorted(
+            (tmp_path / "out").glob(f"*-{mode}*"), key=lambda p: "split" in p.name
+        )
+        one, context, denoise = (
+            examine(read_kernels(folder / f"{name}.plan"))
+            for folder, name in ((whole, "engine"), (split, "context"), (split, "denoise"))
+        )
+        once = ("attn2.to_k", "attn2.to_v", "attn2.add_k", "attn2.add_v", "text_", "image_embedder")
+        assert not [w.label for w in denoise if w.flops and any(name in w.label for name in once)]
+        assert not [w.label for w in context if w.part.endswith("attention")]
+        assert sum_up(denoise).flops + sum_up(context).flops == sum_up(one).flops
+        assert sum_up(denoise).moved < sum_up(one).moved
+        assert (
+            any(w.adapter for w in context) == any(w.adapter for w in denoise) == (mode != "full")
+        )
+        shown = wanrt("explain", split, "--against", whole)
+        assert shown.code == 0
+        assert "once per prompt" in shown.out
+        assert wanrt("info", split).out.count("\nplan ") == 2
+
+
 def test_an_estimate_of_two_layers_is_their_plan_s(
     tmp_path: Path, plans: tuple[str, dict[str, tuple[Work, ...]]]
 ) -> None:

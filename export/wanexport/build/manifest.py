@@ -42,9 +42,9 @@ def make_manifest(
     graphs: Mapping[str, ir.Model],
     adapters: tuple[AdapterFile, ...],
     verification: Verification,
-    plan_file: PlanFile | None = None,
+    plans: Mapping[str, PlanFile],
 ) -> Manifest:
-    """Return the manifest of a finished engine folder."""
+    """Return the manifest of a finished engine folder; of TensorRT, with the plan of each graph."""
     config, weights = target.config, target.weights
     prefused = tuple(one.recorded for one in weights.prefuse)
     random = weights.made.random_weights or any(a.random_weights for a in target.adapters)
@@ -65,7 +65,7 @@ def make_manifest(
         backend=target.backend,
         random_weights=random,
         full_finetune=weights.origin == "finetuned",
-        graphs={name: _graph(store.folder, name, g, plan_file) for name, g in graphs.items()},
+        graphs={name: _graph(store.folder, name, g, plans.get(name)) for name, g in graphs.items()},
         workloads={size.name: _workload(target, size) for size in target.sizes},
         weights=tuple(store.files.values()),
         adapters=adapters,

@@ -132,30 +132,27 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
     graphs = _save_graphs(target, model, draft)
-    maker = None
+    makers = {}
     if settings:
-        maker = PlanMaker(target, model, store, reporter, builder.plans_made)
+        makers = {
+            name: PlanMaker(target, name, graph, store, reporter, builder.plans_made)
+            for name, graph in graphs.items()
+        }
     verification = Verification(method="none")
     if target.verify:
         verification = builder.comparer.compare_graph(target, spec, model, store, parameters)
         verification = verification.model_copy(update={"adapter_oracle": oracle})
-    manifest = make_manifest(
-        target,
-        store,
-        graphs,
-        adapters,
-        verification,
-        maker.make() if maker else None,
-    )
+    plans = {name: maker.make() for name, maker in makers.items()}
+    manifest = make_manifest(target, store, graphs, adapters, verification, plans)
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if target.verify and maker and settings and settings.runs_here:
+    if target.verify and settings and settings.runs_here:
         try:
             error = builder.comparer.compare_plan(target, spec, draft, manifest, parameters)
         except WanrtError as problem:
             raise BuildError(f"{target.name} can't be run: {problem}", problem.hint) from problem
         except VerificationError:
-            assert manifest.forward.plan is not None
-            maker.drop(manifest.forward.plan)
+            for name, maker in makers.items():
+                maker.drop(plans[name])
             raise
         verification = verification.model_copy(update={"plan_error": error})
         manifest = manifest.model_copy(update={"verification": verification})

@@ -144,11 +144,6 @@ class BuildRequest:
             raise ConfigError(
                 f"--max-rank {self.max_rank} is below --rank {largest}", "raise --max-rank"
             )
-        if self.split and self.tensorrt is not None:
-            raise ConfigError(
-                f"--split isn't supported with --backend {self.backend} yet",
-                "drop one of the two: split engines run with ONNX Runtime",
-            )
         if self.dynamic and not self.config.dynamic_sizes:
             raise ConfigError(
                 f"{self.config.name} names no dynamic_sizes for --dynamic",

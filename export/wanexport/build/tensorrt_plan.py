@@ -1,4 +1,4 @@
-"""The TensorRT part of an engine: its plan, and for merged engines the plans that swap adapters."""
+"""The TensorRT part of an engine: a plan per graph; for merged engines those that swap adapters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from wanexport.build.manifest import GRAPH_FILES
 from wanexport.build.targets import Target
 from wanexport.graph.passes import count_ops
 from wanexport.graph.trace import model_inputs
 from wanexport.lora.adapter import touched_parameters
+from wanexport.model.config import Size
 from wanexport.storage.dtypes import ENGINE_DTYPES, engine_dtype
 from wanexport.storage.hashes import sha256_file
 from wanexport.storage.tensor_file import TensorRef
@@ -31,23 +33,25 @@ from wanrt.terminal.progress import Reporter
 
 __all__ = ["PlanMaker", "describe_ranges"]
 
-PLAN_NAME = "engine.plan"
-LAYERS_NAME = "layers.json"
+PREFIXES: dict[str, str] = {"forward": "", "context": "context.", "denoise": "denoise."}
+PLAN_FILES = {"forward": "engine.plan", "context": "context.plan", "denoise": "denoise.plan"}
 
 
 @dataclass(frozen=True)
 class PlanMaker:
-    """Makes the plan of one engine whose graph and weights are in its draft folder.
+    """Makes the plan of one of an engine's graphs; it and the weights are in the draft folder.
 
     Args:
         target: the engine.
-        model: the engine's graph, bound and saved as `model.onnx`.
-        store: its weights.
+        name: the graph's: forward, context or denoise.
+        model: the graph, bound and saved.
+        store: the engine's weights.
         reporter: receives progress.
         made: keys of the plans that this build made; with `force` only they are taken as they are.
     """
 
     target: Target
+    name: str
     model: ir.Model
     store: WeightStore
     reporter: Reporter
@@ -61,12 +65,12 @@ class PlanMaker:
         """
         job = self._job()
         key = self._key(job)
-        found = self._make(key, job, self.target.name)
-        path = self.store.folder / PLAN_NAME
-        with self.reporter.work(f"{self.target.name}: placing its plan"):
+        found = self._make(key, job, self._label)
+        path = self.store.folder / PLAN_FILES[self.name]
+        with self.reporter.work(f"{self._label}: placing its plan"):
             self._pool.place(key, path)
         self._check(path)
-        layers = self.store.folder / LAYERS_NAME
+        layers = self.store.folder / f"{PREFIXES[self.name]}layers.json"
         layers.write_text(_describe_layers(found), encoding="utf-8")
         settings, toolchain = self._settings, self._settings.toolchain
         # of `targets` too there is nothing to refit if the engine has none of the adapter's weights
@@ -86,7 +90,7 @@ class PlanMaker:
             refit=settings.refit,
             weight_streaming=settings.weight_streaming,
             profiles=tuple(size.name for size in self.target.sizes),
-            weights=describe_ranges(self.store.folder, self.store.bound) if stripped else {},
+            weights=self._ranges(self.store.bound) if stripped else {},
             swap=self._make_swap(),
             layers=_describe_file(layers),
             control=self.target.control,
@@ -102,11 +106,21 @@ class PlanMaker:
             allow_unfused=self._settings.allow_unfused,
         )
         if unread:
-            self.reporter.log(f"{self.target.name}: its kernels weren't checked: {unread}")
+            self.reporter.log(f"{self._label}: its kernels weren't checked: {unread}")
 
     def drop(self, file: PlanFile) -> None:
         """Forget a plan that turned out not to compute what it should."""
         self._pool.drop(file.key)
+
+    @property
+    def _label(self) -> str:
+        """What progress calls it."""
+        return self.target.name if self.name == "forward" else f"{self.target.name}, {self.name}"
+
+    def _ranges(self, refs: Mapping[str, TensorRef]) -> dict[str, WeightRange]:
+        """Return where those of some tensors lie that this graph reads."""
+        own = self.model.graph.initializers
+        return describe_ranges(self.store.folder, {n: ref for n, ref in refs.items() if n in own})
 
     @property
     def _settings(self) -> PlanSettings:
@@ -118,15 +132,13 @@ class PlanMaker:
         return PlanPool(self.target.out / ".plans")
 
     def _job(self) -> BuilderJob:
-        config = self.target.config
         profiles: tuple[dict[str, tuple[int, ...]], ...] = ()
         if self.target.dynamic:
-            inputs = [model_inputs(config.architecture, s, "fp32") for s in self.target.sizes]
-            profiles = tuple({name: shape for name, (shape, _) in i.items()} for i in inputs)
+            profiles = tuple(self._profile(size) for size in self.target.sizes)
         values = (*self.model.graph.inputs, *self.model.graph.outputs)
         cache = None if self.target.control else self._pool.timing_cache(self._settings)
         return make_job(
-            self.store.folder / "model.onnx",
+            self.store.folder / GRAPH_FILES[self.name],
             self._settings,
             {v.name or "": engine_dtype(v.dtype) for v in values},
             count_ops(self.model).get("Attention", 0),
@@ -134,14 +146,28 @@ class PlanMaker:
             profiles,
         ).model_copy(update={"timing_cache": None if cache is None else str(cache.resolve())})
 
+    def _profile(self, size: Size) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the graph's data and context inputs at a size."""
+        data = model_inputs(self.target.config.architecture, size, "fp32")
+        shapes = {}
+        for value in self.model.graph.inputs:
+            name = value.name or ""
+            if name in data:
+                shapes[name] = data[name][0]
+            elif value.shape is not None and not value.shape.is_static():
+                # what an open dimension of a context may be: the batch
+                shapes[name] = tuple(d if isinstance(d, int) else size.batch for d in value.shape)
+        return shapes
+
     def _refittable(self) -> list[str]:
         """Return the initializers that a refit may change, by the kind asked for."""
+        bound = self.store.bound.keys() & self.model.graph.initializers.keys()
         if self._settings.refit == "all":
-            return sorted(self.store.bound)
+            return sorted(bound)
         touched = touched_parameters(a for s in self.target.adapters for a in s.adapters)
         adapted = touched if self.target.mode == "merged" else set()
         halves = (".lora_A", ".lora_B")
-        return sorted(n for n in self.store.bound if n in adapted or n.endswith(halves))
+        return sorted(n for n in bound if n in adapted or n.endswith(halves))
 
     def _key(self, job: BuilderJob) -> str:
         digests = {self.store.folder / f.file: f.sha256 for f in self.store.files.values()}
@@ -165,10 +191,14 @@ class PlanMaker:
             return None
         shapes = self.target.shapes
         (adapters,) = self.target.adapters
+        own = self.model.graph.initializers
         sides = {
             m: (shapes[f"{m}.weight"][0], math.prod(shapes[f"{m}.weight"][1:]))
             for m in adapters.ranks
+            if f"{m}.weight" in own
         }
+        if not sides:
+            return None
         inputs = []
         for module, (out, width) in sides.items():
             for half, shape in (("lora_A", (rank, width)), ("lora_B", (out, rank))):
@@ -184,13 +214,13 @@ class PlanMaker:
         merges = tuple(self._make_merge(shape, rank) for shape in sorted(set(sides.values())))
         return Swap(
             inputs=tuple(inputs),
-            base=describe_ranges(self.store.folder, self.store.pristine),
+            base=self._ranges(self.store.pristine),
             merges=merges,
         )
 
     def _make_merge(self, shape: tuple[int, int], rank: int) -> MergePlan:
         dtype = SAFETENSORS[self.target.config.dtype]
-        name = f"merge-{shape[0]}x{shape[1]}"
+        name = f"{PREFIXES[self.name]}merge-{shape[0]}x{shape[1]}"
         path = self.store.folder / f".{name}.onnx"
         try:
             ir.save(merge_model(shape, rank, dtype), path)

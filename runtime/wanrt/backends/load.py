@@ -53,8 +53,8 @@ def load_engine(
             rather than repack them in private memory; loads at once, runs slower on a CPU.
         emulated: ONNX Runtime: run a bf16 engine on a CPU, which has no bf16, by the form of its
             graph that computes in fp32 and rounds to bf16. It is slow, and no measure of bf16.
-        keep_context: ONNX Runtime: keep a split engine's context graph loaded after `prepare`; by
-            default on a CPU alone, so that its weights don't take a GPU's memory.
+        keep_context: keep a split engine's context graph loaded after `prepare`; by default on a
+            CPU alone, so that its weights don't take a GPU's memory.
         workload: accept this workload's shapes only, by its name in the manifest.
         stream: TensorRT: the CUDA stream to enqueue everything on, as an integer; by default the
             engine has its own.
@@ -81,7 +81,6 @@ def load_engine(
         "threads": threads is not None,
         "mapped": mapped,
         "emulated": emulated,
-        "keep_context": keep_context is not None,
     }
     trt_only = {
         "stream": stream is not None,
@@ -115,6 +114,7 @@ def load_engine(
         weight_streaming=weight_streaming,
         cuda_graph=cuda_graph,
         scratch=scratch,
+        keep_context=bool(keep_context),
     )
 
 

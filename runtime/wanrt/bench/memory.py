@@ -59,7 +59,8 @@ class MemoryBudget:
         adapter = sum(
             NUMPY[spec.dtype].itemsize
             * math.prod(dim for dim in spec.shape if isinstance(dim, int))
-            for spec in manifest.forward.inputs
+            for graph in manifest.graphs.values()
+            for spec in graph.inputs
             if spec.role in ADAPTER_ROLES
         )
         slack = SLACK_FP16_CPU if (self.device, manifest.dtype) == ("cpu", "fp16") else SLACK

@@ -9,7 +9,7 @@ from wanrt.explain.difference import compare_kernels
 from wanrt.explain.explained import Explained
 from wanrt.explain.kernel import Operand
 from wanrt.explain.lora_share import sum_adapter
-from wanrt.explain.work import bound_seconds, sum_by_part
+from wanrt.explain.work import Work, bound_seconds, sum_by_part
 from wanrt.machine.devices import DeviceRates
 
 __all__ = ["to_json"]
@@ -39,10 +39,8 @@ def _describe(explained: Explained, devices: Sequence[DeviceRates]) -> dict[str,
         "bytes": explained.moved,
         "flops": explained.flops,
         "least_bytes": dict(explained.workload.bytes),
-        "parts": {
-            part: {"bytes": sums.moved, "flops": sums.flops, "measured_s": sums.seconds or None}
-            for part, sums in sum_by_part(explained.work).items()
-        },
+        "parts": _parts(explained.work),
+        "once_per_prompt": _parts(explained.context),
         "adapter": {"bytes": adapter.moved, "flops": adapter.flops},
         "compiled_bound_s": bounds,
         "forward_s": explained.forward_s,
@@ -65,6 +63,13 @@ def _describe(explained: Explained, devices: Sequence[DeviceRates]) -> dict[str,
             }
             for index, one in enumerate(explained.work)
         ],
+    }
+
+
+def _parts(work: Sequence[Work]) -> dict[str, object]:
+    return {
+        part: {"bytes": sums.moved, "flops": sums.flops, "measured_s": sums.seconds or None}
+        for part, sums in sum_by_part(work).items()
     }
 
 

@@ -33,7 +33,7 @@ def to_text(
     """Return tables of kernels or of their differences, of parts, and of devices."""
     listed = _kernels(ours, verbose) if theirs is None else _changes(ours, theirs, verbose)
     times = _bounds(ours, theirs, devices) if ours.forward_s is None else _forwards(ours, theirs)
-    blocks = [listed, "\n".join([_parts(ours, theirs), *_adapter(ours)]), times]
+    blocks = [listed, "\n".join([_parts(ours, theirs), *_adapter(ours)]), times, _context(ours)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -119,6 +119,19 @@ def _adapter(ours: Explained) -> list[str]:
         return []
     text = f"LoRA in all: {show_si(whole.moved, 'B')}, {show_si(whole.flops, 'FLOP')}"
     return wrap(f"{text}, with its columns of the layers' own products", "  ", first="  ")
+
+
+def _context(ours: Explained) -> str:
+    """Say what a split engine's other plan does, which no forward runs: its parts, all together."""
+    if not ours.context:
+        return ""
+    rows = [("once per prompt", "moved", "flops")]
+    everything = (counted(len(ours.context), "kernel"), sum_up(ours.context))
+    named = [(LABELS[part], one) for part, one in sum_by_part(ours.context).items()]
+    for label, one in (*named, everything):
+        flops = show_si(one.flops, "FLOP") if one.flops else ""
+        rows.append((label, show_si(one.moved, "B"), flops))
+    return "\n".join(columns(rows))
 
 
 def _forwards(ours: Explained, theirs: Explained | None) -> str:

@@ -18,6 +18,7 @@ from wanrt.terminal.units import show_bytes
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
     from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
+    from wanrt.manifest.plan import PlanFile
     from wanrt.manifest.schema import AdapterFile, Manifest
 
 __all__ = ["info", "render_info", "show_sources"]
@@ -95,10 +96,13 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     return [*facts, ("tools", tools or "-")]
 
 
-def _plan_facts(manifest: Manifest) -> list[tuple[str, str]]:
-    plan = manifest.forward.plan
-    if plan is None:
-        return []
+def _plan_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for graph in manifest.graphs.values():
+        if graph.plan is not None:
+            yield "plan", _plan(manifest, graph.plan)
+
+
+def _plan(manifest: Manifest, plan: PlanFile) -> str:
     refit = {
         "baked": "weights inside",
         "none": "bound to these weights",
@@ -118,7 +122,7 @@ def _plan_facts(manifest: Manifest) -> list[tuple[str, str]]:
         "swaps adapters in place": plan.swap is not None,
         "a build control": plan.control,
     }
-    return [("plan", ", ".join([*facts, *(name for name, on in choices.items() if on)]))]
+    return ", ".join([*facts, *(name for name, on in choices.items() if on)])
 
 
 def _mode(manifest: Manifest) -> str:

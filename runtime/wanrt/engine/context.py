@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from wanrt.engine.feeds import check_names
 from wanrt.engine.stack import Stack
 from wanrt.errors import EngineError
 from wanrt.manifest.schema import Manifest
 from wanrt.storage.dtypes import Array
 
-__all__ = ["Context", "Generations", "as_context", "check_split"]
+__all__ = ["Context", "Generations", "as_context", "check_split", "part_inputs"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
     """What `prepare` made of a prompt and an image; forwards of the same engine take it.
+
+    None is equal to another, whatever it holds.
 
     Args:
         values: by name what the denoise graph reads, in the backend's memory.
@@ -39,13 +42,19 @@ class Generations:
     """Counts the changes of adapters and strengths that make contexts stale."""
 
     def __init__(self, manifest: Manifest) -> None:
-        context = manifest.graphs["context"].inputs if manifest.is_split else ()
-        self._names = {spec.name for spec in context if spec.module is not None}
+        context = manifest.graphs["context"].adapter_inputs if manifest.is_split else ()
+        self._names = {spec.name for spec in context}
+        self._has_own = manifest.mode == "merged"
         self.current = 0
 
     def change(self, before: Stack, after: Stack) -> None:
         """Begin another generation if a layer of the context graph computes something else."""
-        if self._names and not _same(_effects(before, self._names), _effects(after, self._names)):
+        if not self._names:
+            return
+        # a merged engine's own adapter is in it as long as no other is, at whatever strength
+        same_base = not self._has_own or bool(before.adapters) == bool(after.adapters)
+        effects = _effects(before, self._names), _effects(after, self._names)
+        if not (same_base and _same(*effects)):
             self.current += 1
 
     def check(self, context: Context, owner: object) -> None:
@@ -63,6 +72,21 @@ class Generations:
                 "the context is stale: adapters or strengths of its layers have changed since",
                 "call prepare(...) again; it takes one per distinct strength",
             )
+
+
+def part_inputs(
+    manifest: Manifest, inputs: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return what of a whole forward's inputs is the context graph's, and what is the forward's.
+
+    Raises:
+        EngineError: one is missing, unknown, or the adapter's.
+    """
+    data = [spec.name for spec in manifest.data_inputs]
+    others = {spec.name for graph in manifest.graphs.values() for spec in graph.inputs} - {*data}
+    check_names(inputs, data, others)
+    own = {spec.name for spec in manifest.forward.inputs}
+    return {n: inputs[n] for n in data if n not in own}, {n: inputs[n] for n in data if n in own}
 
 
 def as_context(value: object) -> Context | None:

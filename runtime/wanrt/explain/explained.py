@@ -14,7 +14,7 @@ from wanrt.explain.work import Work, bound_seconds, examine
 from wanrt.machine.devices import DeviceRates
 from wanrt.manifest.folder import EngineFolder, open_folder
 from wanrt.manifest.read import check_sizes
-from wanrt.manifest.schema import Manifest, Workload
+from wanrt.manifest.schema import Graph, Manifest, Workload
 from wanrt.terminal.progress import Reporter
 
 __all__ = ["Explained", "explain_engine"]
@@ -22,11 +22,19 @@ __all__ = ["Explained", "explain_engine"]
 
 @dataclass(frozen=True)
 class Explained:
-    """An engine and what its kernels do; of one that was measured, the seconds of its forward."""
+    """An engine and what its kernels do; of one that was measured, the seconds of its forward.
+
+    Args:
+        manifest: what the engine is.
+        work: of the kernels of a forward.
+        forward_s: seconds that it took.
+        context: of a split engine's plans, of the kernels that run once per prompt.
+    """
 
     manifest: Manifest
     work: tuple[Work, ...]
     forward_s: float | None = None
+    context: tuple[Work, ...] = ()
 
     @property
     def workload(self) -> Workload:
@@ -64,15 +72,20 @@ def explain_engine(folder: Path, reporter: Reporter) -> Explained:
     if manifest.backend == "onnxruntime":
         return _measure(opened, reporter)
     check_sizes(folder, manifest)
-    plan = manifest.forward.plan
+    context = _read(folder, manifest, manifest.graphs["context"]) if manifest.is_split else ()
+    return Explained(manifest, _read(folder, manifest, manifest.forward), context=context)
+
+
+def _read(folder: Path, manifest: Manifest, graph: Graph) -> tuple[Work, ...]:
+    plan = graph.plan
     if plan is not None and manifest.backend == "tensorrt-rtx":
-        return Explained(manifest, examine(read_kernels(folder / plan.file)))
+        return examine(read_kernels(folder / plan.file))
     if plan is None or plan.layers is None:
         raise EngineError(
             f"{folder}: its kernels can't be read: TensorRT's plans don't list them",
             "build it again: a build on a GPU keeps TensorRT's own account in layers.json",
         )
-    return Explained(manifest, examine(read_layers(folder / plan.layers.file)))
+    return examine(read_layers(folder / plan.layers.file))
 
 
 def _measure(opened: EngineFolder, reporter: Reporter) -> Explained:

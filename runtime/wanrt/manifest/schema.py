@@ -51,6 +51,13 @@ class Graph(File):
     plan: PlanFile | None = None
     emulated: File | None = None
 
+    @property
+    def adapter_inputs(self) -> tuple[TensorSpec, ...]:
+        """The matrices of a canonical adapter that this graph takes: as inputs, or merged."""
+        if self.plan is not None and self.plan.swap is not None:
+            return self.plan.swap.inputs
+        return tuple(spec for spec in self.inputs if spec.role in ADAPTER_ROLES)
+
 
 class ContextCost(Part):
     """What one run of a split engine's context graph takes, as a workload counts it."""
@@ -227,11 +234,7 @@ class Manifest(Part):
     @property
     def adapter_inputs(self) -> tuple[TensorSpec, ...]:
         """The matrices that a canonical adapter for this engine may hold; none: it can't swap."""
-        plan = self.forward.plan
-        if plan is not None and plan.swap is not None:
-            return plan.swap.inputs
-        inputs = [spec for graph in self.graphs.values() for spec in graph.inputs]
-        return tuple(spec for spec in inputs if spec.role in ADAPTER_ROLES)
+        return tuple(spec for graph in self.graphs.values() for spec in graph.adapter_inputs)
 
     @property
     def stacks(self) -> tuple[tuple[AdapterFile, ...], ...]:

@@ -14,8 +14,6 @@ def find_unsupported(manifest: Manifest) -> str | None:
     quantized = manifest.quantization.scheme if manifest.quantization else ""
     runs = (quantized, manifest.backend) in RUN
     reasons = {
-        f"is split in two graphs for {manifest.backend}; this version runs such engines with ONNX "
-        "Runtime": manifest.is_split and manifest.backend != "onnxruntime",
         f"is split over {manifest.cards} cards; this version runs engines of one card": (
             manifest.cards > 1
         ),

@@ -10,11 +10,9 @@ import onnx_ir as ir
 import pytest
 from studies import I2V, OTHER_SIZES, T2V, build
 
-from wanexport.errors import ConfigError
 from wanexport.graph.join import fingerprint, join_graphs
 from wanexport.graph.split import split_graph
 from wanexport.graph.trace import GraphSpec, trace_graph
-from wanexport.tensorrt.settings import PlanSettings
 from wanrt.backends.load import load_engine
 from wanrt.bench.loading.jobs import LoadJob
 from wanrt.bench.probe import probe_job
@@ -215,8 +213,6 @@ def test_wrong_use_is_refused(swappable: Path, tmp_path: Path) -> None:
         ):
             with pytest.raises(EngineError, match="one graph, so there is no context"):
                 call()
-    with pytest.raises(ConfigError, match="--split isn't supported with --backend tensorrt-rtx"):
-        build(tmp_path, T2V, modes=("full",), split=True, tensorrt=PlanSettings("tensorrt-rtx"))
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])

@@ -13,6 +13,7 @@ from folders import manifests, plan_of
 from studies import I2V, build
 
 from wanexport.tensorrt.settings import PlanSettings
+from wanrt.manifest.folder import check_files, open_folder
 from wanrt.manifest.plan import PlanFile
 from wanrt.manifest.read import read_manifest
 
@@ -125,6 +126,40 @@ class TestWhereWeightsLive:
             for name, part in was.items():
                 held = self.read(tmp_path / engine.name, part)
                 assert held == self.read(tmp_path / "own", now[name]), name
+
+    def test_the_plans_of_a_split_engine_part_all_of_it(
+        self, sources: Path, tmp_path: Path
+    ) -> None:
+        """Graphs, weights, the adapter's matrices and what merges them; detached, too."""
+        build(
+            tmp_path, modes=("merged",), ranks=(4,), targets=("*.attn2.to_k", "*.attn2.to_q"),
+            dtype="fp16", tensorrt=PlanSettings("tensorrt-rtx", refit="all"), verify=False,
+            base=str(sources / "base"), split=True,
+        )  # fmt: skip
+        (engine,) = manifests(tmp_path)
+        outcome = wanexport("detach", tmp_path / engine.name, "-o", tmp_path / "own")
+        assert outcome.code == 0, outcome.err
+        for folder in (tmp_path / engine.name, tmp_path / "own"):
+            manifest = read_manifest(folder)
+            check_files(open_folder(folder))
+            read = []
+            for name, module in (("context", "to_k"), ("denoise", "to_q")):
+                graph = manifest.graphs[name]
+                assert graph.plan is not None
+                assert graph.plan.swap is not None
+                job = json.loads((folder / graph.plan.file).read_text())
+                assert Path(job["model"]).name == graph.file == f"{name}.onnx"
+                assert job["dtypes"].keys() == {s.name for s in (*graph.inputs, *graph.outputs)}
+                assert job["attentions"] == (0 if name == "context" else 3 * I2V.num_layers)
+                assert set(job["refittable"]) == graph.plan.weights.keys()
+                adapted = {f"blocks.{n}.attn2.{module}" for n in range(I2V.num_layers)}
+                assert {spec.module for spec in graph.plan.swap.inputs} == adapted
+                assert graph.plan.swap.base.keys() == {f"{one}.weight" for one in adapted}
+                (merge,) = graph.plan.swap.merges
+                assert (folder / merge.file).is_file()
+                read.append({n for n in graph.plan.weights if n.startswith("blocks")})
+            assert not read[0] & read[1]
+            assert len(manifest.adapter_inputs) == 4 * I2V.num_layers
 
     @staticmethod
     def read(folder: Path, part: Any) -> bytes:

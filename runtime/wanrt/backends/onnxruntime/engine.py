@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wanrt.backends.onnxruntime.graph import BoundGraph, SessionSettings
 from wanrt.backends.onnxruntime.session import wrap_array
-from wanrt.engine.context import Context, Generations, as_context, check_split
+from wanrt.engine.context import Context, Generations, as_context, check_split, part_inputs
 from wanrt.engine.engine import Engine
 from wanrt.engine.exclusive import InUse, exclusive
 from wanrt.engine.feeds import check_names
@@ -123,11 +123,8 @@ class OrtEngine(Engine):
         if held is not None:
             check_split(self._manifest)
         if held is None and self._manifest.is_split:
-            data = [spec.name for spec in self._manifest.data_inputs]
-            check_names(inputs, data, self._adapter_names)
-            others = {name: inputs[name] for name in data if name not in forward.data}
-            held = self.prepare(**others)
-            inputs = {name: inputs[name] for name in forward.data}
+            of_context, inputs = part_inputs(self._manifest, inputs)
+            held = self.prepare(**of_context)
         check_names(inputs, forward.data, self._adapter_names)
         values: dict[str, ort.OrtValue] = {}
         symbols: dict[str, int] = {}

@@ -8,11 +8,10 @@ from wanrt.backends.tensorrt import api as trt
 from wanrt.backends.tensorrt.cuda import Cuda, Gpu, open_cuda
 from wanrt.backends.tensorrt.library import dtype_name, sizes
 from wanrt.backends.tensorrt.weights import MISMATCH, REBUILD
-from wanrt.engine.tensors import show_shape
+from wanrt.engine.tensors import resolve_shape, show_shape
 from wanrt.errors import EngineError, UnsupportedError
-from wanrt.manifest.fields import TensorSpec
 from wanrt.manifest.plan import PlanFile
-from wanrt.manifest.schema import Manifest
+from wanrt.manifest.schema import Graph, Manifest
 
 __all__ = ["check_contents", "check_plan"]
 
@@ -40,16 +39,14 @@ def check_plan(manifest: Manifest) -> Cuda:
     return cuda
 
 
-def check_contents(
-    folder: Path, manifest: Manifest, plan: PlanFile, engine: trt.ICudaEngine
-) -> None:
-    """Check that a plan has the inputs, outputs, profiles and weights that its manifest says.
+def check_contents(folder: Path, manifest: Manifest, graph: Graph, engine: trt.ICudaEngine) -> None:
+    """Check that a graph's plan has the inputs, outputs, profiles and weights the manifest says.
 
     Raises:
         EngineError: it hasn't.
     """
     found = _describe_plan(engine)
-    expected = _describe_manifest(manifest, plan)
+    expected = _describe_manifest(manifest, graph)
     for what in dict.fromkeys((*expected, *found)):
         if expected.get(what) != found.get(what):
             raise EngineError(
@@ -85,8 +82,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _describe_manifest(manifest: Manifest, plan: PlanFile) -> dict[str, str]:
-    graph = manifest.forward
+def _describe_manifest(manifest: Manifest, graph: Graph) -> dict[str, str]:
+    plan = graph.plan
+    assert plan is not None
     described = {"the number of profiles": str(len(plan.profiles))}
     described["having refittable weights"] = str(bool(plan.weights))
     for spec in graph.inputs:
@@ -94,14 +92,15 @@ def _describe_manifest(manifest: Manifest, plan: PlanFile) -> dict[str, str]:
     for spec in graph.outputs:
         described[f"output {spec.name}"] = spec.dtype
     for index, name in enumerate(plan.profiles):
+        shapes = manifest.workloads[name].shapes
+        symbols: dict[str, int] = {}
+        for spec in manifest.data_inputs:
+            sizes_of = zip(spec.shape, shapes.get(spec.name, ()), strict=False)
+            symbols |= {dim: size for dim, size in sizes_of if isinstance(dim, str)}
         for spec in graph.inputs:
-            shape = _shape(spec, manifest.workloads[name].shapes)
+            shape = shapes.get(spec.name) or resolve_shape(spec, symbols) or spec.shape
             described[f"{spec.name} in profile {index}"] = show_shape(shape)
     return described
-
-
-def _shape(spec: TensorSpec, shapes: dict[str, tuple[int, ...]]) -> tuple[int | str, ...]:
-    return shapes.get(spec.name, spec.shape)
 
 
 def _describe_plan(engine: trt.ICudaEngine) -> dict[str, str]:

@@ -19,7 +19,8 @@ class Execution:
 
     A graph has the addresses, shapes and weights of when it was captured, so that any change of
     them drops it; the first run afterwards is enqueued plainly, which is TensorRT's own condition
-    for capturing the next one.
+    for capturing the next one. Contexts of a prompt are the exception: runs with another one are
+    another graph, and switching between them drops none.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Execution:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._memory = 0
-        self._graph: int | None = None
-        self._warm = False
+        self._number = 0  # of the context that is read
+        self._captured: dict[int, int] = {}
+        self._warm: set[int] = set()
 
     @property
     def captures(self) -> bool:
@@ -91,31 +93,46 @@ class Execution:
             raise fail(f"{self._name}: TensorRT refuses the address of {name}")
         self._addresses[name] = address
 
+    def switch(self, number: int, addresses: Mapping[str, int]) -> None:
+        """Read a context from now on; `number` tells it from all others, 0 is none."""
+        if number == self._number:
+            return
+        self._number = -1  # until all of it is set
+        for name, address in addresses.items():
+            if not self._open().set_tensor_address(name, address):
+                raise fail(f"{self._name}: TensorRT refuses the address of {name}")
+        self._number = number
+
     def run(self) -> None:
         """Enqueue one run, from the second one on as a graph."""
         self._settle()
-        if self._graph is None and self._warm and self.captures:
-            self._graph = self._capture()
-        if self._graph is not None:
-            self._cuda.launch(self._graph, self._stream)
+        number = self._number
+        if number not in self._captured and number in self._warm and self.captures:
+            self._captured[number] = self._capture()
+        if number in self._captured:
+            self._cuda.launch(self._captured[number], self._stream)
         else:
             self._enqueue()
-            self._warm = True
 
     def make_ready(self) -> None:
         """Do now what the next run would do first: warm up, capture."""
         self._settle()
-        if not self._warm:
+        if self._number not in self._warm:
             self._enqueue()
-            self._warm = True
-        if self._graph is None and self.captures:
-            self._graph = self._capture()
+        if self._number not in self._captured and self.captures:
+            self._captured[self._number] = self._capture()
 
     def forget(self) -> None:
-        """Drop the graph: something that it was captured with has changed."""
-        self._warm = False
-        if self._graph is not None:
-            graph, self._graph = self._graph, None
+        """Drop all graphs: something that they were captured with has changed."""
+        self._warm.clear()
+        for number in list(self._captured):
+            self.drop(number)
+
+    def drop(self, number: int) -> None:
+        """Drop the graph of a context that is used no more."""
+        self._warm.discard(number)
+        graph = self._captured.pop(number, None)
+        if graph is not None:
             self._cuda.synchronize(self._stream)
             self._cuda.destroy_graph(graph)
 
@@ -140,6 +157,7 @@ class Execution:
     def _enqueue(self) -> None:
         if not self._open().execute_async_v3(self._stream):
             raise fail(f"{self._name}: TensorRT can't run the plan")
+        self._warm.add(self._number)
 
     def _capture(self) -> int:
         self._cuda.begin_capture(self._stream)
