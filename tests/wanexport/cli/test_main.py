@@ -190,7 +190,8 @@ FLAGS = {
         "--weights", "--verify", "--out", "--force", "--dry-run",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
         "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
-        "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--pad-rank", "--split", "--cards",
+        "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--pad-rank", "--split",
+        "--cards",
         "--memory-limit", "--no-build-control", "--quiet", "-q",
     },
     "estimate": {
