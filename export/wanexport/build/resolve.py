@@ -76,6 +76,7 @@ def _make_target(
         ),
         quantized=quantized,
         excluded=excluded,
+        span=sources.span,
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         expert=request.expert if request.expert != "both" else None,

@@ -5,7 +5,7 @@ So neither side ever holds more than a block, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,19 +34,20 @@ def run_segments(
     twin: ir.Model,
     layers: int,
     bound: Mapping[str, TensorRef],
-    values: Mapping[str, Tensor],
+    values: Sequence[Mapping[str, Tensor]],
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
-) -> Tensor:
-    """Run stem, blocks and head one after the other and return the sample in fp32.
+) -> list[Tensor]:
+    """Run stem, blocks and head one after the other and return the samples in fp32.
 
-    A bf16 graph is `emulated`; its inputs, and what passes between its pieces, are fp32 tensors.
+    Each is read once, and run with all `values`, which are inputs of a forward each. A bf16 graph
+    is `emulated`; its inputs, and what passes between its pieces, are fp32 tensors.
     """
-    *_, (_, sample) = iterate_segments(
+    *_, (_, samples) = iterate_segments(
         folder, twin, layers, bound, values, on_bytes, emulated=emulated
     )
-    return sample.float()
+    return [sample.float() for sample in samples]
 
 
 def iterate_segments(
@@ -54,23 +55,25 @@ def iterate_segments(
     twin: ir.Model,
     layers: int,
     bound: Mapping[str, TensorRef],
-    values: Mapping[str, Tensor],
+    values: Sequence[Mapping[str, Tensor]],
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
-) -> Iterator[tuple[str, Tensor]]:
-    """Run a graph like `run_segments` and yield each piece's name and output."""
-    known = dict(values)
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """Run a graph like `run_segments` and yield each piece's name and its outputs."""
+    known = [dict(one) for one in values]
     run = partial(_run_segment, folder, twin, bound, known, on_bytes, emulated)
     x = "stem"
-    known.update(run([x, "time", *_block_inputs(twin)]))
-    yield x, known[x]
+    run([x, "time", *_block_inputs(twin)])
+    yield x, [one[x] for one in known]
     for layer in range(layers):
-        known.update(run([f"blocks.{layer}"]))
-        del known[x]
+        run([f"blocks.{layer}"])
+        for one in known:
+            del one[x]
         x = f"blocks.{layer}"
-        yield x, known[x]
-    yield OUTPUT_NAME, run([OUTPUT_NAME])[OUTPUT_NAME]
+        yield x, [one[x] for one in known]
+    run([OUTPUT_NAME])
+    yield OUTPUT_NAME, [one[OUTPUT_NAME] for one in known]
 
 
 def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
@@ -98,14 +101,15 @@ def _run_segment(
     folder: Path,
     twin: ir.Model,
     bound: Mapping[str, TensorRef],
-    values: Mapping[str, Tensor],
+    known: Sequence[dict[str, Tensor]],
     on_bytes: Callable[[int], None],
     emulated: bool,
     outputs: list[str],
-) -> dict[str, Tensor]:
+) -> None:
+    """Compute outputs of each of the `known` and add them to it."""
     import onnxruntime as ort
 
-    graph = ir.convenience.extract(twin.graph, list(values), outputs)
+    graph = ir.convenience.extract(twin.graph, list(known[0]), outputs)
     model = ir.Model(graph, ir_version=twin.ir_version)
     model.opset_imports.update(twin.opset_imports)
     if emulated:
@@ -128,12 +132,11 @@ def _run_segment(
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    results = session.run(outputs, {name: values[name].numpy() for name in needed})
+    for values in known:
+        results = session.run(outputs, {name: values[name].numpy() for name in needed})
+        for name, result in zip(outputs, results, strict=True):
+            values[name] = torch.from_numpy(np.asarray(result))
     on_bytes(sum(bound[name].nbytes for name in weights))
-    return {
-        name: torch.from_numpy(np.asarray(result))
-        for name, result in zip(outputs, results, strict=True)
-    }
 
 
 def _open_values(graph: ir.Graph) -> dict[str, ir.Value]:
