@@ -1,11 +1,12 @@
 """Run a twin on an engine's own bytes: stem, blocks and head one after the other.
 
-So neither side ever holds more than a block, and nothing is written.
+So neither side ever holds more than a block, and nothing is written. A graph of several cards is
+run as all of them, joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from wanexport.errors import VerificationError
+from wanexport.graph.cards import count_cards
 from wanexport.graph.emulate import emulate
+from wanexport.graph.join_cards import join_cards
 from wanexport.graph.trace import OUTPUT_NAME
 from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
@@ -60,20 +64,38 @@ def iterate_segments(
     *,
     emulated: bool = False,
 ) -> Iterator[tuple[str, list[Tensor]]]:
-    """Run a graph like `run_segments` and yield each piece's name and its outputs."""
+    """Run a graph like `run_segments` and yield each piece's name and its outputs.
+
+    Raises:
+        VerificationError: cards return different samples.
+    """
+    cards = count_cards(twin)
+    if cards > 1:
+        twin = join_cards(twin)
     known = [dict(one) for one in values]
     run = partial(_run_segment, folder, twin, bound, known, on_bytes, emulated)
-    x = "stem"
-    run([x, "time", *_block_inputs(twin)])
-    yield x, [one[x] for one in known]
+    x = _of_cards("stem", cards)
+    run([*x, "time", *_block_inputs(twin, x)])
+    yield "stem", [torch.cat([one[name] for name in x], 1) for one in known]
     for layer in range(layers):
-        run([f"blocks.{layer}"])
+        block = _of_cards(f"blocks.{layer}", cards)
+        run(block)
         for one in known:
-            del one[x]
-        x = f"blocks.{layer}"
-        yield x, [one[x] for one in known]
-    run([OUTPUT_NAME])
-    yield OUTPUT_NAME, [one[OUTPUT_NAME] for one in known]
+            for name in x:
+                del one[name]
+        x = block
+        yield f"blocks.{layer}", [torch.cat([one[name] for name in x], 1) for one in known]
+    samples = _of_cards(OUTPUT_NAME, cards)
+    run(samples)
+    first, *others = samples
+    if not all(torch.equal(one[first], one[other]) for one in known for other in others):
+        raise VerificationError("cards return different outputs", "this is a bug; report it")
+    yield OUTPUT_NAME, [one[first] for one in known]
+
+
+def _of_cards(name: str, cards: int) -> list[str]:
+    """Return what a value is called on each card."""
+    return [name] if cards == 1 else [f"{name}.card{index}" for index in range(cards)]
 
 
 def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
@@ -81,14 +103,14 @@ def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
     return sum(bound[name].nbytes for name in _open_values(twin.graph))
 
 
-def _block_inputs(twin: ir.Model) -> list[str]:
+def _block_inputs(twin: ir.Model, tokens: Collection[str]) -> list[str]:
     """Name the stem's values, besides the tokens, that blocks read."""
     stem = {v.name for node in twin.graph if _scope(node) == "stem" for v in node.outputs}
     names: dict[str, None] = {}
     for node in twin.graph:
         if _scope(node) == "blocks":
             for value in node.inputs:
-                if value is not None and value.name in stem and value.name != "stem":
+                if value is not None and value.name in stem and value.name not in tokens:
                     names[value.name or ""] = None
     return list(names)
 
