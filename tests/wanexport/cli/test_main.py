@@ -203,6 +203,10 @@ FLAGS = {
     "compare": {
         "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
     },
+    "extract": {
+        "--base", "--finetuned", "--rank", "--targets", "--dtype", "--expert", "-o", "--output",
+        "--force", "--json", "--quiet", "-q",
+    },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "env": {"--json"},
     "adapter": {"--for", "-o", "--output", "--skip-image-keys", "--force", "--quiet", "-q"},
