@@ -23,6 +23,7 @@ from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
+from wanexport.graph.cards import cut_for_cards
 from wanexport.graph.emulate import emulate
 from wanexport.graph.split import split_graph
 from wanexport.graph.swappable import make_swappable
@@ -128,6 +129,8 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         adapters = ship_adapters(draft, target, piece.advance)
         if target.max_rank is not None:
             make_swappable(model, target.branch_names, target.max_rank, target.backend, spec.dtype)
+        if target.cards > 1:
+            cut_for_cards(model, target.cards)
         store.bind(model)
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
@@ -148,7 +151,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if target.verify and maker and settings and settings.runs_here:
+    if target.verify and maker and settings and settings.runs_here and target.cards == 1:
         try:
             error = builder.comparer.compare_plan(target, spec, draft, manifest, parameters)
         except WanrtError as problem:

@@ -42,6 +42,7 @@ class Target:
         target_set: what people call the modules that are adapted, where that has a name.
         dynamic: batch, frames, height and width are open.
         split: what depends on the prompt and the image alone is a graph of its own.
+        cards: how many compute its forward together.
         copy: weights are copied into it instead of linked.
         verify: it is compared with diffusers' model before it exists.
         force: an engine that was made from something else makes way.
@@ -72,6 +73,7 @@ class Target:
     target_set: str | None = None
     dynamic: bool = False
     split: bool = False
+    cards: int = 1
     copy: bool = False
     verify: bool = True
     force: bool = False

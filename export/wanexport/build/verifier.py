@@ -14,6 +14,7 @@ from torch import Tensor
 from wanexport.build.sources import AdapterSet
 from wanexport.build.targets import Target
 from wanexport.graph import passes
+from wanexport.graph.cards import cut_for_cards
 from wanexport.graph.swappable import STRENGTHS, make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.storage.dtypes import torch_dtype
@@ -22,7 +23,7 @@ from wanexport.verify.compare import Expected, Subject, verify_engine
 from wanexport.verify.plan import Stacked, verify_plan
 from wanexport.verify.reference_model import ReadParameter, run_reference
 from wanexport.verify.segments import count_bytes
-from wanexport.verify.twin import small_spec, twin_inputs, twin_size, twin_spec
+from wanexport.verify.twin import small_spec, twin_inputs, twin_spec
 from wanexport.weights.parameters import EngineParameters
 from wanexport.weights.store import WeightStore
 from wanrt.manifest.origin import Verification
@@ -64,8 +65,7 @@ class Comparer:
         """
         if target.control and self.full is not None:
             return self.full  # the same graph and weights; only the target is another
-        tokens = twin_size(spec.arch, spec.size).tokens
-        with self.reporter.work(f"{target.name}: tracing at {tokens} tokens"):
+        with self.reporter.work(f"{target.name}: tracing at {twin_spec(spec).size.tokens} tokens"):
             twin = _trace(target, twin_spec(spec))
             small = _trace(target, small_spec(spec)) if spec.dtype == "bf16" else None
             plain = None
@@ -103,7 +103,7 @@ class Comparer:
             VerificationError: its outputs are all zero, not finite, or too far off.
         """
         expected: list[tuple[Stacked, Expected]] = []
-        if twin_size(spec.arch, spec.size) == spec.size and spec.dtype in ROUNDED:
+        if twin_spec(spec).size == spec.size and spec.dtype in ROUNDED:
             for adapters, of_engine in zip(target.carried, parameters, strict=True):
                 outputs = self._expect(target, spec, adapters, of_engine, ROUNDED)
                 expected.append((_stack(folder, target, adapters), outputs))
@@ -166,6 +166,8 @@ def _trace(target: Target, spec: GraphSpec) -> ir.Model:
     )
     if target.max_rank is not None:
         make_swappable(graph, target.branch_names, target.max_rank, target.backend, dtype)
+    if target.cards > 1:
+        cut_for_cards(graph, target.cards)
     return graph
 
 

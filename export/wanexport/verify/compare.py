@@ -16,7 +16,7 @@ from wanexport.graph.trace import GraphSpec
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.segments import run_segments
-from wanexport.verify.twin import same_structure, twin_inputs, twin_size, twin_spec
+from wanexport.verify.twin import same_structure, twin_inputs, twin_spec
 from wanrt.manifest.origin import Verification
 
 __all__ = ["Expected", "Subject", "relative_l2", "verify_engine"]
@@ -112,7 +112,7 @@ def verify_engine(
     return Verification(
         method="blocks",
         dtype=dtype,  # type: ignore[arg-type]
-        tokens=twin_size(spec.arch, spec.size).tokens,
+        tokens=twin_spec(spec).size.tokens,
         error=error,
         tolerance=tolerance,
         reference_error=reference,
@@ -154,7 +154,7 @@ def _verify_quantized(
     return Verification(
         method="blocks",
         dtype="fp32",
-        tokens=twin_size(subject.spec.arch, subject.spec.size).tokens,
+        tokens=twin_spec(subject.spec).size.tokens,
         error=error,
         tolerance=INT8_TOLERANCE,
         adapter_effect=effect,

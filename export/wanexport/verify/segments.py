@@ -1,11 +1,12 @@
 """Run a twin on an engine's own bytes: stem, blocks and head one after the other.
 
-So neither side ever holds more than a block, and nothing is written.
+So neither side ever holds more than a block, and nothing is written. A graph of several cards is
+run as all of them, joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from wanexport.errors import VerificationError
+from wanexport.graph.cards import count_cards
 from wanexport.graph.emulate import emulate
+from wanexport.graph.join_cards import join_cards
 from wanexport.graph.trace import OUTPUT_NAME
 from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
@@ -59,18 +63,35 @@ def iterate_segments(
     *,
     emulated: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Run a graph like `run_segments` and yield each piece's name and output."""
+    """Run a graph like `run_segments` and yield each piece's name and output.
+
+    Raises:
+        VerificationError: cards return different samples.
+    """
+    cards = count_cards(twin)
+    if cards > 1:
+        twin = join_cards(twin)
     known = dict(values)
     run = partial(_run_segment, folder, twin, bound, known, on_bytes, emulated)
-    x = "stem"
-    known.update(run([x, "time", *_block_inputs(twin)]))
-    yield x, known[x]
+    x = _of_cards("stem", cards)
+    known.update(run([*x, "time", *_block_inputs(twin, x)]))
+    yield "stem", torch.cat([known[name] for name in x], 1)
     for layer in range(layers):
-        known.update(run([f"blocks.{layer}"]))
-        del known[x]
-        x = f"blocks.{layer}"
-        yield x, known[x]
-    yield OUTPUT_NAME, run([OUTPUT_NAME])[OUTPUT_NAME]
+        block = _of_cards(f"blocks.{layer}", cards)
+        known.update(run(block))
+        for name in x:
+            del known[name]
+        x = block
+        yield f"blocks.{layer}", torch.cat([known[name] for name in x], 1)
+    sample, *others = run(_of_cards(OUTPUT_NAME, cards)).values()
+    if not all(torch.equal(sample, other) for other in others):
+        raise VerificationError("cards return different outputs", "this is a bug; report it")
+    yield OUTPUT_NAME, sample
+
+
+def _of_cards(name: str, cards: int) -> list[str]:
+    """Return what a value is called on each card."""
+    return [name] if cards == 1 else [f"{name}.card{index}" for index in range(cards)]
 
 
 def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
@@ -78,14 +99,14 @@ def count_bytes(twin: ir.Model, bound: Mapping[str, TensorRef]) -> int:
     return sum(bound[name].nbytes for name in _open_values(twin.graph))
 
 
-def _block_inputs(twin: ir.Model) -> list[str]:
+def _block_inputs(twin: ir.Model, tokens: Collection[str]) -> list[str]:
     """Name the stem's values, besides the tokens, that blocks read."""
     stem = {v.name for node in twin.graph if _scope(node) == "stem" for v in node.outputs}
     names: dict[str, None] = {}
     for node in twin.graph:
         if _scope(node) == "blocks":
             for value in node.inputs:
-                if value is not None and value.name in stem and value.name != "stem":
+                if value is not None and value.name in stem and value.name not in tokens:
                     names[value.name or ""] = None
     return list(names)
 

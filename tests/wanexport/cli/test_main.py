@@ -191,6 +191,7 @@ FLAGS = {
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
         "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
         "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--pad-rank", "--split",
+        "--cards",
         "--memory-limit", "--no-build-control", "--quiet", "-q",
     },
     "estimate": {

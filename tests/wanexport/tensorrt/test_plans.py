@@ -141,10 +141,10 @@ class TestRealPlans:
         settings = PlanSettings("tensorrt-rtx", refit="all")
         ranks, size = {"blocks.0.attn2.to_q": 4}, Size(width=832, height=480, frames=81)
         shapes = {"blocks.0.attn2.to_q.weight": (256, 256)}
-        assert choose_joined(I2V, (size,), ranks, "separate", settings, shapes) == ()
+        assert choose_joined(I2V, size.tokens, ranks, "separate", settings, shapes) == ()
         fused = replace(settings, lora_form="fused")
         with pytest.raises(ConfigError, match="--lora-form fused"):
-            choose_joined(I2V, (size,), ranks, "separate", fused, shapes)
+            choose_joined(I2V, size.tokens, ranks, "separate", fused, shapes)
 
     def test_a_dynamic_engine_has_a_profile_per_workload(self, tmp_path: Path) -> None:
         build(tmp_path, modes=("full",), dtype="bf16", dynamic=True, tensorrt=RTX, verify=False)
