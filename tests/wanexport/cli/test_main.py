@@ -196,7 +196,7 @@ FLAGS = {
     },
     "estimate": {
         "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",
-        "--batch", "--device", "--compiled", "--json", "--force", "--quiet", "-q",
+        "--batch", "--device", "--compiled", "--cards", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {
         "--config", "--expert", "--skip-image-keys", "--headers-only", "--json", "--quiet", "-q",
