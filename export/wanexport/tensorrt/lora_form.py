@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from wanexport.errors import ConfigError
 from wanexport.model.config import Architecture, Size
@@ -21,12 +21,14 @@ def choose_joined(
     mode: Mode,
     settings: PlanSettings | None,
     shapes: Mapping[str, tuple[int, ...]],
+    quantized: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the layers to compute as one product over [x, x A^T] and [W, B].
 
     Every layer that moves fewer bytes so, at the smallest size. Where B is an input (swappable),
     [W, B] is put together in every forward, which pays for layers with more rows than inputs.
-    Weights that a refit may change stay apart, each under its own name.
+    Weights that a refit may change stay apart, each under its own name; so do those that are
+    `quantized`.
 
     Raises:
         ConfigError: `--lora-form fused` with weights that may be refitted.
@@ -47,7 +49,8 @@ def choose_joined(
     return tuple(
         module
         for module, rank in ranks.items()
-        if _pays(
+        if module not in quantized
+        and _pays(
             module_rows(module, tokens, arch.dims),
             rank,
             shapes[f"{module}.weight"],
