@@ -55,9 +55,7 @@ def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) ->
     dtypes |= {f"{module}.weight": "F32" for module in quantized}  # rounded once, to 8 bits
     if adapters is None or target.mode == "merged":
         merged = adapters.adapters if adapters else ()
-        return EngineParameters(
-            checkpoint.tensors, dtypes, merged, quantized=quantized, form=form
-        )
+        return EngineParameters(checkpoint.tensors, dtypes, merged, quantized=quantized, form=form)
     branch_dtype = SAFETENSORS[spec.dtype]
     carried, strengths = adapters.carried, None
     if target.mode == "swappable":  # strengths are given at run time

@@ -71,9 +71,7 @@ class Comparer:
             plain = None
             if target.quantized:
                 plain = _trace(replace(target, quantized=()), twin_spec(spec))
-        subject = Subject(
-            store.folder, spec, model, twin, small, store.bound, plain, target.form
-        )
+        subject = Subject(store.folder, spec, model, twin, small, store.bound, plain, target.form)
         total = sum(
             count_bytes(graph, store.bound) for graph in (twin, small, plain) if graph is not None
         )

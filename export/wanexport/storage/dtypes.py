@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-__all__ = ["ENGINE_DTYPES", "NARROW", "STORED", "engine_dtype", "itemsize", "onnx_dtype", "torch_dtype"]
+__all__ = [
+    "ENGINE_DTYPES",
+    "NARROW",
+    "STORED",
+    "engine_dtype",
+    "itemsize",
+    "onnx_dtype",
+    "torch_dtype",
+]
 
 ENGINE_DTYPES: dict[str, Dtype] = {stored: cast("Dtype", n) for n, stored in SAFETENSORS.items()}
 

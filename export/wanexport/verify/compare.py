@@ -21,7 +21,7 @@ from wanexport.verify.twin import same_structure, twin_inputs, twin_size, twin_s
 from wanexport.weights.quantize import DequantizedRef
 from wanrt.manifest.origin import Verification
 
-__all__ = ["Expected", "Subject", "relative_l2", "verify_engine"]
+__all__ = ["TOLERANCES", "Expected", "Subject", "relative_l2", "verify_engine"]
 
 FP32_TOLERANCE = 3e-6
 """Five times what is left (2.7e-7 to 5.7e-7 of 1 to 40 layers as wide as 512, in every mode).

@@ -58,9 +58,7 @@ def is_quantized(name: str, modules: Collection[str]) -> bool:
     return name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in modules
 
 
-def specify(
-    name: str, shape: tuple[int, ...], form: Format
-) -> tuple[StoredTensor, StoredTensor]:
+def specify(name: str, shape: tuple[int, ...], form: Format) -> tuple[StoredTensor, StoredTensor]:
     """Return q and scale of a weight [out, in] as a file holds them."""
     fan_out, fan_in = shape
     return (

@@ -1,4 +1,4 @@
-"""Multiply in 8 bits: rows of activations scaled as they come, weights by their rows' own scales."""
+"""Multiply in 8 bits: inputs scaled by rows as they come, weights by scales of their own."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ def _scale_product(
         writer = _Writer(_scope(gemm, f"rows{len(rows)}"))
         rows[x] = _quantize(model, writer, x, form)
         model.graph.insert_before(gemm, writer.nodes)
-    low = ir.Value(
-        name=weight.name, shape=ir.Shape(shape), type=ir.TensorType(TYPES[form.scheme])
-    )
+    low = ir.Value(name=weight.name, shape=ir.Shape(shape), type=ir.TensorType(TYPES[form.scheme]))
     scale = ir.Value(
         name=scale_name(weight.name), shape=ir.Shape(shape[:1]), type=ir.TensorType(FP32)
     )
