@@ -13,8 +13,7 @@ std::string find_unsupported(const Manifest& manifest) {
   const std::string& scheme = manifest.quantization;
   const bool compiled = scheme == "fp8" && manifest.backend != "onnxruntime";
   if (!scheme.empty() && scheme != "int8" && !compiled) {
-    return "is quantised to " + scheme +
-           "; this version runs int8, and fp8 with TensorRT";
+    return "is quantised to " + scheme + "; this version runs int8, and fp8 with TensorRT";
   }
   return "";
 }
