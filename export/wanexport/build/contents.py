@@ -39,8 +39,9 @@ def specify_graph(target: Target) -> GraphSpec:
         if computes_in_fp32(name) and ENGINE_DTYPES[ref.dtype] != config.dtype
     }
     return GraphSpec(
-        config.architecture, config.size, config.dtype, target.ranks, storage, target.dynamic
-    )
+        config.architecture, config.size, config.dtype, target.ranks, storage, target.dynamic,
+        target.cards,
+    )  # fmt: skip
 
 
 def list_parameters(target: Target, spec: GraphSpec) -> list[EngineParameters]:

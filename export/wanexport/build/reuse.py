@@ -55,6 +55,8 @@ def describe_inputs(target: Target) -> dict[str, str]:
         inputs["quantization"] = f"{target.form.scheme} {digest[:12]}"
     if target.split:
         inputs["split"] = "True"
+    if target.cards > 1:
+        inputs["cards"] = str(target.cards)
     if target.expert is not None:
         inputs["expert"] = target.expert
     if skipped := [key for adapter in target.all_adapters for key in adapter.skipped]:

@@ -197,6 +197,15 @@ def build(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    cards: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of GPUs that compute one forward together, each a part of the tokens, "
+            "with --backend tensorrt-rtx or TensorRT 11.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 1,
     weights: Annotated[
         Literal["link", "copy"],
         typer.Option(
@@ -302,6 +311,7 @@ def build(
         merge_rest=merge_rest,
         dynamic=dynamic,
         split=split,
+        cards=cards,
         copy=weights == "copy",
         verify=verify == "diffusers",
         out=out,

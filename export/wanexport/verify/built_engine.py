@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wanexport.errors import BuildError
 from wanexport.graph import passes
+from wanexport.graph.cards import cut_for_cards
 from wanexport.graph.fusible.joined_branches import joined_modules
 from wanexport.graph.join import join_graphs
 from wanexport.graph.split import split_graph
@@ -115,7 +116,7 @@ class BuiltEngine:
         dynamic = any(
             isinstance(dim, str) for spec in manifest.forward.inputs for dim in spec.shape
         )
-        return GraphSpec(self.arch, size, manifest.dtype, ranks, storage, dynamic)
+        return GraphSpec(self.arch, size, manifest.dtype, ranks, storage, dynamic, manifest.cards)
 
     def make_twin(self, size: Size) -> ir.Model:
         """Trace the engine's graph again at a size that a CPU can run, in fp32 or fp16.
@@ -133,6 +134,8 @@ class BuiltEngine:
         if manifest.max_rank is not None:
             names = [name for name in self.adapter if name != STRENGTHS]
             make_swappable(twin, names, manifest.max_rank, manifest.backend, manifest.dtype)
+        if manifest.cards > 1:
+            cut_for_cards(twin, manifest.cards)
         if manifest.is_split:
             split_graph(twin)  # which reads the batch where the engine's graphs do
         try:

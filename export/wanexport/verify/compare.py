@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from wanexport.graph.trace import GraphSpec
 from wanexport.model.quantization import Format, scale_name
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import TensorRef
+from wanexport.verify.fidelity import Effect
 from wanexport.verify.segments import run_segments
-from wanexport.verify.twin import same_structure, twin_inputs, twin_size, twin_spec
+from wanexport.verify.twin import same_structure, twin_spec
 from wanexport.weights.quantize import DequantizedRef
 from wanrt.manifest.origin import Verification
 
@@ -46,6 +47,7 @@ class Subject:
         twin: the graph traced from `twin_spec(spec)`, lowered like the engine's.
         small: of a bf16 engine, the graph traced from `small_spec(spec)`, lowered likewise.
         bound: where each initializer's bytes lie.
+        inputs: what it is run with, in fp32: the first is compared, all tell what an engine keeps.
         plain: of a quantised engine, the twin without products of 8 bits.
         form: of a quantised engine's 8 bits.
     """
@@ -56,25 +58,28 @@ class Subject:
     twin: ir.Model
     small: ir.Model | None
     bound: Mapping[str, TensorRef]
+    inputs: Sequence[Mapping[str, Tensor]]
     plain: ir.Model | None = None
     form: Format | None = None
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The reference's outputs for one engine on the twin's inputs.
+    """The reference's outputs for one engine on the first of its inputs.
 
     Args:
         sample: in fp32.
         base: of the base without the adapter, in fp32; None if there is no adapter.
         rounded: in the engine's dtype; None if that is fp32.
         pristine: of a quantised engine, in fp32 with the weights before they are quantised.
+        effect: what a full fine-tune beside it changes, by all inputs; None without one.
     """
 
     sample: Tensor
     base: Tensor | None = None
     rounded: Tensor | None = None
     pristine: Tensor | None = None
+    effect: Effect | None = None
 
 
 def verify_engine(
@@ -101,7 +106,7 @@ def verify_engine(
         plain = replace(subject, twin=subject.plain, bound=_dequantized(subject, subject.form))
         return _verify_quantized(subject, plain, subject.form, adapter, expected, on_bytes)
     spec, dtype = subject.spec, twin_spec(subject.spec).dtype
-    error = _measure(subject, subject.twin, adapter, expected, on_bytes)
+    error, samples = _measure(subject, subject.twin, adapter, expected, on_bytes)
     reference = None if expected.rounded is None else relative_l2(expected.rounded, expected.sample)
     tolerance = FP32_TOLERANCE if dtype == "fp32" else _allowed(reference, spec.dtype)
     if error > tolerance:
@@ -117,12 +122,13 @@ def verify_engine(
     return Verification(
         method="blocks",
         dtype=dtype,  # type: ignore[arg-type]
-        tokens=twin_size(spec.arch, spec.size).tokens,
+        tokens=twin_spec(spec).size.tokens,
         error=error,
         tolerance=tolerance,
         reference_error=reference,
         adapter_effect=effect,
         emulated_error=emulated,
+        fidelity=expected.effect.measure(samples) if expected.effect else None,
     )
 
 
@@ -142,10 +148,11 @@ def _verify_quantized(
     product of fp8: it rounds to fp8 and multiplies in fp32, which is what the graph says.
     """
     assert expected.pristine is not None
-    spec, dtype = subject.spec, twin_spec(subject.spec).dtype
-    sharp = _measure(plain, plain.twin, adapter, expected, on_bytes)
+    dtype = twin_spec(subject.spec).dtype
+    first = replace(plain, inputs=plain.inputs[:1])
+    sharp, _ = _measure(first, first.twin, adapter, expected, on_bytes)
     reference = None if expected.rounded is None else relative_l2(expected.rounded, expected.sample)
-    allowed = FP32_TOLERANCE if dtype == "fp32" else _allowed(reference, spec.dtype)
+    allowed = FP32_TOLERANCE if dtype == "fp32" else _allowed(reference, subject.spec.dtype)
     if sharp > allowed:
         raise VerificationError(
             f"the engine's outputs with its {form.scheme} weights in {dtype} products are off by "
@@ -153,11 +160,12 @@ def _verify_quantized(
             "these versions of torch, onnx and onnxruntime don't agree; see constraints.txt",
         )
     pristine = replace(expected, sample=expected.pristine)
-    error = _measure(subject, subject.twin, adapter, pristine, on_bytes)
+    error, samples = _measure(subject, subject.twin, adapter, pristine, on_bytes)
     emulated = None
     if subject.small is not None:
         same_structure(subject.graph, subject.small, casts=True)
-        emulated = _measure(subject, subject.small, adapter, pristine, on_bytes, emulated=True)
+        first = replace(subject, inputs=subject.inputs[:1])
+        emulated, _ = _measure(first, subject.small, adapter, pristine, on_bytes, emulated=True)
     tolerance = TOLERANCES[form.scheme]
     worst = max(error, emulated or 0.0)
     if worst > tolerance:
@@ -170,12 +178,13 @@ def _verify_quantized(
     return Verification(
         method="blocks",
         dtype=dtype,  # type: ignore[arg-type]
-        tokens=twin_size(spec.arch, spec.size).tokens,
+        tokens=twin_spec(subject.spec).size.tokens,
         error=error,
         tolerance=tolerance,
         reference_error=reference,
         adapter_effect=effect,
         emulated_error=emulated,
+        fidelity=expected.effect.measure(samples) if expected.effect else None,
     )
 
 
@@ -200,7 +209,8 @@ def _verify_emulated(
     """Run a bf16 engine's own graph, emulated, and return its error."""
     assert expected.rounded is not None
     same_structure(subject.graph, small, casts=True)
-    error = _measure(subject, small, adapter, expected, on_bytes, emulated=True)
+    first = replace(subject, inputs=subject.inputs[:1])
+    error, _ = _measure(first, small, adapter, expected, on_bytes, emulated=True)
     tolerance = _allowed(relative_l2(expected.rounded, expected.sample), subject.spec.dtype)
     if error > tolerance:
         raise VerificationError(
@@ -219,30 +229,33 @@ def _measure(
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
-) -> float:
-    """Return the error of a graph on the engine's bytes.
+) -> tuple[float, list[Tensor]]:
+    """Run a graph on the engine's bytes; return its error and what came out of all inputs.
 
     Raises:
         VerificationError: the output isn't finite.
     """
     spec = subject.spec
     dtype = "fp32" if emulated else twin_spec(spec).dtype
-    values = {
-        name: tensor.to(torch_dtype("fp32" if name in ("timestep", STRENGTHS) else dtype))
-        for name, tensor in {**twin_inputs(spec), **adapter}.items()
-    }
+    values = [
+        {
+            name: tensor.to(torch_dtype("fp32" if name in ("timestep", STRENGTHS) else dtype))
+            for name, tensor in {**inputs, **adapter}.items()
+        }
+        for inputs in subject.inputs
+    ]
     layers = spec.arch.num_layers
-    sample = run_segments(
+    samples = run_segments(
         subject.folder, graph, layers, subject.bound, values, on_bytes, emulated=emulated
     )
-    error = relative_l2(sample, expected.sample)
+    error = relative_l2(samples[0], expected.sample)
     if not math.isfinite(error):
         raise VerificationError(
             "the engine's output isn't finite",
             "look for NaN or overflow in the weights: wanexport inspect; fp16 overflows where "
             "bf16 doesn't",
         )
-    return error
+    return error, samples
 
 
 def _allowed(reference: float | None, dtype: str) -> float:

@@ -310,7 +310,7 @@ REFUSED = {
     "nvfp4 compiled": ("--quantize nvfp4 --backend tensorrt-rtx --dtype bf16", "isn't built yet"),
     "open dimensions": (
         "--quantize fp8 --backend tensorrt-rtx --dtype bf16 --dynamic --config wan2.1-i2v-14b-480p",
-        "isn't built for --dynamic",
+        "isn't built for --dynamic with TensorRT",
     ),
     "refitted": (
         "--quantize int8 --backend tensorrt-rtx --dtype bf16 --refit none", "use --bake",

@@ -191,17 +191,22 @@ FLAGS = {
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
         "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
         "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--pad-rank", "--split",
+        "--cards",
         "--memory-limit", "--no-build-control", "--quiet", "-q",
     },
     "estimate": {
         "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",
-        "--batch", "--device", "--compiled", "--json", "--force", "--quiet", "-q",
+        "--batch", "--device", "--compiled", "--cards", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {
         "--config", "--expert", "--skip-image-keys", "--headers-only", "--json", "--quiet", "-q",
     },
     "compare": {
         "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
+    },
+    "extract": {
+        "--base", "--finetuned", "--rank", "--targets", "--dtype", "--expert", "-o", "--output",
+        "--force", "--json", "--quiet", "-q",
     },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "env": {"--json"},
