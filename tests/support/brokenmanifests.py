@@ -157,7 +157,9 @@ def _source(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
 
 
 def _fidelity(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
-    raw["verification"]["fidelity"] = {"keeps": 0.9, "timesteps": [1000, 500.5]} | change
+    raw["verification"]["fidelity"] = {
+        "keeps": [0.9, -0.1], "timesteps": [1000, 500.5], "finetuned": ["3" * 64]
+    } | change  # fmt: skip
     return raw
 
 
@@ -412,6 +414,13 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "fidelity of nothing": (
         _edit(lambda m: (_fidelity(m), m["verification"]["fidelity"].pop("keeps"))),
         "fidelity.keeps"),
+    "fidelity of no adapter": (_edit(lambda m: _fidelity(m, keeps=[])), "fidelity.keeps"),
+    "fidelity no number": (_edit(lambda m: _fidelity(m, keeps=["x"])), "fidelity.keeps.0"),
+    "fidelity to no file": (
+        _edit(lambda m: _fidelity(m, finetuned=["x"])), "fidelity.finetuned.0"),
+    "fidelity to nobody knows what": (
+        _edit(lambda m: (_fidelity(m), m["verification"]["fidelity"].pop("finetuned"))),
+        "fidelity.finetuned"),
     "fidelity at no number": (
         _edit(lambda m: _fidelity(m, timesteps=["x"])), "fidelity.timesteps.0"),
     "no activation bytes": (

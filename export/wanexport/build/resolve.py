@@ -75,6 +75,7 @@ def _make_target(
         joined=choose_joined(config.architecture, tokens, ranks, mode, settings, sources.shapes),
         quantized=quantized,
         excluded=excluded,
+        span=sources.span,
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         expert=request.expert if request.expert != "both" else None,

@@ -36,6 +36,8 @@ class Target:
         joined: modules of these whose branch is part of their own product.
         quantized: modules whose weights are stored and multiplied in int8.
         excluded: the patterns of those of the blocks that aren't, where any are.
+        span: the base and the full fine-tune, between which its fidelity is measured; None without
+            both, or without engines that carry an adapter.
         max_rank: of a swappable engine.
         swap_rank: the rank that a merged engine can exchange in its weights; None if it can't.
         expert: which of Wan2.2's two models it is.
@@ -67,6 +69,7 @@ class Target:
     joined: tuple[str, ...] = ()
     quantized: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    span: tuple[Weights, Weights] | None = None
     max_rank: int | None = None
     swap_rank: int | None = None
     expert: Expert | None = None

@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanrt.terminal.units import show_bytes
+from wanrt.terminal.units import show_bytes, show_share
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
@@ -63,7 +63,7 @@ def format_built(built: Sequence[Built]) -> str:
                 note += f" (torch's {found.reference_error:.1e})"
             if found.adapter_effect is not None:
                 note += f", adapter's effect {found.adapter_effect:.1e}"
-        lines.append(f"  {name:<{width}}  {note}")
+        lines.append(f"  {name:<{width}}  {note}{_kept(engine)}")
     return "\n".join(lines)
 
 
@@ -91,6 +91,18 @@ def built_to_json(built: Sequence[Built], argv: Sequence[str], seconds: float) -
         "engines": engines,
     }
     return json.dumps(value, indent=1) + "\n"
+
+
+def _kept(engine: Built) -> str:
+    """Say how much of the full fine-tune's effect an engine keeps, with each of its adapters."""
+    target = engine.target
+    if engine.keeps:
+        names = [f" ({one.label})" for one in target.adapters] if len(target.adapters) > 1 else [""]
+        kept = zip(engine.keeps, names, strict=True)
+        return f", keeps {', '.join(show_share(share) + name for share, name in kept)}"
+    if engine.verification is None and target.span is not None and target.mode != "full":
+        return "; what it keeps of this full fine-tune wasn't measured: --force"
+    return ""
 
 
 def _about_weights(targets: Sequence[Target]) -> list[str]:

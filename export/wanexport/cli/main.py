@@ -16,6 +16,7 @@ from wanexport.cli.compare import compare
 from wanexport.cli.detach import detach
 from wanexport.cli.env import env
 from wanexport.cli.estimate import estimate
+from wanexport.cli.extract import extract
 from wanexport.cli.inspect import inspect
 from wanexport.cli.study import study
 from wanexport.errors import UsageError
@@ -40,7 +41,7 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (build, estimate, inspect, adapter, study, compare, detach, env):
+for command in (build, estimate, inspect, adapter, extract, study, compare, detach, env):
     app.command(cls=Command)(command)
 
 EXTRAS = dict.fromkeys(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from wanexport.graph.swappable import STRENGTHS
 from wanexport.graph.trace import GraphSpec
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import TensorRef
+from wanexport.verify.fidelity import Effect
 from wanexport.verify.segments import run_segments
-from wanexport.verify.twin import same_structure, twin_inputs, twin_spec
+from wanexport.verify.twin import same_structure, twin_spec
 from wanrt.manifest.origin import Verification
 
 __all__ = ["Expected", "Subject", "relative_l2", "verify_engine"]
@@ -44,6 +45,7 @@ class Subject:
         twin: the graph traced from `twin_spec(spec)`, lowered like the engine's.
         small: of a bf16 engine, the graph traced from `small_spec(spec)`, lowered likewise.
         bound: where each initializer's bytes lie.
+        inputs: what it is run with, in fp32: the first is compared, all tell what an engine keeps.
         plain: of a quantised engine, the twin with its products in fp32.
     """
 
@@ -53,24 +55,27 @@ class Subject:
     twin: ir.Model
     small: ir.Model | None
     bound: Mapping[str, TensorRef]
+    inputs: Sequence[Mapping[str, Tensor]]
     plain: ir.Model | None = None
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The reference's outputs for one engine on the twin's inputs.
+    """The reference's outputs for one engine on the first of its inputs.
 
     Args:
         sample: in fp32.
         base: of the base without the adapter, in fp32; None if there is no adapter.
         rounded: in the engine's dtype; None if that is fp32.
         pristine: of a quantised engine, in fp32 with the weights before they are quantised.
+        effect: what a full fine-tune beside it changes, by all inputs; None without one.
     """
 
     sample: Tensor
     base: Tensor | None = None
     rounded: Tensor | None = None
     pristine: Tensor | None = None
+    effect: Effect | None = None
 
 
 def verify_engine(
@@ -96,7 +101,7 @@ def verify_engine(
     if subject.plain is not None:
         return _verify_quantized(subject, subject.plain, adapter, expected, on_bytes)
     spec, dtype = subject.spec, twin_spec(subject.spec).dtype
-    error = _measure(subject, subject.twin, adapter, expected, on_bytes)
+    error, samples = _measure(subject, subject.twin, adapter, expected, on_bytes)
     reference = None if expected.rounded is None else relative_l2(expected.rounded, expected.sample)
     tolerance = FP32_TOLERANCE if dtype == "fp32" else _allowed(reference, spec.dtype)
     if error > tolerance:
@@ -118,6 +123,7 @@ def verify_engine(
         reference_error=reference,
         adapter_effect=effect,
         emulated_error=emulated,
+        fidelity=expected.effect.measure(samples) if expected.effect else None,
     )
 
 
@@ -135,7 +141,8 @@ def _verify_quantized(
     against the model before it was quantised.
     """
     assert expected.pristine is not None
-    sharp = _measure(subject, plain, adapter, expected, on_bytes)
+    first = replace(subject, inputs=subject.inputs[:1])
+    sharp, _ = _measure(first, plain, adapter, expected, on_bytes)
     if sharp > FP32_TOLERANCE:
         raise VerificationError(
             f"the engine's outputs with its int8 weights in fp32 products are off by {sharp:.2g} "
@@ -143,7 +150,7 @@ def _verify_quantized(
             "these versions of torch, onnx and onnxruntime don't agree; see constraints.txt",
         )
     pristine = replace(expected, sample=expected.pristine)
-    error = _measure(subject, subject.twin, adapter, pristine, on_bytes)
+    error, samples = _measure(subject, subject.twin, adapter, pristine, on_bytes)
     if error > INT8_TOLERANCE:
         raise VerificationError(
             f"quantised to int8, the outputs are off by {error:.2g} (relative L2), more than "
@@ -158,6 +165,7 @@ def _verify_quantized(
         error=error,
         tolerance=INT8_TOLERANCE,
         adapter_effect=effect,
+        fidelity=expected.effect.measure(samples) if expected.effect else None,
     )
 
 
@@ -171,7 +179,8 @@ def _verify_emulated(
     """Run a bf16 engine's own graph, emulated, and return its error."""
     assert expected.rounded is not None
     same_structure(subject.graph, small, casts=True)
-    error = _measure(subject, small, adapter, expected, on_bytes, emulated=True)
+    first = replace(subject, inputs=subject.inputs[:1])
+    error, _ = _measure(first, small, adapter, expected, on_bytes, emulated=True)
     tolerance = _allowed(relative_l2(expected.rounded, expected.sample), subject.spec.dtype)
     if error > tolerance:
         raise VerificationError(
@@ -190,30 +199,33 @@ def _measure(
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
-) -> float:
-    """Return the error of a graph on the engine's bytes.
+) -> tuple[float, list[Tensor]]:
+    """Run a graph on the engine's bytes; return its error and what came out of all inputs.
 
     Raises:
         VerificationError: the output isn't finite.
     """
     spec = subject.spec
     dtype = "fp32" if emulated else twin_spec(spec).dtype
-    values = {
-        name: tensor.to(torch_dtype("fp32" if name in ("timestep", STRENGTHS) else dtype))
-        for name, tensor in {**twin_inputs(spec), **adapter}.items()
-    }
+    values = [
+        {
+            name: tensor.to(torch_dtype("fp32" if name in ("timestep", STRENGTHS) else dtype))
+            for name, tensor in {**inputs, **adapter}.items()
+        }
+        for inputs in subject.inputs
+    ]
     layers = spec.arch.num_layers
-    sample = run_segments(
+    samples = run_segments(
         subject.folder, graph, layers, subject.bound, values, on_bytes, emulated=emulated
     )
-    error = relative_l2(sample, expected.sample)
+    error = relative_l2(samples[0], expected.sample)
     if not math.isfinite(error):
         raise VerificationError(
             "the engine's output isn't finite",
             "look for NaN or overflow in the weights: wanexport inspect; fp16 overflows where "
             "bf16 doesn't",
         )
-    return error
+    return error, samples
 
 
 def _allowed(reference: float | None, dtype: str) -> float:

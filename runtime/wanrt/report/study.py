@@ -12,7 +12,7 @@ from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.results.study import Cell, Estimate, Study, StudyGroup
 from wanrt.results.video import Video
 from wanrt.terminal.text import columns, wrap
-from wanrt.terminal.units import SECONDS, pick, show, show_bytes
+from wanrt.terminal.units import SECONDS, pick, show, show_bytes, show_share
 
 __all__ = [
     "BOUND", "FRONTIER", "MERGED", "CardFindings", "Point", "answer", "card_cells",
@@ -47,7 +47,7 @@ class Point:
     @property
     def keeps(self) -> float | None:
         """The share of the full fine-tune's effect, where that was measured."""
-        return getattr(self.row, "keeps", None)
+        return self.row.keeps
 
     @property
     def own_bytes(self) -> int | None:
@@ -199,7 +199,7 @@ def card_cells(found: CardFindings) -> list[tuple[str, ...]]:
         (
             f"{'* ' if point in frontier else '  '}{name_cell(point.cell)}",
             *_speed(point),
-            "-" if point.keeps is None else f"{100 * point.keeps:.1f} %",
+            "-" if point.keeps is None else show_share(point.keeps),
             show_bytes(point.own_bytes),
             _seconds(point.exchange_s),
             _seconds(point.cell.build_s),

@@ -196,7 +196,7 @@ FLAGS = {
     },
     "estimate": {
         "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",
-        "--batch", "--device", "--compiled", "--json", "--force", "--quiet", "-q",
+        "--batch", "--device", "--compiled", "--cards", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {
         "--config", "--expert", "--skip-image-keys", "--headers-only", "--json", "--quiet", "-q",
@@ -205,6 +205,10 @@ FLAGS = {
         "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
     },
     "study": {"--out", "--dry-run", "--ray", "--quiet", "-q"},
+    "extract": {
+        "--base", "--finetuned", "--rank", "--targets", "--dtype", "--expert", "-o", "--output",
+        "--force", "--json", "--quiet", "-q",
+    },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "env": {"--json"},
     "adapter": {"--for", "-o", "--output", "--skip-image-keys", "--force", "--quiet", "-q"},

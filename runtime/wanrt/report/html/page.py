@@ -29,7 +29,7 @@ from wanrt.results.values import Forward, Ratio
 from wanrt.results.video import Video
 from wanrt.storage.files import check_writable, write_file
 from wanrt.terminal.screen import visible
-from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, Unit, pick, show
+from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, Unit, pick, show, show_share
 
 __all__ = ["render_page", "save_plots"]
 
@@ -79,6 +79,7 @@ COLUMNS = (
     Column("p", lambda row: _p(row.ratio)),
     Column("loads", lambda row: len({f.load for f in row.forwards}) or None),
     Column("forwards", lambda row: len(row.forwards) or None),
+    Column("keeps", lambda row: None if row.keeps is None else show_share(row.keeps)),
     Column("predicted at best", lambda row: row.predicted_s, SECONDS),
     Column("speed", lambda row: row.flops_per_s, FLOPS),
     Column("memory", lambda row: row.probe.memory_bytes, BYTES),
