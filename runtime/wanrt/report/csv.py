@@ -19,7 +19,7 @@ CSV_FIELDS = (
     "stddev_s", "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
     "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
     "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "context_s", "context_bytes",
-    "skipped", "failed", "error", "keeps", "step_s", "video_s", "video_j",
+    "swap_s", "skipped", "failed", "error", "keeps", "step_s", "video_s", "video_j",
 )  # fmt: skip
 
 
