@@ -7,6 +7,7 @@
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
 # make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
+# make test-versions  the oldest and newest versions that pyproject.toml allows, and the pinned; a table
 # make campaign  kill commands at random, give them bad inputs, count what is wrong
 # make docs      write docs/cli.md from the commands' own help
 # make clean     remove the environment, caches and build folders; engines stay
@@ -21,6 +22,7 @@ JOBS ?= 2
 GPU_CHECK_ARGS ?=
 BENCH_GPU_ARGS ?=
 CAMPAIGN_ARGS ?= --minutes 20
+VERSIONS_ARGS ?=
 WHEELS ?=
 
 BIN := $(VENV)/bin
@@ -38,7 +40,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test test-slow check docs lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu campaign clean
+.PHONY: demo test test-slow check docs lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu test-versions campaign clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -88,6 +90,9 @@ gpu-check: $(GPU)
 bench-gpu: $(if $(WHEELS),,$(GPU))
 	$(if $(WHEELS),$(PYTHON) benchmarks/wheels.py install $(WHEELS))
 	$(if $(WHEELS),$(PYTHON),$(GPU_BIN)/python) -m benchmarks.gpu --work build/bench-gpu $(BENCH_GPU_ARGS)
+
+test-versions: $(DEV)
+	PYTHONPATH=tools $(BIN)/python -m versions --jobs $(JOBS) $(VERSIONS_ARGS)
 
 campaign: $(DEV)
 	PYTHONPATH=tools $(BIN)/python -m campaign $(CAMPAIGN_ARGS)

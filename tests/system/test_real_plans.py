@@ -9,6 +9,7 @@ import pytest
 from commands import wanexport, wanrt, write_config
 from studies import I2V, SIZE, config
 
+from wanexport.model.cards import count_exchanged
 from wanrt.explain.difference import compare_kernels
 from wanrt.explain.lora_share import sum_adapter
 from wanrt.explain.plan import read_kernels
@@ -126,6 +127,8 @@ def test_a_card_s_kernels_work_on_its_own_tokens(tmp_path: Path, mode: str) -> N
     work = examine(read_kernels(folder / "engine.plan"))
     kinds = [one.kernel.kind for one in work if one.kernel.exchanged]
     assert sorted(kinds) == ["comm_allgather"] + ["comm_alltoall"] * 4 * I2V.num_layers
+    received = sum(one.kernel.exchanged for one in work) * (cards - 1) // cards
+    assert received == count_exchanged(arch.dims, tokens, 2, cards)
     shared = [one for one in work if one.part == "self_attention"]
     assert len(shared) == I2V.num_layers
     assert {one.kernel.inputs[0].shape for one in shared} == {(heads // cards, tokens, 128)}

@@ -19,7 +19,7 @@ CSV_FIELDS = (
     "stddev_s", "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
     "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
     "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "context_s", "context_bytes",
-    "skipped", "failed", "error", "step_s", "video_s", "video_j",
+    "swap_s", "skipped", "failed", "error", "keeps", "step_s", "video_s", "video_j",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
         group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
         row.control, row.rival, row.random_weights, row.verified, row.scheme, row.batch, row.tokens,
         *figures, row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
-        *asdict(row.probe).values(), row.skipped, row.failed, row.error, *units,
+        *asdict(row.probe).values(), row.skipped, row.failed, row.error, row.keeps, *units,
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from wanrt.report.contexts import context_table
+from wanrt.report.fidelity import fidelity_table
 from wanrt.report.headline import sentences, summary_lines
 from wanrt.report.table import COLUMNS, group_notes, shown_rows, table_rows, title
 from wanrt.report.videos import unit_table, video_notes
@@ -30,8 +31,8 @@ def to_markdown(result: BenchResult) -> str:
             if row.reason and not cells[2]:
                 cells[4] = row.reason
             lines.append(_markdown_line((*cells, _weights(candidate))))
-        lines += table_lines(context_table(group, shown_rows(group)))
-        lines += table_lines(unit_table(group, shown_rows(group)))
+        for table in (fidelity_table, context_table, unit_table):
+            lines += table_lines(table(group, shown_rows(group)))
         lines += [
             "",
             *(f"- {plain(line)}" for line in (*sentences(group)[1:], *group_notes(group))),

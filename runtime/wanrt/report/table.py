@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wanrt.report.contexts import context_lines
+from wanrt.report.fidelity import fidelity_lines
 from wanrt.report.headline import sentences, show_interval, summary_lines
 from wanrt.report.videos import show_error, unit_lines, video_notes
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
@@ -45,7 +46,7 @@ def render_bench(result: BenchResult, verbose: bool = False) -> str:
     for group in result.groups:
         blocks.append(_render_group(group, verbose))
         rows = shown_rows(group)
-        tables = (context_lines(group, rows), unit_lines(group, rows))
+        tables = (f(group, rows) for f in (fidelity_lines, context_lines, unit_lines))
         blocks += ["\n".join(table) for table in tables if table]
     if notes := video_notes(result.video):
         blocks.append("\n".join(line for note in notes for line in _wrap(note)))

@@ -22,7 +22,7 @@ from wanrt.results.values import Probe, Ratio, Verdict
 __all__ = ["LEAST_CARDS", "Card", "Combined", "CombinedGroup", "CombinedRow", "combine_cards"]
 
 LEAST_CARDS = 3
-"""Two cards' interval is some five times as wide as three cards'."""
+"""Student's interval of two cards is more than three times as wide as that of three."""
 
 SHORT = 12
 UNTOLD = (
