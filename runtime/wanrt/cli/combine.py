@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,10 @@ def combine(
         Path | None,
         typer.Option(metavar="FILE", help="Save the tables as Markdown; - is standard output."),
     ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Save a plot of the ratios as PNG and SVG here."),
+    ] = None,
     force: Force = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also show what each card found.")
@@ -58,6 +63,8 @@ def combine(
 
     exports = _choose_exports({"json": json, "csv": csv, "markdown": markdown}, results, force)
     combined = combine_cards([(str(path), read_results(path)) for path in results])
+    if plots is not None:
+        _save_plots(combined, plots, force)
     formats = _formats()
     text = render_cards(combined, verbose)
     for kind, path in exports.items():
@@ -87,6 +94,25 @@ def _choose_exports(
         if str(path) != "-":
             check_writable(path, results, STARTS[kind], force=force)
     return chosen
+
+
+def _save_plots(combined: Combined, folder: Path, force: bool) -> None:
+    """Draw the ratios over cards as a bench's page draws one card's."""
+    from wanrt.errors import ResultsError, install_hint
+
+    if not combined.pooled:
+        raise ResultsError(
+            "there is nothing to plot: these results have no interval over cards",
+            "leave out --plots; wanrt report draws each bench",
+        )
+    try:
+        from wanrt.report.html.page import save_plots
+    except ImportError as error:
+        raise ResultsError(
+            f"a plot needs {error.name}, which isn't installed", install_hint("report")
+        ) from None
+    groups = tuple(group.group for group in combined.groups)
+    save_plots(replace(combined.first, groups=groups), folder, force=force)
 
 
 def _formats() -> dict[str, Callable[[Combined], str]]:

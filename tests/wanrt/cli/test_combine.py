@@ -114,6 +114,17 @@ def test_csv_and_markdown(saved: list[Path], tmp_path: Path) -> None:
     assert "| by card | GPU-01b2c3d4 | GPU-11b2c3d4 | GPU-21b2c3d4 | GPU-31b2c3d4 |" in text
 
 
+def test_the_ratios_over_cards_are_drawn(saved: list[Path], tmp_path: Path) -> None:
+    plots = tmp_path / "plots"
+    assert wanrt("combine", *saved, "--plots", plots)[0] == 0
+    stem = "wan2.1-i2v-14b-832x480x81-ratio"
+    assert sorted(path.name for path in plots.iterdir()) == [f"{stem}.png", f"{stem}.svg"]
+    assert "0.998 to 1.002" in (plots / f"{stem}.svg").read_text()
+    code, out, err = wanrt("combine", *saved[:2], "--plots", tmp_path / "none")
+    assert (code, out, "nothing to plot" in err) == (1, "", True)
+    assert not (tmp_path / "none").exists()
+
+
 def test_one_card_twice_is_refused_before_anything_is_written(
     saved: list[Path], tmp_path: Path
 ) -> None:
