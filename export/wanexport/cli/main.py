@@ -18,6 +18,7 @@ from wanexport.cli.env import env
 from wanexport.cli.estimate import estimate
 from wanexport.cli.extract import extract
 from wanexport.cli.inspect import inspect
+from wanexport.cli.study import study
 from wanexport.errors import UsageError
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command, Version
@@ -40,7 +41,7 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (build, estimate, inspect, adapter, extract, compare, detach, env):
+for command in (build, estimate, inspect, adapter, extract, study, compare, detach, env):
     app.command(cls=Command)(command)
 
 EXTRAS = dict.fromkeys(
