@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,20 +158,20 @@ def _round_inputs(inputs: dict[str, Tensor], dtypes: set[str]) -> dict[str, Tens
 def _compare_pieces(sides: tuple[Side, Side], size: Size, tolerance: float) -> Comparison:
     """Run stem, blocks and head of both; a block's inputs are its own side's outputs before it."""
     a, b = sides
-    inputs = twin_inputs(a.engine.spec(size))
+    small = twin_size(a.engine.arch, size, math.lcm(a.manifest.cards, b.manifest.cards))
+    inputs = twin_inputs(a.engine.spec(small))
     if "fp16" in (a.manifest.dtype, b.manifest.dtype):
         inputs = _round_inputs(inputs, {"fp16"})
-    pieces = dict(a.run_pieces(size, inputs))
+    pieces = dict(a.run_pieces(small, inputs))
     distances = tuple(
         measure_distance(name, pieces.pop(name), value)
-        for name, value in b.run_pieces(size, inputs)
+        for name, value in b.run_pieces(small, inputs)
     )
     plans = [str(side.engine.folder.path) for side in sides if side.is_plan]
     note = (
         f"Graphs are compared, on ONNX Runtime: the compiled plan of {' and '.join(plans)} isn't "
         "run. On a GPU, compare without --blocks to see what the plan computes."
     )
-    small = twin_size(a.engine.arch, size)
     return Comparison(
         a.describe_pieces(),
         b.describe_pieces(),

@@ -51,6 +51,14 @@ def function(name: str, nodes: Sequence[str], inputs: Sequence[str], output: str
     )
 
 
+def exchange(kind: str, node: str, x: str, y: str) -> str:
+    """Return a collective of several cards, as comm_alltoall."""
+    return (
+        f'{kind}={{ name="{node}" output={{"{y}" }} input={{"{x}" }} stream=0 communicator_id=0 '
+        f'backend=0 layers="[ONNX Layer: {node}]" }}'
+    )
+
+
 ROWS, WIDTH, HEADS, HEAD, RANK = 6, 16, 2, 8, 4
 TENSORS: tuple[Tensor, ...] = (
     ("x", "bf16", (ROWS, WIDTH)), ("w", "bf16", (WIDTH, WIDTH)), ("y", "bf16", (ROWS, WIDTH)),

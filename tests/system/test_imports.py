@@ -77,3 +77,27 @@ def test_a_dry_run_needs_no_heavy_package(tmp_path: Path) -> None:
     done = run_bare(f"import wanexport.cli.main as c; sys.argv[1:] = {argv}; c.main()", modules=())
     assert (done.returncode, done.stderr) == (0, "")
     assert "swappable-r4" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["wanexport", "wanrt"])
+def test_a_package_that_is_too_old_is_refused_before_any_is_loaded(
+    command: str, tmp_path: Path
+) -> None:
+    for name, line in (("wanexport", "Requires-Dist: typer>=0.19"), ("typer", "Summary: old")):
+        folder = tmp_path / f"{name}-0.1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.4\nName: {name}\nVersion: 0.1.0\n{line}\n"
+        )
+    path = [str(tmp_path), *(str(folder.parent) for folder in PACKAGES.values())]
+    base = ("typer", "click", "rich", "pydantic", "numpy")
+    code = BLOCKER.format(heavy=(*HEAVY, *base), path=path, modules=(f"{command}.__main__",),
+                          then=f"sys.modules['{command}.__main__'].main()")  # fmt: skip
+    argv = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "error: too old for wanexport: typer 0.1.0 (needs 0.19 or newer)\n"
+        "hint: pip install 'typer>=0.19'\n",
+    )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from commands import wanexport, wanrt, write_config
-from studies import I2V, config
+from studies import I2V, SIZE, config
 
+from wanexport.model.cards import count_exchanged
 from wanrt.explain.difference import compare_kernels
 from wanrt.explain.lora_share import sum_adapter
 from wanrt.explain.plan import read_kernels
@@ -110,3 +111,29 @@ def test_an_estimate_of_two_layers_is_their_plan_s(
     assert separate["kernels"] == len(kernels)
     assert separate["moved"] == sum(one.kernel.bytes for one in kernels)
     assert separate["flops"] == sum(one.flops for one in kernels)
+
+
+@pytest.mark.parametrize("mode", ["full", "separate", "swappable"])
+def test_a_card_s_kernels_work_on_its_own_tokens(tmp_path: Path, mode: str) -> None:
+    cards, tokens, heads = 2, SIZE.tokens, 4  # one head alone isn't fused at so few tokens
+    arch = I2V.model_copy(update={"num_attention_heads": heads, "added_kv_proj_dim": 128 * heads})
+    path = write_config(tmp_path / "tiny.toml", config(arch, dtype="bf16"))
+    rank = () if mode == "full" else ("--rank", "4", "--targets", "all")
+    built = wanexport("build", "--config", path, "--base", "random", "--mode", mode, *rank,
+                      "--cards", cards, "--out", tmp_path / "out", *RTX)  # fmt: skip
+    assert built.code == 0, built.err
+    assert "weren't checked" not in built.err
+    (folder,) = (tmp_path / "out").glob(f"*-{mode}*")
+    work = examine(read_kernels(folder / "engine.plan"))
+    kinds = [one.kernel.kind for one in work if one.kernel.exchanged]
+    assert sorted(kinds) == ["comm_allgather"] + ["comm_alltoall"] * 4 * I2V.num_layers
+    received = sum(one.kernel.exchanged for one in work) * (cards - 1) // cards
+    assert received == count_exchanged(arch.dims, tokens, 2, cards)
+    shared = [one for one in work if one.part == "self_attention"]
+    assert len(shared) == I2V.num_layers
+    assert {one.kernel.inputs[0].shape for one in shared} == {(heads // cards, tokens, 128)}
+    for one in work:
+        # inputs may be tables of all tokens, of which a kernel gathers its card's rows
+        if any(tokens in operand.shape for operand in one.kernel.outputs):
+            nodes = one.kernel.nodes
+            assert all("attn1.attention" in n or n.startswith("head.") for n in nodes), one.label

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from wanexport.build.reuse import TOOLS
 from wanexport.build.targets import Target
+from wanexport.graph.cards import CARD_INPUT
 from wanexport.graph.swappable import STRENGTHS
 from wanexport.graph.trace import model_inputs
 from wanexport.model.config import Size
@@ -63,6 +64,7 @@ def make_manifest(
         lora_form=("fused" if target.joined else "branch") if target.ranks else None,
         dtype=config.dtype,
         backend=target.backend,
+        cards=target.cards,
         random_weights=random,
         full_finetune=weights.origin == "finetuned",
         graphs={name: _graph(store.folder, name, g, plan_file) for name, g in graphs.items()},
@@ -97,19 +99,19 @@ def _compared_by(target: Target, prefused: Sequence[Prefused]) -> dict[str, str]
         "model": target.config.name,
         "expert": target.expert or "none",
         "prefuse": ", ".join(_show(one) for one in prefused) or "none",
-        "quantization": "int8" if target.quantized else "none",
+        "quantization": target.form.scheme if target.form else "none",
         "layout": "split" if target.split else "one",
-        "cards": "1",
+        "cards": str(target.cards),
     }
 
 
 def _quantization(target: Target) -> Quantization | None:
-    if not target.quantized:
+    if target.form is None:
         return None
     return Quantization(
-        scheme="int8",
+        scheme=target.form.scheme,
         weights="channel",
-        activations="tensor",
+        activations=target.form.activations,
         excluded=target.excluded,
         origin="pristine",
     )
@@ -152,6 +154,8 @@ def _spec(value: ir.Value) -> TensorSpec:
     role = part if adapter else "context" if module else "data"
     if value.name == STRENGTHS:
         role = STRENGTHS
+    if value.name == CARD_INPUT:
+        role = "card"
     return TensorSpec(
         name=value.name,
         dtype=engine_dtype(value.dtype),

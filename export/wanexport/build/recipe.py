@@ -23,6 +23,7 @@ from wanexport.build.tensorrt_plan import PlanMaker
 from wanexport.build.verifier import Comparer
 from wanexport.errors import BuildError, VerificationError
 from wanexport.graph import passes
+from wanexport.graph.cards import cut_for_cards
 from wanexport.graph.emulate import emulate
 from wanexport.graph.split import split_graph
 from wanexport.graph.swappable import make_swappable
@@ -34,7 +35,7 @@ from wanexport.weights.pool import Pool
 from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest.origin import Verification
-from wanrt.manifest.read import MANIFEST_NAME
+from wanrt.manifest.read import MANIFEST_NAME, read_manifest
 from wanrt.storage.files import sweep_temporaries
 from wanrt.terminal.progress import Reporter
 
@@ -50,6 +51,19 @@ class Built:
     path: Path
     target: Target
     verification: Verification | None  # None: the engine was there already
+
+    @property
+    def keeps(self) -> tuple[float, ...]:
+        """What it keeps of the full fine-tune's effect, per adapter; empty where nobody measured.
+
+        What an engine that was there already says of another fine-tune doesn't count.
+        """
+        if self.target.span is None:
+            return ()
+        found = self.verification or read_manifest(self.path).verification
+        files = {digest for _, digest in self.target.span[1].files}
+        measured = found.fidelity
+        return measured.keeps if measured and set(measured.finetuned) == files else ()
 
 
 @dataclass
@@ -111,7 +125,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     with reporter.work(f"{target.name}: tracing"):
         traced = trace_graph(spec)
         model = passes.lower_for(
-            traced, target.backend, spec.dtype, target.joined, target.quantized
+            traced, target.backend, spec.dtype, target.joined, target.quantized, target.form
         )
     parameters = list_parameters(target, spec)
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:
@@ -128,6 +142,8 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         adapters = ship_adapters(draft, target, piece.advance)
         if target.max_rank is not None:
             make_swappable(model, target.branch_names, target.max_rank, target.backend, spec.dtype)
+        if target.cards > 1:
+            cut_for_cards(model, target.cards)
         store.bind(model)
     if settings and settings.allow_unfused:
         passes.allow_decomposition(model)
@@ -148,7 +164,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
         maker.make() if maker else None,
     )
     (draft / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    if target.verify and maker and settings and settings.runs_here:
+    if target.verify and maker and settings and settings.runs_here and target.cards == 1:
         try:
             error = builder.comparer.compare_plan(target, spec, draft, manifest, parameters)
         except WanrtError as problem:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from wanexport.errors import ConfigError, UsageError
 from wanexport.lora.find import LoraArgument
+from wanexport.model.cards import check_cards
 from wanexport.model.config import Config, Size
 from wanexport.model.quantization import NO_BACKEND, Scheme
 from wanexport.tensorrt.settings import PlanSettings, resolve_settings
@@ -46,6 +47,7 @@ class BuildRequest:
         merge_rest: merge what a mode can't carry unmerged into its base, instead of refusing it.
         dynamic: leave batch, frames, height and width open.
         split: make a graph of its own of what depends on the prompt and the image alone.
+        cards: how many GPUs compute one forward together.
         copy: copy weights into the engines instead of linking them.
         verify: compare every engine with diffusers' model before it exists.
         out: where engines go.
@@ -70,6 +72,7 @@ class BuildRequest:
     merge_rest: bool = False
     dynamic: bool = False
     split: bool = False
+    cards: int = 1
     copy: bool = False
     verify: bool = True
     out: Path = Path("engines")
@@ -149,11 +152,29 @@ class BuildRequest:
                 f"--split isn't supported with --backend {self.backend} yet",
                 "drop one of the two: split engines run with ONNX Runtime",
             )
+        if self.cards > 1:
+            self._check_cards()
         if self.dynamic and not self.config.dynamic_sizes:
             raise ConfigError(
                 f"{self.config.name} names no dynamic_sizes for --dynamic",
                 "add [[dynamic_sizes]] to the configuration",
             )
+
+    def _check_cards(self) -> None:
+        if self.tensorrt is None:
+            raise ConfigError(
+                f"--cards {self.cards} needs a backend with exchanges between GPUs, which ONNX "
+                "Runtime hasn't",
+                "add --backend tensorrt-rtx, or tensorrt",
+            )
+        if self.dynamic:
+            raise ConfigError(
+                f"--cards {self.cards} splits the tokens of one size, so it can't be combined with "
+                "--dynamic",
+                "drop --dynamic: build an engine for each size",
+            )
+        arch, size = self.config.architecture, self.config.size
+        check_cards(self.cards, arch.num_attention_heads, size.tokens, size.batch)
 
 
 def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
@@ -164,8 +185,19 @@ def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
     """
     if request.tensorrt is None:
         return request
+    settings = request.tensorrt
+    if request.quantize != "none":
+        settings = replace(settings, refit="baked")
     with reporter.work("asking TensorRT"):
-        return replace(request, tensorrt=resolve_settings(request.tensorrt))
+        settings = resolve_settings(settings)
+    if request.cards > 1 and settings.lacks_exchanges:
+        assert settings.toolchain is not None
+        raise ConfigError(
+            f"--cards {request.cards} needs TensorRT 11, whose engines exchange between GPUs; here "
+            f"is {settings.toolchain.library}",
+            "upgrade it: pip install 'tensorrt>=11', or use --backend tensorrt-rtx",
+        )
+    return replace(request, tensorrt=settings)
 
 
 ADAPTED: tuple[Mode, ...] = ("merged", "separate", "swappable")
@@ -230,10 +262,8 @@ def _check_quantized(request: BuildRequest) -> None:
             )
         return
     if request.tensorrt is not None:
-        raise UsageError(
-            f"--quantize {scheme} isn't built for --backend {request.backend} yet",
-            "drop it, or build int8 with --backend onnxruntime for a CPU",
-        )
+        _check_compiled(request, request.tensorrt)
+        return
     if reason := NO_BACKEND.get(scheme):
         raise UsageError(f"--quantize {scheme} isn't built: {reason}", "use --quantize int8")
     if request.config.dtype != "fp32":
@@ -241,6 +271,34 @@ def _check_quantized(request: BuildRequest) -> None:
             f"--quantize {scheme} runs on ONNX Runtime's CPU, beside fp32 and not "
             f"{request.config.dtype}",
             "add --dtype fp32",
+        )
+
+
+def _check_compiled(request: BuildRequest, settings: PlanSettings) -> None:
+    """Refuse what a quantised TensorRT engine can't be."""
+    scheme = request.quantize
+    if scheme == "nvfp4":
+        raise UsageError("--quantize nvfp4 isn't built yet", "use --quantize fp8 or int8")
+    if request.config.dtype == "fp32":
+        raise UsageError(
+            f"--quantize {scheme} runs beside bf16 or fp16 on {request.backend}, not fp32",
+            "add --dtype bf16",
+        )
+    others = {"--dynamic": request.dynamic, "--split": request.split, "--cards": request.cards > 1}
+    if found := [flag for flag, given in others.items() if given]:
+        raise UsageError(
+            f"--quantize {scheme} isn't built for {found[0]} with TensorRT yet",
+            "drop one of the two",
+        )
+    if settings.refit not in (None, "baked"):
+        raise UsageError(
+            f"--quantize {scheme} isn't built with --refit {settings.refit}: a plan holds its "
+            "weights of 8 bits itself",
+            "use --bake",
+        )
+    if settings.lora_form == "fused":
+        raise UsageError(
+            f"--lora-form fused isn't built with --quantize {scheme} yet", "use --lora-form branch"
         )
 
 

@@ -13,7 +13,7 @@ from wanexport.build.sources import AdapterSet, Sources, Weights
 from wanexport.build.targets import Target
 from wanexport.errors import AdapterError, BuildError, ConfigError
 from wanexport.lora.targets import Targets, choose_targets, name_smallest
-from wanexport.model.quantization import select_quantized
+from wanexport.model.quantization import find_format, select_quantized
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.names import safe_name
 from wanexport.tensorrt.lora_form import choose_joined
@@ -62,6 +62,7 @@ def _make_target(
     weights = sources.weights_of(mode)
     quantized, excluded = _choose_quantized(request, weights)
     swaps = request.swaps_in_place(mode)
+    tokens = min(size.tokens for size in request.sizes) // request.cards
     target = Target(
         name="",
         out=request.out,
@@ -72,16 +73,19 @@ def _make_target(
         adapters=adapters,
         ranks=ranks,
         joined=choose_joined(
-            config.architecture, request.sizes, ranks, mode, settings, sources.shapes
+            config.architecture, tokens, ranks, mode, settings, sources.shapes, quantized
         ),
         quantized=quantized,
+        form=find_format(request.quantize, request.backend),
         excluded=excluded,
+        span=sources.span,
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         expert=request.expert if request.expert != "both" else None,
         target_set=targets.name if targets else None,
         dynamic=request.dynamic,
         split=request.split,
+        cards=request.cards,
         copy=request.copy,
         verify=request.verify,
         force=request.force,
@@ -110,6 +114,8 @@ def _name(request: BuildRequest, target: Target, targets: Targets | None) -> str
     name = f"{config.name}{of}-{size}-{config.dtype}{scheme}{fused}-{target.mode}{label}"
     if target.split:
         name += "-split"
+    if target.cards > 1:
+        name += f"-cards{target.cards}"
     if settings:
         if settings.lora_form and target.ranks:
             name += f"-{settings.lora_form}"

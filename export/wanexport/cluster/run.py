@@ -63,6 +63,7 @@ class _Run:
     cards: list[Card] = field(default_factory=list)
     busy: dict[Card, Unit] = field(default_factory=dict)
     heard: dict[Card, float] = field(default_factory=dict)
+    said: dict[Card, str] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def join(self) -> None:
@@ -126,8 +127,9 @@ class _Run:
     def _hear(self, card: Card, event: Event) -> None:
         unit = self.busy[card]
         if event.kind in ("line", "beat"):
-            if event.text:
+            if event.text and event.text != self.said.get(card):
                 self.log(f"{unit.name}: {event.text}")
+            self.said[card] = event.text or self.said.get(card, "")
             return
         del self.busy[card]
         if event.kind == "done":
@@ -169,6 +171,7 @@ def run_units(
     pinned: Mapping[str, str] | None = None,
     log: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
+    joining_s: float = JOINING_S,
 ) -> list[Outcome]:
     """Run what files don't say is done, and return how each run of a unit ended.
 
@@ -183,6 +186,7 @@ def run_units(
         pinned: versions that count, by name, instead of those of the largest group of machines.
         log: is given a line for whatever happens.
         clock: seconds.
+        joining_s: how long to wait for machines when nothing runs and nothing can be placed.
 
     Raises:
         ConfigError: no machine has the versions that are pinned.
@@ -196,7 +200,7 @@ def run_units(
             run._fail(failed)
         if run.busy:
             idle_since = clock()
-        elif clock() - idle_since > JOINING_S:
+        elif clock() - idle_since >= joining_s:
             for failed in run.schedule.give_up(run.cards):
                 run._fail(failed)
         run.follow(1.0)

@@ -3,7 +3,7 @@
 Each card holds every n-th part of the tokens. Around self-attention the cards exchange, so that
 each sees all tokens of its own heads (Ulysses, arXiv 2309.14509). All else, low-rank branches
 included, is computed per token and stays as it is. The graph is the same for all cards: which
-tokens are a card's own is an input. No command builds such engines yet; tests prove the graphs.
+tokens are a card's own is an input.
 """
 
 from __future__ import annotations
@@ -14,43 +14,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from wanexport.errors import BuildError, ConfigError
-from wanexport.graph.rewrite import constant, dims, make, nodes_of
+from wanexport.errors import BuildError
+from wanexport.graph.rewrite import cast, constant, dims, make, nodes_of
 
-__all__ = ["CARD_INPUT", "COLLECTIVE", "check_cards", "cut_for_cards"]
+__all__ = ["CARD_INPUT", "COLLECTIVE", "count_cards", "cut_for_cards"]
 
 CARD_INPUT = "card_tokens"
 COLLECTIVE = "DistCollective"  # what TensorRT's parser reads as an exchange over NCCL
 MOVES = ("Cast", "Reshape", "Transpose")  # what makes patches of a video
 ELEMENTWISE = ("Add", "Max", "Min", "Mul", "Sub")
-MOST_CARDS = 64
-
-
-def check_cards(cards: int, heads: int, tokens: int, batch: int) -> None:
-    """Refuse a number of cards that a model or a size can't be split over.
-
-    Raises:
-        ConfigError: it names the numbers that can be had.
-    """
-    if batch != 1:
-        raise ConfigError(
-            f"--cards {cards} splits the tokens of one video, not --batch {batch}",
-            "leave --batch out; guidance takes two forwards",
-        )
-    if heads % cards == 0 and tokens % cards == 0:
-        return
-    known = [n for n in range(2, MOST_CARDS + 1) if heads % n == 0 and tokens % n == 0]
-    raise ConfigError(
-        f"--cards {cards} doesn't divide both {heads} heads and {tokens} tokens",
-        f"choose {', '.join(map(str, known))}" if known else "choose another --width or --height",
-    )
 
 
 def cut_for_cards(model: ir.Model, cards: int) -> None:
     """Turn a static graph of one video into that of each of `cards` cards, in place.
 
-    It gets the input `card_tokens` [tokens / cards] of int64: consecutive tokens, the first card's
-    first. It returns the whole output on every card.
+    It gets the input `card_tokens` [tokens / cards]: numbers of consecutive tokens, the first
+    card's first, in fp32, which holds them exactly below 2^24 and which engines' inputs can have.
+    It returns the whole output on every card.
 
     Args:
         model: a graph that is lowered, with standard Attention.
@@ -64,9 +44,7 @@ def cut_for_cards(model: ir.Model, cards: int) -> None:
     if shape is None or len(shape) != 2 or shape[0] % cards:
         raise _unexpected(patches)
     tokens, part = shape[0], shape[0] // cards
-    card = ir.Value(name=CARD_INPUT, shape=ir.Shape([part]), type=ir.TensorType(ir.DataType.INT64))
-    model.graph.inputs.append(card)
-    cut = _Cut(model, cards, tokens, card)
+    cut = _Cut(model, cards, tokens, _add_input(model, part))
     cut.gather(patches, 0, [use.node for use in patches.uses()])
     rotary = nodes_of(model, "RotaryEmbedding")
     for table in dict.fromkeys(value for node in rotary for value in node.inputs[1:3]):
@@ -77,6 +55,23 @@ def cut_for_cards(model: ir.Model, cards: int) -> None:
             cut.visit(node)
     if cut.ends != 1:
         raise BuildError(f"{cut.ends} values leave the cards", "this is a bug; report it")
+
+
+def count_cards(model: ir.Model) -> int:
+    """Return how many cards a graph was cut for; 1 if it wasn't."""
+    collectives = nodes_of(model, COLLECTIVE)
+    return collectives[0].attributes["nb_rank"].as_int() if collectives else 1
+
+
+def _add_input(model: ir.Model, part: int) -> ir.Value:
+    """Add the input that says which tokens are a card's; return them as indices."""
+    given = ir.Value(name=CARD_INPUT, shape=ir.Shape([part]), type=ir.TensorType(ir.DataType.FLOAT))
+    model.graph.inputs.append(given)
+    node = cast(given, ir.DataType.INT64)
+    node.name = "stem.card"
+    node.outputs[0].name = "stem.card.value"
+    model.graph.insert_before(model.graph[0], node)
+    return node.outputs[0]
 
 
 def _find_patches(model: ir.Model) -> ir.Value:
@@ -120,7 +115,7 @@ class _Cut:
         node.outputs[0].name = f"{node.name}.value"
         before = value.producer()
         if before is None:
-            self.model.graph.insert_before(self.model.graph[0], node)
+            self.model.graph.insert_after(self.model.graph[0], node)
         else:
             self.model.graph.insert_after(before, node)
         for user in users:

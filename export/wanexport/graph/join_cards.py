@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from wanexport.graph.cards import CARD_INPUT, COLLECTIVE
+from wanexport.graph.cards import CARD_INPUT, COLLECTIVE, count_cards
 from wanexport.graph.rewrite import dims, make
 
 __all__ = ["join_cards"]
 
 
-def join_cards(model: ir.Model, cards: int) -> ir.Model:
+def join_cards(model: ir.Model) -> ir.Model:
     """Return a graph of all cards; its outputs are each card's, named `sample.card0` and so on.
 
     What depends on no card's tokens is there once, and so is every weight. Names of a card's own
@@ -22,9 +22,8 @@ def join_cards(model: ir.Model, cards: int) -> ir.Model:
 
     Args:
         model: a graph that `cut_for_cards` made.
-        cards: for how many.
     """
-    joined = model.clone()
+    joined, cards = model.clone(), count_cards(model)
     graph = joined.graph
     (card,) = (value for value in graph.inputs if value.name == CARD_INPUT)
     part = (dims(card) or (0,))[0]
@@ -43,13 +42,13 @@ def join_cards(model: ir.Model, cards: int) -> ir.Model:
 
 def _tokens(graph: ir.Graph, index: int, part: int) -> ir.Value:
     """Return the constant in the place of one card's input."""
-    array = np.arange(index * part, (index + 1) * part, dtype=np.int64)
+    array = np.arange(index * part, (index + 1) * part, dtype=np.float32)
     name = f"{CARD_INPUT}.card{index}"
     value = ir.Value(
         name=name,
         const_value=ir.tensor(array, name=name),
         shape=ir.Shape([part]),
-        type=ir.TensorType(ir.DataType.INT64),
+        type=ir.TensorType(ir.DataType.FLOAT),
     )
     graph.initializers[name] = value
     return value

@@ -49,6 +49,7 @@ class GraphSpec:
         ranks: per module (diffusers name) the rank of its low-rank branch.
         storage: dtypes of the parameters that aren't stored in the engine's dtype.
         dynamic: whether batch, frames, height and width are left open.
+        cards: over how many the finished graph is cut; the trace is of all tokens.
     """
 
     arch: Architecture
@@ -57,6 +58,7 @@ class GraphSpec:
     ranks: Mapping[str, int] = field(default_factory=dict)
     storage: Mapping[str, str] = field(default_factory=dict)
     dynamic: bool = False
+    cards: int = 1
 
 
 @dataclass(frozen=True)

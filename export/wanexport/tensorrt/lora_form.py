@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from wanexport.errors import ConfigError
-from wanexport.model.config import Architecture, Size
+from wanexport.model.config import Architecture
 from wanexport.model.formulas import count_branch, module_rows
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.manifest.schema import Mode
@@ -16,17 +16,27 @@ __all__ = ["choose_joined"]
 
 def choose_joined(
     arch: Architecture,
-    sizes: Sequence[Size],
+    tokens: int,
     ranks: Mapping[str, int],
     mode: Mode,
     settings: PlanSettings | None,
     shapes: Mapping[str, tuple[int, ...]],
+    quantized: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the layers to compute as one product over [x, x A^T] and [W, B].
 
-    Every layer that moves fewer bytes so, at the smallest size. Where B is an input (swappable),
-    [W, B] is put together in every forward, which pays for layers with more rows than inputs.
-    Weights that a refit may change stay apart, each under its own name.
+    Every layer that moves fewer bytes so. Where B is an input (swappable), [W, B] is put together
+    in every forward, which pays for layers with more rows than inputs. Weights that a refit may
+    change stay apart, each under its own name; so do those that are quantised.
+
+    Args:
+        arch: the architecture.
+        tokens: of the smallest forward that the engine computes, on one of its cards.
+        ranks: of the branches, by layer.
+        mode: the engine's.
+        settings: None for ONNX Runtime.
+        shapes: of the model's parameters.
+        quantized: layers whose product is in 8 bits.
 
     Raises:
         ConfigError: `--lora-form fused` with weights that may be refitted.
@@ -43,11 +53,11 @@ def choose_joined(
         return ()
     if settings.lora_form == "fused":
         return tuple(ranks)
-    tokens = min(size.tokens for size in sizes)
     return tuple(
         module
         for module, rank in ranks.items()
-        if _pays(
+        if module not in quantized
+        and _pays(
             module_rows(module, tokens, arch.dims),
             rank,
             shapes[f"{module}.weight"],

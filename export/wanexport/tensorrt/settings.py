@@ -94,6 +94,12 @@ class PlanSettings:
         return self.toolchain.capability in self.built_for
 
     @property
+    def lacks_exchanges(self) -> bool:
+        """Whether the library is too old for all_to_all among GPUs (10.16 and before)."""
+        assert self.toolchain is not None
+        return self.backend == "tensorrt" and int(self.toolchain.library.split(".")[0]) < 11
+
+    @property
     def built_for(self) -> tuple[str, ...]:
         """The compute capabilities that plans run on."""
         assert self.toolchain is not None

@@ -24,15 +24,18 @@ from wanexport.model.config import Architecture, Size
 from wanexport.storage.hashes import sha256_text
 from wanexport.weights.store import CONSTANTS_NAME
 
-__all__ = ["same_structure", "small_spec", "twin_inputs", "twin_size", "twin_spec"]
+__all__ = ["WIDE", "same_structure", "small_spec", "twin_inputs", "twin_size", "twin_spec"]
 
 MAX_TOKENS = 1024
 MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so
 WIDE = 2048
 
 
-def twin_size(arch: Architecture, size: Size) -> Size:
-    """Return a size of the same proportions and at most 1,024 tokens, fewer for wide models."""
+def twin_size(arch: Architecture, size: Size, cards: int = 1) -> Size:
+    """Return a size of the same proportions and at most 1,024 tokens, fewer for wide models.
+
+    Its tokens are a multiple of the cards that share them.
+    """
     most = MAX_TOKENS if arch.width <= WIDE else MAX_TOKENS_WIDE
     frames = min(size.frames, 5)
     small = size.model_copy(update={"frames": frames, "batch": min(size.batch, 2)})
@@ -41,6 +44,10 @@ def twin_size(arch: Architecture, size: Size) -> Size:
         width = max(16, int(small.width * shrink) // 16 * 16)
         height = max(16, int(small.height * shrink) // 16 * 16)
         small = small.model_copy(update={"width": width, "height": height})
+    if small.tokens % cards:
+        step = 16 * cards // math.gcd(cards, small.tokens // (small.width // 16))
+        width = max(step, small.width // step * step)
+        small = small.model_copy(update={"width": width})
     return small
 
 
@@ -52,7 +59,7 @@ def twin_spec(spec: GraphSpec) -> GraphSpec:
 
 def small_spec(spec: GraphSpec) -> GraphSpec:
     """Return what the twin in the engine's own dtype is traced from."""
-    return replace(spec, size=twin_size(spec.arch, spec.size))
+    return replace(spec, size=twin_size(spec.arch, spec.size, spec.cards))
 
 
 def twin_inputs(spec: GraphSpec) -> dict[str, Tensor]:
@@ -60,7 +67,7 @@ def twin_inputs(spec: GraphSpec) -> dict[str, Tensor]:
 
     Those of an fp16 engine are rounded to it, for the reference too.
     """
-    arch, size = spec.arch, twin_size(spec.arch, spec.size)
+    arch, size = spec.arch, small_spec(spec).size
     generator = torch.Generator().manual_seed(0)
     inputs = {
         name: torch.randn(shape, generator=generator)

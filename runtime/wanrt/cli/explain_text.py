@@ -33,7 +33,8 @@ def to_text(
     """Return tables of kernels or of their differences, of parts, and of devices."""
     listed = _kernels(ours, verbose) if theirs is None else _changes(ours, theirs, verbose)
     times = _bounds(ours, theirs, devices) if ours.forward_s is None else _forwards(ours, theirs)
-    blocks = [listed, "\n".join([_parts(ours, theirs), *_adapter(ours)]), times]
+    sums = [_parts(ours, theirs), *_adapter(ours), *_exchanges(ours)]
+    blocks = [listed, "\n".join(sums), times]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -53,7 +54,8 @@ def _header(ours: Explained) -> tuple[str, ...]:
 
 def _row(one: Work) -> tuple[str, ...]:
     flops = show_si(one.flops, "FLOP") if one.flops else ""
-    moved, kernel = show_si(one.kernel.bytes, "B"), one.kernel
+    kernel = one.kernel
+    moved = "exchanged" if kernel.exchanged else show_si(kernel.bytes, "B")
     if kernel.seconds is None:
         return shorten(one.label, LABEL), moved, flops, f"{kernel.stream}"
     label = shorten(one.label, LABEL - OPERATOR)
@@ -89,7 +91,8 @@ def _changes(ours: Explained, theirs: Explained, verbose: bool) -> str:
 def _parts(ours: Explained, theirs: Explained | None) -> str:
     """A row per part: moved, beside it the least or the other engine's, and flops or times."""
     sums, others = sum_by_part(ours.work), sum_by_part(theirs.work if theirs else ())
-    beside = {p: s.moved for p, s in others.items()} if theirs else dict(ours.workload.bytes)
+    least = ours.workload.bytes if ours.manifest.cards == 1 else {}  # which counts all tokens
+    beside = {part: sums.moved for part, sums in others.items()} if theirs else dict(least)
     timed = ours.forward_s is not None
 
     def row(label: str, one: Sums, other: Sums, moved: int | None) -> tuple[str, ...]:
@@ -99,7 +102,7 @@ def _parts(ours: Explained, theirs: Explained | None) -> str:
         last = (flops,) if not timed else times if theirs else (flops, times[0])
         return label, show_si(one.moved, "B"), least, *last
 
-    named = "of the other" if theirs else "the least"
+    named = "of the other" if theirs else "the least" if beside else ""
     last = ("flops",) if not timed else ("measured", named) if theirs else ("flops", "measured")
     rows = [("part", "moved", named, *last)]
     for part, label in LABELS.items():
@@ -108,7 +111,7 @@ def _parts(ours: Explained, theirs: Explained | None) -> str:
             rows.append(row(label, one, other, beside.get(part)))
     label = counted(len(ours.work), "operator" if timed else "kernel")
     everything = sum_up(ours.work), sum_up(theirs.work if theirs else ())
-    rows.append(row(label, *everything, sum(beside.values())))
+    rows.append(row(label, *everything, sum(beside.values()) if beside else None))
     return "\n".join(columns(rows))
 
 
@@ -119,6 +122,15 @@ def _adapter(ours: Explained) -> list[str]:
         return []
     text = f"LoRA in all: {show_si(whole.moved, 'B')}, {show_si(whole.flops, 'FLOP')}"
     return wrap(f"{text}, with its columns of the layers' own products", "  ", first="  ")
+
+
+def _exchanges(ours: Explained) -> list[str]:
+    """Say what cards exchange, which neither `moved` nor a bound counts."""
+    if not ours.exchanges:
+        return []
+    text = f"{counted(ours.exchanges, 'exchange')} among {ours.manifest.cards} cards"
+    each = f"each card sends {show_si(ours.received, 'B')} and receives as much"
+    return wrap(f"{text}: {each}; neither moved nor the bound counts it", "  ", first="  ")
 
 
 def _forwards(ours: Explained, theirs: Explained | None) -> str:

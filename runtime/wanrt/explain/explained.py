@@ -39,6 +39,17 @@ class Explained:
         return sum(one.kernel.bytes for one in self.work)
 
     @property
+    def exchanges(self) -> int:
+        """How often cards exchange."""
+        return sum(bool(one.kernel.exchanged) for one in self.work)
+
+    @property
+    def received(self) -> int:
+        """Bytes that one card receives from the others; it sends as many."""
+        cards = self.manifest.cards
+        return sum(one.kernel.exchanged for one in self.work) * (cards - 1) // cards
+
+    @property
     def flops(self) -> int:
         """Of all GEMMs and attentions."""
         return sum(one.flops for one in self.work)

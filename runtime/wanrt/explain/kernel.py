@@ -13,6 +13,7 @@ BITS: Final = {
     "int32": 32, "int64": 64, "uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64, "bool": 8,
 }  # fmt: skip
 """Dtypes by the project's words, and what one value of each takes."""
+EXCHANGE: Final = "comm_"  # how a plan calls what goes over NCCL: comm_alltoall, comm_allgather
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,14 @@ class Kernel:
     is_view: bool = False
 
     @property
+    def exchanged(self) -> int:
+        """Return the bytes that cards exchange: all that this one ends up with; 0 of others."""
+        return sum(one.bytes for one in self.outputs) if self.kind.startswith(EXCHANGE) else 0
+
+    @property
     def bytes(self) -> int:
-        """Return the bytes moved, each place and shape counted once."""
-        if self.is_view:
+        """Return the bytes moved, each place and shape counted once; exchanges count apart."""
+        if self.is_view or self.exchanged:
             return 0
         once = {(*operand.place, operand.shape): operand for operand in self.inputs + self.outputs}
         return sum(operand.bytes for operand in once.values())

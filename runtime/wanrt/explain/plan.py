@@ -25,7 +25,8 @@ DTYPES: Final = {
 RECORD: Final = re.compile(rb"\n  (\w+)=\{ ([^\n]*)")
 TENSORS: Final = ("tensor", "sub_tensor")
 FUNCTIONS: Final = ("function", "runtime_function", "runtime_fusion")
-KERNELS: Final = (*FUNCTIONS, "fully_connected", "concat")
+EXCHANGES: Final = ("comm_alltoall", "comm_allgather")
+KERNELS: Final = (*FUNCTIONS, *EXCHANGES, "fully_connected", "concat")
 WAITING: Final = ("signal", "wait")  # of one stream for another: nothing is moved
 QUOTED: Final = re.compile(r'"([^"]*)"')
 SIZE: Final = re.compile(r"[0-9]{1,18}")

@@ -9,7 +9,7 @@ from typing import NoReturn
 from wanrt.errors import UserError, install_hint
 from wanrt.terminal.screen import print_line
 
-__all__ = ["run_program"]
+__all__ = ["fail", "run_program"]
 
 INTERRUPTED = 130
 
@@ -27,9 +27,9 @@ def run_program(
     try:
         run()
     except UserError as error:
-        _fail(str(error), error.hint, 2 if isinstance(error, usage) else 1)
+        fail(str(error), error.hint, 2 if isinstance(error, usage) else 1)
     except MemoryError:
-        _fail("this machine has too little memory for that", "")
+        fail("this machine has too little memory for that", "")
     except KeyboardInterrupt:  # before typer could turn it into its exit status
         _end_interrupted()
     except SystemExit as stop:
@@ -40,7 +40,7 @@ def run_program(
         extra = extras.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        _fail(f"{error.name} isn't installed", install_hint(extra))
+        fail(f"{error.name} isn't installed", install_hint(extra))
     sys.exit(0)
 
 
@@ -49,7 +49,7 @@ def _end_interrupted() -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
-def _fail(message: str, hint: str, code: int = 1) -> NoReturn:
+def fail(message: str, hint: str, code: int = 1) -> NoReturn:
     print_line("error: " + message.replace("\n", "\\n"), sys.stderr)
     if hint:
         print_line(f"hint: {hint}", sys.stderr)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from wanexport.errors import ConfigError
-from wanexport.graph.cards import COLLECTIVE, check_cards, cut_for_cards
+from wanexport.graph.cards import COLLECTIVE, cut_for_cards
 from wanexport.graph.emulate import emulate
 from wanexport.graph.join_cards import join_cards
 from wanexport.graph.passes import lower_for
@@ -17,6 +17,7 @@ from wanexport.graph.rewrite import dims, nodes_of
 from wanexport.graph.swappable import make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.lora.targets import choose_targets
+from wanexport.model.cards import check_cards
 from wanexport.model.config import Architecture, Size
 
 ARCH = Architecture(
@@ -103,7 +104,7 @@ def test_every_card_returns_what_one_card_does(mode: str, targets: str, dtype: s
     for cards in (2, 4, 8):
         cut = one.clone()
         cut_for_cards(cut, cards)
-        found = run(join_cards(cut, cards), weights, inputs)
+        found = run(join_cards(cut), weights, inputs)
         assert len(found) == cards
         for sample in found:
             assert np.array_equal(sample, expected)
@@ -117,7 +118,7 @@ def test_bf16_costs_what_it_does_on_one_card(cards: int) -> None:
     cut = one.clone()
     cut_for_cards(cut, cards)
     (rounded,) = run(emulate(one, fp32_edges=True), weights, inputs, optimize=False)
-    joined = emulate(join_cards(cut, cards), fp32_edges=True)
+    joined = emulate(join_cards(cut), fp32_edges=True)
     for sample in run(joined, weights, inputs, optimize=False):
         # single values round the other way: 5e-7, where bf16 itself costs 6e-3
         assert np.linalg.norm(sample - rounded) < 1e-5 * np.linalg.norm(rounded)

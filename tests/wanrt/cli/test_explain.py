@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import wanrt
 from inspected import account, linear
-from plantexts import FULL, SEPARATE, TENSORS, write_plan
+from plantexts import FULL, SEPARATE, TENSORS, exchange, write_plan
 from tinyengines import Tiny, make_engine, read_raw, write_manifest
 from trtengines import Trt, make_trt
 
@@ -18,10 +18,10 @@ def engines(tmp_path: Path) -> tuple[Path, Path]:
     return make(tmp_path / "full", FULL), make(tmp_path / "separate", SEPARATE)
 
 
-def make(folder: Path, kernels: tuple[str, ...]) -> Path:
+def make(folder: Path, kernels: tuple[str, ...], cards: int = 1) -> Path:
     """Write a TensorRT-RTX engine whose plan lists these kernels."""
     make_trt(folder, Trt(backend="tensorrt-rtx", dtype="bf16"))
-    raw = read_raw(folder)
+    raw = read_raw(folder) | {"cards": cards}
     plan = raw["graphs"]["forward"]["plan"]
     write_plan(folder / plan["file"], TENSORS, kernels)
     plan["bytes"] = (folder / plan["file"]).stat().st_size
@@ -133,6 +133,25 @@ def test_the_json_says_all_of_it(engines: tuple[Path, Path]) -> None:
     (kernel,) = (one for one in value["kernels"] if one["adapter"])
     assert kernel["inputs"][1] == {"name": "a", "dtype": "bf16", "shape": [16, 4]}
     assert set(value["compiled_bound_s"]) >= {"H100", "RTX 5090"}
+
+
+def test_what_cards_exchange_counts_apart(engines: tuple[Path, Path], tmp_path: Path) -> None:
+    full, _ = engines
+    exchanges = (
+        exchange("comm_alltoall", "blocks.0.attn1.attention.q.2", "x", "y"),
+        exchange("comm_allgather", "head.cards.1", "x", "y"),
+    )
+    cut = make(tmp_path / "cut", (*FULL, *exchanges), cards=4)
+    out = wanrt("explain", cut).out
+    (line,) = (line for line in out.splitlines() if "attention.q.2" in line)
+    assert line.split()[1:] == ["exchanged", "0"]
+    # 6 x 16 values of bf16 twice; three quarters of them come from other cards
+    assert "2 exchanges among 4 cards: each card sends 288.0 B" in out
+    assert "the least" not in out  # which is counted for all tokens
+    value, alone = (json.loads(wanrt("explain", e, "--json").out) for e in (cut, full))
+    assert (value["cards"], value["exchanges"], value["received_bytes"]) == (4, 2, 288)
+    assert (alone["cards"], alone["exchanges"], alone["received_bytes"]) == (1, 0, 0)
+    assert value["bytes"] == alone["bytes"]
 
 
 def test_an_unknown_device_is_refused(engines: tuple[Path, Path]) -> None:
