@@ -83,9 +83,7 @@ def _list_cases() -> Iterator[Case]:
     for mode in ("separate", "swappable"):
         yield replace(demo, mode=mode, targets="all")
         yield replace(big, mode=mode, joined=True)
-    for case in (demo, big):
-        yield replace(case, mode="swappable", split=True)
-        yield replace(case, mode="swappable", split=True, dynamic=True)
+    yield replace(demo, mode="swappable", split=True)
     yield replace(demo, quantized=True)
     yield replace(demo, mode="separate", quantized=True)
     yield replace(big, dtype="fp16", mode="separate")

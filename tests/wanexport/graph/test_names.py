@@ -74,7 +74,7 @@ def test_what_versions_write_differently_becomes_one() -> None:
 def _make(turn: int, names: str) -> ir.Model:
     """Return a graph in which all that may differ depends on the arguments."""
     shape, kind = ir.Shape(("batch", f"s{turn}")), ir.TensorType(ir.DataType.FLOAT)
-    x = ir.Value(name="x", shape=shape, type=ir.TensorType(ir.DataType.FLOAT16))
+    x = ir.Value(name="x", shape=ir.Shape(("batch", 3)), type=ir.TensorType(ir.DataType.FLOAT16))
     weights = {
         number: ir.Value(name=f"layers.{number}.weight", shape=ir.Shape([1]), type=kind)
         for number in (2, 10)
