@@ -39,6 +39,7 @@ def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*study, "--out", str(folder / "out"), *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"TMPDIR": str(folder)},  # where a machine's studies wait for one another
     )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     assert len(list(engines.glob("*.json"))) == 1
 
     driver = start(tmp_path)
-    said = said_until(driver, "bench tiny-96x64x5-fp32-onnxruntime: load 1")
+    said = said_until(driver, "bench tiny-96x64x5-fp32-onnxruntime: saved 1")
     assert said.count("started on") == 3  # the two that were left, and the bench
     os.killpg(driver.pid, signal.SIGKILL)
     driver.communicate()
