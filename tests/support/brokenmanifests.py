@@ -522,10 +522,10 @@ NOT_RUN: dict[str, tuple[Break, str]] = {
         "this engine is split over 2 cards; this version runs engines of one card"),
     "quantised": (
         _edit(_quantize),
-        "this engine is quantised to fp8; this version runs int8 with ONNX Runtime alone"),
+        "this engine is quantised to fp8; this version runs int8, and fp8 with TensorRT"),
     "quantised weights alone": (
         _edit(lambda m: _quantize(m, scheme="nvfp4", weights="block", activations=None)),
-        "this engine is quantised to nvfp4; this version runs int8 with ONNX Runtime alone"),
+        "this engine is quantised to nvfp4; this version runs int8, and fp8 with TensorRT"),
 }  # fmt: skip
 
 # what libwanrt refuses by name, and Python's wanrt in words of its own

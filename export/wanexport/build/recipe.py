@@ -125,7 +125,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     with reporter.work(f"{target.name}: tracing"):
         traced = trace_graph(spec)
         model = passes.lower_for(
-            traced, target.backend, spec.dtype, target.joined, target.quantized
+            traced, target.backend, spec.dtype, target.joined, target.quantized, target.form
         )
     parameters = list_parameters(target, spec)
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:

@@ -76,7 +76,9 @@ class Comparer:
             if target.quantized:
                 plain = _trace(replace(target, quantized=()), twin_spec(spec))
         inputs = _inputs(target, spec)
-        subject = Subject(store.folder, spec, model, twin, small, store.bound, inputs, plain)
+        subject = Subject(
+            store.folder, spec, model, twin, small, store.bound, inputs, plain, target.form
+        )
         total = sum(
             count_bytes(graph, store.bound) for graph in (twin, small, plain) if graph is not None
         )
@@ -217,7 +219,7 @@ def _trace(target: Target, spec: GraphSpec) -> ir.Model:
     """Trace a twin and lower it like the engine's graph."""
     dtype = target.config.dtype
     graph = passes.lower_for(
-        trace_graph(spec), target.backend, dtype, target.joined, target.quantized
+        trace_graph(spec), target.backend, dtype, target.joined, target.quantized, target.form
     )
     if target.max_rank is not None:
         make_swappable(graph, target.branch_names, target.max_rank, target.backend, dtype)

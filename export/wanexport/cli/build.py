@@ -157,8 +157,8 @@ def build(
         Scheme,
         typer.Option(
             metavar="none|int8|fp8|nvfp4",
-            help="How the linear layers of the blocks are stored and multiplied: int8 for ONNX "
-            "Runtime's CPU, none as --dtype says; fp8 and nvfp4 are refused.",
+            help="How the linear layers of the blocks are stored and multiplied: fp8 or int8 with "
+            "TensorRT, int8 on ONNX Runtime's CPU, none as --dtype says; nvfp4 is refused.",
             rich_help_panel=OUTPUT,
         ),
     ] = "none",

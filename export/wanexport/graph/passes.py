@@ -19,6 +19,7 @@ from wanexport.errors import BuildError
 from wanexport.graph.cuda_forms import lower_for_cuda
 from wanexport.graph.fusible.forms import lower_for_tensorrt
 from wanexport.graph.quantize import quantize_linears
+from wanexport.model.quantization import Format
 from wanexport.storage.dtypes import onnx_dtype
 from wanrt.manifest.schema import Backend
 
@@ -134,6 +135,7 @@ def lower_for(
     dtype: str,
     joined: Collection[str] = (),
     quantized: Collection[str] = (),
+    form: Format | None = None,
 ) -> ir.Model:
     """Lower a traced graph for what runs it, and return it.
 
@@ -147,7 +149,8 @@ def lower_for(
         backend: what runs the engine.
         dtype: the engine's.
         joined: for TensorRT, layers whose low-rank branch becomes part of their own product.
-        quantized: for ONNX Runtime, linear layers that become integer products.
+        quantized: linear layers that become products of 8 bits.
+        form: how they do.
     """
     if backend == "onnxruntime":
         if dtype == "bf16":
@@ -155,7 +158,7 @@ def lower_for(
         lower_attention(model)
         quantize_linears(model, quantized)
     elif dtype != "fp32":
-        lower_for_tensorrt(model, onnx_dtype(dtype), joined)
+        lower_for_tensorrt(model, onnx_dtype(dtype), joined, quantized, form)
     return model
 
 

@@ -21,7 +21,7 @@ __all__ = ["Effect", "inputs_at", "timesteps_of", "timesteps_within"]
 
 PARTS = (0.9, 0.5, 0.1)
 LEAST_EFFECT = 3e-6
-"""Of the output: what rounding may leave of it in fp32, so that less is no effect."""
+"""Of the output: what rounding may leave in fp32; an effect must exceed it."""
 
 
 def timesteps_within(low: float, high: float) -> tuple[float, ...]:

@@ -21,10 +21,8 @@ from wanexport.graph.cards import count_cards
 from wanexport.graph.emulate import emulate
 from wanexport.graph.join_cards import join_cards
 from wanexport.graph.trace import OUTPUT_NAME
-from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
-from wanexport.weights.quantize import dequantize
 from wanrt.machine.integers import saturates
 
 if TYPE_CHECKING:
@@ -179,9 +177,7 @@ def _bind_segment(
         dtype = value.dtype or ir.DataType.FLOAT
         if onnx_dtype(ref.dtype) != dtype:
             weight = ref.read()
-            if ref.dtype == "I8":  # a quantised weight in the graph with fp32 products
-                weight = dequantize(weight, bound[scale_name(name)].read())
-                shape = tuple(weight.shape)
+            shape = tuple(weight.shape)  # of a dequantised one
             array = weight.to(torch_dtype(engine_dtype(dtype))).contiguous().numpy()
             cast[name] = OrtValue.ortvalue_from_numpy(array)
         value.const_value = ir.ExternalTensor(
