@@ -12,6 +12,7 @@
 # make docs      write docs/cli.md from the commands' own help
 # make clean     remove the environment, caches and build folders; engines stay
 #
+# TORCH=cpu takes torch without CUDA, from TORCH_INDEX, for whatever makes the environment.
 # PYTHON (3.11 or newer) makes the environment VENV; both, PYTEST_ARGS, and JOBS (how many processes
 # `make test` runs tests in) can be given.
 
@@ -19,6 +20,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 JOBS ?= 2
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 GPU_CHECK_ARGS ?=
 BENCH_GPU_ARGS ?=
 CAMPAIGN_ARGS ?= --minutes 20
@@ -31,6 +34,16 @@ DEV := $(VENV)/.installed-dev
 GPU_BIN := $(VENV)-gpu/bin
 GPU := $(VENV)-gpu/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+TORCH_LIBRARIES := $(VENV)/lib/python3*/site-packages/torch/lib/libtorch_
+ifneq ($(filter-out cpu,$(TORCH)),)
+  $(error TORCH=$(TORCH): the one choice is cpu; without TORCH, pip takes torch for CUDA)
+endif
+ifeq ($(TORCH),cpu)
+  ifneq ($(wildcard $(TORCH_LIBRARIES)cuda.so),)
+    $(error TORCH=cpu: $(VENV) holds torch for CUDA already; name another environment with VENV=DIR)
+  endif
+endif
 
 CPP_TOOLS := cmake pkg-config c++ clang++
 LACKING := $(strip $(foreach tool,$(CPP_TOOLS),$(if $(shell command -v $(tool) 2>/dev/null),,$(tool))))
@@ -106,8 +119,25 @@ $(BIN)/python:
 	  echo "$(PYTHON) is no Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# torch goes first and by itself: pip would pass over an index that it can't reach
+ifeq ($(TORCH),cpu)
+define take_torch
+@echo "installing into $(VENV): at most 0.7 GB to download, 2.6 GB on disk"
+@ls $(TORCH_LIBRARIES)cpu.so >/dev/null 2>&1 || \
+  $(INSTALL) --no-deps --retries 1 --index-url $(TORCH_INDEX) torch || { \
+  echo "TORCH=cpu: torch can't be had from $(TORCH_INDEX); TORCH_INDEX=URL names another index, and" \
+    "without TORCH=cpu pip takes torch for CUDA from PyPI" >&2; exit 1; }
+endef
+else
+define take_torch
+@echo "installing into $(VENV)"
+@ls $(TORCH_LIBRARIES)cpu.so >/dev/null 2>&1 || \
+  echo "about 3 GB to download and 6 GB on disk with torch for CUDA; TORCH=cpu takes it without"
+endef
+endif
+
 $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing into $(VENV)"
+	$(take_torch)
 	@$(INSTALL) -e '.[cpu,export,report]'
 	@touch $@
 
@@ -121,6 +151,6 @@ $(GPU): pyproject.toml constraints.txt
 
 # what the tests need holds what the demo needs
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing into $(VENV)"
+	$(take_torch)
 	@$(INSTALL) -e '.[dev]'
 	@touch $(DEMO) $@

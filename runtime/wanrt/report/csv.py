@@ -10,7 +10,7 @@ from pathlib import Path
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.terminal.screen import visible
 
-__all__ = ["to_csv"]
+__all__ = ["plain_cell", "to_csv"]
 
 FORMULA = ("=", "+", "-", "@")
 CSV_FIELDS = (
@@ -35,10 +35,10 @@ def to_csv(result: BenchResult) -> str:
     writer.writerow(CSV_FIELDS)
     for group in result.groups:
         for row in group.candidates:
-            writer.writerow(map(_plain, _csv_row(group, row)))
+            writer.writerow(map(plain_cell, _csv_row(group, row)))
     for folder, reason in result.broken.items():
         known = {"engine": folder, "candidate": Path(folder).name, "failed": reason}
-        writer.writerow([_plain(known.get(name)) for name in CSV_FIELDS])
+        writer.writerow([plain_cell(known.get(name)) for name in CSV_FIELDS])
     return text.getvalue()
 
 
@@ -57,7 +57,8 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
     ]  # fmt: skip
 
 
-def _plain(value: object) -> object:
+def plain_cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value
     shown = visible(value)

@@ -38,6 +38,8 @@ LEADING = ("ratio", "rate")
 CAPTIONS = {
     "ratio": "Points are estimates, bars their 95 % intervals; a hollow point has none. Within the "
     "controls' band nothing may be claimed.",
+    "fidelity": "Fidelity: how much of the full fine-tune's effect the outputs keep, measured when "
+    "the engine was built, on random inputs. Right and up is better.",
     "rate": "Batch x tokens / the median over loads of each load's median forward.",
     "rounds": "Of each candidate: its typical forward, and how far each round is from it. A "
     "triangle is a round beyond the panel.",
@@ -48,7 +50,8 @@ CAPTIONS = {
     "bytes": "Not measured: read from TensorRT-RTX plans, every operand of a kernel counted once. "
     "A product that computes a layer and its adapter counts as the layer's.",
 }
-UNMEASURED = ("bytes",)
+SELDOM = ("fidelity", "bytes")
+"""Plots of what isn't measured by a bench; nobody misses them."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def _section(group: GroupResult, number: int, video: Video | None) -> dict[str, 
         "absent": [
             title
             for name, title, *_ in PLOTS
-            if name not in (*UNMEASURED, *(plot.name for plot in plots))
+            if name not in (*SELDOM, *(plot.name for plot in plots))
         ],
         "merging": merging_rows(group, video),
         "columns": ["candidate", *told],
