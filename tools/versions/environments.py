@@ -28,7 +28,7 @@ class InstallError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """One environment: how its versions are chosen, and where it lies."""
+    """One environment: how its versions are chosen, and its folder."""
 
     name: str
     release: Release

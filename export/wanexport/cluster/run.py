@@ -64,6 +64,7 @@ class _Run:
     busy: dict[Card, Unit] = field(default_factory=dict)
     heard: dict[Card, float] = field(default_factory=dict)
     said: dict[Card, str] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def join(self) -> None:
@@ -139,13 +140,15 @@ class _Run:
         if event.kind == "failed":
             self._fail(self.schedule.fail(unit, card, event.text))
             return
+        self._let_go(card)
+        if event.kind == "held":  # by others, so the unit never ran and the card may be well
+            self.log(f"{card} isn't used in this run: {event.text}")
+            self.held.append(f"{card}: {event.text}")
+            self.schedule.put_back(unit, card, lost=False)
+            return
         path = self.state.quarantine(card, unit, event.text)
         self.log(f"{card} isn't used again: {event.text}; remove {path} once it is well")
-        self._let_go(card)
-        if event.kind == "stuck":
-            self._fail(self.schedule.fail(unit, card, event.text))
-        else:  # held: the unit never ran
-            self.schedule.put_back(unit, card, lost=False)
+        self._fail(self.schedule.fail(unit, card, event.text))
 
     def _lose(self, card: Card, why: str) -> None:
         unit = self.busy.pop(card)
@@ -201,7 +204,7 @@ def run_units(
         if run.busy:
             idle_since = clock()
         elif clock() - idle_since >= joining_s:
-            for failed in run.schedule.give_up(run.cards):
+            for failed in run.schedule.give_up(run.cards, run.held):
                 run._fail(failed)
         run.follow(1.0)
     return run.outcomes

@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wanexport.build.request import RANDOM
+from wanexport.checkpoint.open import is_partial
+from wanexport.checkpoint.read import read_checkpoint
 from wanexport.cluster.unit import CARD, CardKind, Unit
 from wanexport.study.cells import AdapterChoice, Cell, Group
 from wanexport.study.file import Bench, Study
@@ -114,7 +117,7 @@ def build_unit(
     config, adapter = cell.request.config, cell.adapter
     size, done = config.size, places.built(cell)
     argv = [
-        *WANEXPORT, "build", "--config", study.config, "--base", study.base,
+        *WANEXPORT, "build", "--config", study.config, *_base(study, cell),
         "--dtype", config.dtype, "--width", size.width, "--height", size.height,
         "--frames", size.frames, "--batch", size.batch,
         "--backend", cell.request.backend, "--quantize", cell.quantize,
@@ -142,6 +145,15 @@ def build_unit(
         after=after,
         minutes=minutes,
     )
+
+
+def _base(study: Study, cell: Cell) -> tuple[str, ...]:
+    """Name the base, unless the engine is of a whole fine-tune alone, where a build refuses it."""
+    if cell.mode == "full" and study.finetuned is not None and study.base != RANDOM:
+        trained = read_checkpoint(study.finetuned)
+        if not is_partial(trained, cell.request.config.architecture):
+            return ()
+    return ("--base", study.base)
 
 
 def bench_unit(

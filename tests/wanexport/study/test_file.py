@@ -119,14 +119,17 @@ def test_a_build_is_asked_for_what_the_cell_is(tmp_path: Path) -> None:
 
 
 def test_fidelity_needs_the_fine_tune_beside_every_engine(tmp_path: Path) -> None:
-    head = f'{HEAD}base = "b"\nfinetuned = "f"\n'
+    trained = tmp_path / "trained.safetensors"  # one parameter alone, so it is laid over the base
+    save_file({"blocks.0.attn2.to_q.weight": np.ones((512, 512), "f4")}, trained)
+    head = f'{HEAD}base = "b"\nfinetuned = "{trained}"\n'
     rest = '[adapters]\nsource = "extract"'
     study = load_study(str(write(tmp_path, 'ranks = [8, 32]\ntargets = ["all"]', rest, head)))
     (group,) = list_groups(study)
     argv = {c.label: build_unit(study, c, Places(tmp_path), None, 1.0).argv for c in group.cells}
     for label in ("separate-r8-all", "swappable-r32-all"):
         flags = " ".join(argv[label])
-        assert "--finetuned f --mode full --mode" in flags
+        assert "--base b --dtype fp32" in flags
+        assert f"--finetuned {trained} --mode full --mode" in flags
         assert f"--lora {tmp_path}/adapters/all-r" in flags
     assert argv["full"].count("--mode") == 1
 

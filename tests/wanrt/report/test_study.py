@@ -23,10 +23,15 @@ MIB = 1 << 20
 
 
 def engine(
-    mode: Mode, rank: int, ratio: float, mib: int, verdict: Verdict = "slower", **probe: float
+    mode: Mode,
+    rank: int,
+    ratio: float,
+    mib: int,
+    verdict: Verdict = "slower",
+    swap_s: float | None = None,
 ) -> CandidateResult:
     """Return a row whose interval is 0.001 to each side, of an engine with so much of its own."""
-    size = Probe(40.0, disk_bytes=mib * MIB, **probe)
+    size = Probe(40.0, disk_bytes=mib * MIB, swap_s=swap_s)
     interval = (ratio, ratio - 0.001, ratio + 0.001)
     return row(f"{mode} r{rank}", mode, rank, interval, verdict, probe=size)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from wanrt.report.html.ratio_plot import MARKERS
 from wanrt.report.html.style import COLORS, NARROW, new_figure
-from wanrt.report.study import CardFindings, Point, name_cell
+from wanrt.report.study import CardFindings, Point
 
 __all__ = ["draw_frontier"]
 
@@ -58,9 +58,8 @@ def _place(point: Point, kept: bool) -> float:
 
 
 def _label(point: Point) -> str:
-    name = name_cell(point.cell).split(" r")[0].replace(" any rank", "")
-    layers = "" if point.cell.targets in (None, "cross-attention") else f" {point.cell.targets}"
-    return name if name.endswith(layers) else name + layers
+    usual = point.cell.targets in (None, "cross-attention")
+    return point.cell.mode if usual else f"{point.cell.mode} {point.cell.targets}"
 
 
 def _axis(axes: Axes, points: Sequence[Point], kept: bool) -> None:
