@@ -95,10 +95,10 @@ def _failed(column: Column) -> bool:
 
 def _draw(columns: dict[str, Column]) -> str:
     rows = dict.fromkeys(row for column in columns.values() for row in column)
-    lines = [f"{'':<22}" + "".join(f"{name:<19}" for name in columns)]
+    lines = [f"{'':<24}" + "".join(f"{name:<18}" for name in columns)]
     for row in rows:
         cells = (column.get(row, "left out") for column in columns.values())
-        lines.append(f"{row:<22}" + "".join(f"{cell:<19}" for cell in cells))
+        lines.append(f"{row:<24}" + "".join(f"{cell:<18}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -61,7 +61,8 @@ class Environment:
         """Return package -> version, of those whose versions tell environments apart."""
         (site,) = self.folder.glob("lib/python3.*/site-packages")
         found = {
-            each.name.lower(): each.version for each in metadata.distributions(path=[str(site)])
+            each.name.lower().replace("_", "-"): each.version
+            for each in metadata.distributions(path=[str(site)])
         }
         return {name: found.get(name, "-") for name in SHOWN}
 
