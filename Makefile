@@ -7,10 +7,12 @@
 # make test-cpp  libwanrt alone: build it plain and with sanitizers, run its tests
 # make gpu-check on a machine with a GPU: build, run, swap, bench every backend there is; a table
 # make bench-gpu  on a machine with a GPU: every figure it can give; WHEELS=DIR works offline
+# make test-versions  the oldest and newest versions that pyproject.toml allows, and the pinned; a table
 # make campaign  kill commands at random, give them bad inputs, count what is wrong
 # make docs      write docs/cli.md from the commands' own help
 # make clean     remove the environment, caches and build folders; engines stay
 #
+# TORCH=cpu takes torch without CUDA, from TORCH_INDEX, for whatever makes the environment.
 # PYTHON (3.11 or newer) makes the environment VENV; both, PYTEST_ARGS, and JOBS (how many processes
 # `make test` runs tests in) can be given.
 
@@ -18,9 +20,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 JOBS ?= 2
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 GPU_CHECK_ARGS ?=
 BENCH_GPU_ARGS ?=
 CAMPAIGN_ARGS ?= --minutes 20
+VERSIONS_ARGS ?=
 WHEELS ?=
 
 BIN := $(VENV)/bin
@@ -30,6 +35,16 @@ GPU_BIN := $(VENV)-gpu/bin
 GPU := $(VENV)-gpu/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+TORCH_LIBRARIES := $(VENV)/lib/python3*/site-packages/torch/lib/libtorch_
+ifneq ($(filter-out cpu,$(TORCH)),)
+  $(error TORCH=$(TORCH): the one choice is cpu; without TORCH, pip takes torch for CUDA)
+endif
+ifeq ($(TORCH),cpu)
+  ifneq ($(wildcard $(TORCH_LIBRARIES)cuda.so),)
+    $(error TORCH=cpu: $(VENV) holds torch for CUDA already; name another environment with VENV=DIR)
+  endif
+endif
+
 CPP_TOOLS := cmake pkg-config c++ clang++
 LACKING := $(strip $(foreach tool,$(CPP_TOOLS),$(if $(shell command -v $(tool) 2>/dev/null),,$(tool))))
 
@@ -38,7 +53,7 @@ STUBS := build/stubs
 TYPED = $(shell test -e $(STUBS)/11.4/tensorrt/__init__.pyi && echo yes)
 MYPY_ARGS = $(if $(TYPED),--always-true TENSORRT_STUBS,--allow-subclassing-any --no-warn-return-any)
 
-.PHONY: demo test test-slow check docs lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu campaign clean
+.PHONY: demo test test-slow check docs lint stubs cpp cpp-left-out test-cpp gpu-check bench-gpu test-versions campaign clean
 
 demo: $(DEMO)
 	$(BIN)/wanexport build --rank 8 --rank 32 --rank 128
@@ -89,6 +104,9 @@ bench-gpu: $(if $(WHEELS),,$(GPU))
 	$(if $(WHEELS),$(PYTHON) benchmarks/wheels.py install $(WHEELS))
 	$(if $(WHEELS),$(PYTHON),$(GPU_BIN)/python) -m benchmarks.gpu --work build/bench-gpu $(BENCH_GPU_ARGS)
 
+test-versions: $(DEV)
+	PYTHONPATH=tools $(BIN)/python -m versions --jobs $(JOBS) $(VERSIONS_ARGS)
+
 campaign: $(DEV)
 	PYTHONPATH=tools $(BIN)/python -m campaign $(CAMPAIGN_ARGS)
 
@@ -101,8 +119,25 @@ $(BIN)/python:
 	  echo "$(PYTHON) is no Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# torch goes first and by itself: pip would pass over an index that it can't reach
+ifeq ($(TORCH),cpu)
+define take_torch
+@echo "installing into $(VENV): at most 0.7 GB to download, 2.6 GB on disk"
+@ls $(TORCH_LIBRARIES)cpu.so >/dev/null 2>&1 || \
+  $(INSTALL) --no-deps --retries 1 --index-url $(TORCH_INDEX) torch || { \
+  echo "TORCH=cpu: torch can't be had from $(TORCH_INDEX); TORCH_INDEX=URL names another index, and" \
+    "without TORCH=cpu pip takes torch for CUDA from PyPI" >&2; exit 1; }
+endef
+else
+define take_torch
+@echo "installing into $(VENV)"
+@ls $(TORCH_LIBRARIES)cpu.so >/dev/null 2>&1 || \
+  echo "about 3 GB to download and 6 GB on disk with torch for CUDA; TORCH=cpu takes it without"
+endef
+endif
+
 $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing into $(VENV)"
+	$(take_torch)
 	@$(INSTALL) -e '.[cpu,export,report]'
 	@touch $@
 
@@ -116,6 +151,6 @@ $(GPU): pyproject.toml constraints.txt
 
 # what the tests need holds what the demo needs
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing into $(VENV)"
+	$(take_torch)
 	@$(INSTALL) -e '.[dev]'
 	@touch $(DEMO) $@

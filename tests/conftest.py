@@ -33,7 +33,7 @@ TESTS = Path(__file__).parent
 RINGS = {
     "torch": (
         "wanexport/build", "wanexport/checkpoint", "wanexport/cli/test_inspect.py",
-        "wanexport/cli/test_main.py", "wanexport/graph", "wanexport/lora",
+        "wanexport/cli/test_main.py", "wanexport/extraction", "wanexport/graph", "wanexport/lora",
         "wanexport/model/test_formulas.py", "wanexport/model/test_names.py",
         "wanexport/pipelines",
         "wanexport/storage/test_streams.py", "wanexport/tensorrt", "wanexport/test_comparison.py",

@@ -22,6 +22,10 @@ NOT_PYTHON = (
     (r"= ?<[\w.]+: -?\d+>", "= ..."),
     (r"\bin: (?=[a-z])", "in_: "),
     (r"(= None, \w+: [\w.]+)\)", r"\1 = ...)"),
+    # what newer Pythons have a home for, as every Python that we support can find it
+    (r"import types\nimport typing\n", "import typing\nimport typing_extensions\n"),
+    (r"\btypes\.CapsuleType\b", "typing_extensions.CapsuleType"),
+    (r"\bcollections\.abc\.Buffer\b", "typing_extensions.Buffer"),
 )
 SPELT_OUT = {
     "bool": "builtins.bool",  # trt.bool is a dtype
@@ -55,7 +59,7 @@ TAKES_NONE = re.compile(r":arg (\w+):.*\bNone\b")
 SILENT = {"build_serialized_network", "create_execution_context"}
 # context managers are deprecated, and the rest is of no use to a type checker
 DROPPED = {"__all__", "_plugin_registry", "__enter__", "__exit__", "__nonzero__", "__getstate__",
-           "__setstate__"}  # fmt: skip
+           "__release_buffer__", "__setstate__"}  # fmt: skip
 LAX = '# mypy: disable-error-code="assignment, misc, overload-cannot-match, override"\n'
 # what stubgen can't see: it replaces or joins what the class has, in releases that have the class
 OURS = """

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from wanexport.build.request import BuildRequest
 from wanexport.lora.targets import TARGET_SETS, choose_targets
+from wanexport.model.cards import check_cards, count_card_flops, count_exchanged
 from wanexport.model.formulas import (
     GraphName,
     Lora,
@@ -28,7 +29,14 @@ from wanrt.machine.predict import Prediction, predict_forward
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Mode
 
-__all__ = ["Cost", "Outlook", "choose_devices", "predict_engines", "price_engines"]
+__all__ = [
+    "CardsOutlook",
+    "Cost",
+    "Outlook",
+    "choose_devices",
+    "predict_engines",
+    "price_engines",
+]
 
 GRAPHS: tuple[GraphName, ...] = ("forward", "step", "context")
 
@@ -66,6 +74,37 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class CardsOutlook:
+    """How fast one forward could be over several cards of a kind.
+
+    Args:
+        cards: how many.
+        forward: of one card's work, exchanges apart.
+        lora: what a separate adapter of the largest rank adds to it, as a part of it; None without.
+        exchanged: bytes that a card receives, and sends.
+        exchange_s: seconds that takes at the link's full rate.
+        memory: bytes that a card must hold at once.
+    """
+
+    cards: int
+    forward: Prediction
+    lora: float | None
+    exchanged: int
+    exchange_s: float
+    memory: int
+
+    @property
+    def seconds(self) -> float:
+        """The forward's time if nothing is computed during exchanges."""
+        return self.forward.seconds + self.exchange_s
+
+    @property
+    def overlapped_s(self) -> float:
+        """The forward's time if exchanges hide behind arithmetic, or it behind them."""
+        return max(self.forward.seconds, self.exchange_s)
+
+
+@dataclass(frozen=True)
 class Outlook:
     """How fast engines could be on a device.
 
@@ -74,12 +113,14 @@ class Outlook:
         costs: the engines', in a dtype that the device has.
         predictions: each graph's of each engine.
         shares: by targets and rank, what a separate adapter adds to a forward, as a part of it.
+        over_cards: of `full`, a forward over several cards.
     """
 
     device: DeviceRates
     costs: tuple[Cost, ...]
     predictions: tuple[Mapping[GraphName, Prediction], ...]
     shares: Mapping[str, Mapping[int, float]]
+    over_cards: tuple[CardsOutlook, ...] = ()
 
     @property
     def dtype(self) -> Dtype:
@@ -116,10 +157,16 @@ def choose_devices(names: Sequence[str], dtype: Dtype) -> list[DeviceRates]:
     return [device or _measure(dtype) for device in chosen.values()]
 
 
-def predict_engines(request: BuildRequest, device: DeviceRates) -> Outlook:
-    """Return how fast a build's engines could be on a device.
+def predict_engines(
+    request: BuildRequest, device: DeviceRates, cards: Sequence[int] = ()
+) -> Outlook:
+    """Return how fast a build's engines could be on a device, and `full` over several of them.
 
-    Where the device doesn't compute the request's dtype, they are taken in fp32.
+    Where the device doesn't compute the request's dtype, they are taken in fp32. Devices without a
+    link are predicted alone.
+
+    Raises:
+        ConfigError: a number of cards can't be had.
     """
     if request.config.dtype not in device.tflops:
         config = request.config.model_copy(update={"dtype": "fp32"})
@@ -132,7 +179,44 @@ def predict_engines(request: BuildRequest, device: DeviceRates) -> Outlook:
         }
         for cost in costs
     )
-    return Outlook(device, costs, predictions, _shares(request, device))
+    over_cards = _predict_cards(request, device, cards)
+    return Outlook(device, costs, predictions, _shares(request, device), over_cards)
+
+
+def _predict_cards(
+    request: BuildRequest, device: DeviceRates, numbers: Sequence[int]
+) -> tuple[CardsOutlook, ...]:
+    arch, size, link = request.config.architecture, request.config.size, device.link
+    dtype = request.config.dtype
+    for cards in numbers:
+        check_cards(cards, arch.num_attention_heads, size.tokens, size.batch)
+    if link is None:
+        return ()
+    lora = _branches(_adapted(request), max(request.ranks)) if request.ranks else None
+    width, found = itemsize(dtype), []
+    for cards in numbers:
+        own = size.tokens // cards
+        forward, with_lora = (
+            predict_forward(
+                count_card_flops(arch.dims, size.tokens, cards, branches),
+                count_bytes(arch.dims, own, width, lora=branches),
+                device,
+                dtype,
+            )
+            for branches in (None, lora)
+        )
+        exchanged = count_exchanged(arch.dims, size.tokens, width, cards)
+        found.append(
+            CardsOutlook(
+                cards,
+                forward,
+                with_lora.parts_s["lora"] / forward.seconds if lora else None,
+                exchanged,
+                exchanged / (link.gb_s * 1e9),
+                sum(count_memory(arch.dims, own, width).values()),
+            )
+        )
+    return tuple(found)
 
 
 def _shares(request: BuildRequest, device: DeviceRates) -> dict[str, dict[int, float]]:
@@ -154,6 +238,18 @@ def _share(cost: Cost, device: DeviceRates) -> float:
     return lora / (forward.seconds - lora)
 
 
+def _adapted(request: BuildRequest) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the layers that a request's adapters sit on."""
+    arch = request.config.architecture
+    every = module_shapes(arch)
+    modules = choose_targets(arch, request.targets).modules
+    return {module: every[f"{module}.weight"] for module in modules}
+
+
+def _branches(shapes: Mapping[str, tuple[int, ...]], rank: int) -> Lora:
+    return {m: (rank, fan_in, fan_out) for m, (fan_out, fan_in) in shapes.items()}
+
+
 def _measure(dtype: Dtype) -> DeviceRates:
     from wanrt.machine.cpu_rates import measure_cpu
 
@@ -164,14 +260,9 @@ def _price(request: BuildRequest, mode: Mode, rank: int | None) -> Cost:
     config = request.config
     arch, size = config.architecture, config.size
     dims, width = arch.dims, itemsize(config.dtype)
-    every = module_shapes(arch)
-    shapes = {
-        module: every[f"{module}.weight"]
-        for module in choose_targets(arch, request.targets).modules
-    }
-    lora: Lora = {}
-    if rank is not None and mode in ("separate", "swappable"):
-        lora = {m: (rank, fan_in, fan_out) for m, (fan_out, fan_in) in shapes.items()}
+    shapes = _adapted(request)
+    unmerged = rank is not None and mode in ("separate", "swappable")
+    lora = _branches(shapes, rank or 0) if unmerged else {}
     weights = sum(count_parameters(dims).values())
     written = 0
     if mode == "merged":

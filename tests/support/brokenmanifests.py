@@ -157,7 +157,9 @@ def _source(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
 
 
 def _fidelity(raw: dict[str, Any], **change: Any) -> dict[str, Any]:
-    raw["verification"]["fidelity"] = {"keeps": 0.9, "timesteps": [1000, 500.5]} | change
+    raw["verification"]["fidelity"] = {
+        "keeps": [0.9, -0.1], "timesteps": [1000, 500.5], "finetuned": ["3" * 64]
+    } | change  # fmt: skip
     return raw
 
 
@@ -412,6 +414,13 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "fidelity of nothing": (
         _edit(lambda m: (_fidelity(m), m["verification"]["fidelity"].pop("keeps"))),
         "fidelity.keeps"),
+    "fidelity of no adapter": (_edit(lambda m: _fidelity(m, keeps=[])), "fidelity.keeps"),
+    "fidelity no number": (_edit(lambda m: _fidelity(m, keeps=["x"])), "fidelity.keeps.0"),
+    "fidelity to no file": (
+        _edit(lambda m: _fidelity(m, finetuned=["x"])), "fidelity.finetuned.0"),
+    "fidelity to nobody knows what": (
+        _edit(lambda m: (_fidelity(m), m["verification"]["fidelity"].pop("finetuned"))),
+        "fidelity.finetuned"),
     "fidelity at no number": (
         _edit(lambda m: _fidelity(m, timesteps=["x"])), "fidelity.timesteps.0"),
     "no activation bytes": (
@@ -513,10 +522,10 @@ NOT_RUN: dict[str, tuple[Break, str]] = {
         "this engine is split over 2 cards; this version runs engines of one card"),
     "quantised": (
         _edit(_quantize),
-        "this engine is quantised to fp8; this version runs int8 with ONNX Runtime alone"),
+        "this engine is quantised to fp8; this version runs int8, and fp8 with TensorRT"),
     "quantised weights alone": (
         _edit(lambda m: _quantize(m, scheme="nvfp4", weights="block", activations=None)),
-        "this engine is quantised to nvfp4; this version runs int8 with ONNX Runtime alone"),
+        "this engine is quantised to nvfp4; this version runs int8, and fp8 with TensorRT"),
 }  # fmt: skip
 
 # what libwanrt refuses by name, and Python's wanrt in words of its own

@@ -69,7 +69,7 @@ TENSORS: tuple[Tensor, ...] = (
 )  # fmt: skip
 FULL = (
     gemm("stem.condition_embedder.time_proj", "x", "w", "y"),
-    function("__myl_CastMul", ["blocks.0.node_mul", "stem.node_cast"], ["x"], "n"),
+    function("__myl_CastMul", ["blocks.0.Mul", "stem.Cast"], ["x"], "n"),
     gemm("blocks.0.attn1.to_q", "x", "w", "y", "runtime_fusion"),
     function("_gemm_mha_v2", ["blocks.0.attn1.attention"], ["q", "k", "v"], "z"),
     gemm("blocks.0.ffn.net.2", "x", "w", "y"),

@@ -36,7 +36,7 @@ def operator(
 
 def to_profile(*operators: dict[str, Any]) -> str:
     """Return a profile of two forwards, of which the second ran these operators, a ms each."""
-    first = event("Node", "stem.node_first_kernel_time", 60, 5, op_name="Odd",
+    first = event("Node", "stem.First_kernel_time", 60, 5, op_name="Odd",
                   input_type_shape=[], output_type_shape=[])  # fmt: skip
     begin = 1000
     ran = [{**one, "ts": begin + MS * n} for n, one in enumerate(operators)]

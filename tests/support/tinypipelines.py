@@ -20,13 +20,17 @@ from safetensors.torch import save_file
 from studies import I2V, SIZE, T2V
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
 )
+
+try:
+    from transformers import CLIPImageProcessorPil
+except ImportError:  # before transformers 5.5 the one without torchvision had the plain name
+    from transformers import CLIPImageProcessor as CLIPImageProcessorPil  # type: ignore[assignment]
 
 from wanexport.checkpoint.random_weights import write_checkpoint
 from wanexport.model.config import Architecture

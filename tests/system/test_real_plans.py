@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from commands import wanexport, wanrt, write_config
 from studies import I2V, SIZE, config
 
+from wanexport.graph.fusible import scaled_products
+from wanexport.model.cards import count_exchanged
+from wanexport.model.quantization import Format, select_quantized
 from wanrt.explain.difference import compare_kernels
 from wanrt.explain.lora_share import sum_adapter
 from wanrt.explain.plan import read_kernels
@@ -158,6 +162,8 @@ def test_a_card_s_kernels_work_on_its_own_tokens(tmp_path: Path, mode: str) -> N
     work = examine(read_kernels(folder / "engine.plan"))
     kinds = [one.kernel.kind for one in work if one.kernel.exchanged]
     assert sorted(kinds) == ["comm_allgather"] + ["comm_alltoall"] * 4 * I2V.num_layers
+    received = sum(one.kernel.exchanged for one in work) * (cards - 1) // cards
+    assert received == count_exchanged(arch.dims, tokens, 2, cards)
     shared = [one for one in work if one.part == "self_attention"]
     assert len(shared) == I2V.num_layers
     assert {one.kernel.inputs[0].shape for one in shared} == {(heads // cards, tokens, 128)}
@@ -166,3 +172,53 @@ def test_a_card_s_kernels_work_on_its_own_tokens(tmp_path: Path, mode: str) -> N
         if any(tokens in operand.shape for operand in one.kernel.outputs):
             nodes = one.kernel.nodes
             assert all("attn1.attention" in n or n.startswith("head.") for n in nodes), one.label
+
+
+NARROW = (("fp8", "bf16"), ("fp8", "fp16"), ("int8", "bf16"))
+
+
+@pytest.mark.parametrize(("scheme", "dtype"), NARROW)
+def test_every_layer_to_quantise_is_a_product_of_8_bits(
+    tmp_path: Path, scheme: str, dtype: str
+) -> None:
+    """In every mode and for both generations. The builder may make one product of several."""
+    one_layer = I2V.model_copy(update={"num_layers": 1})
+    path = write_config(tmp_path / "tiny.toml", config(one_layer, dtype=dtype))  # type: ignore[arg-type]
+    layers = set(select_quantized(one_layer))
+    for capability in ("8.9", "12.0"):
+        flags = [flag for mode in MODES for flag in ("--mode", mode)]
+        built = wanexport("build", "--config", path, "--base", "random", *flags, "--rank", "4",
+                          "--quantize", scheme, "--out", tmp_path / capability, *RTX[:2],
+                          "--compute-capability", capability, "--verify", "none")  # fmt: skip
+        assert built.code == 0, built.err
+        assert "weren't checked" not in built.err
+        for plan in (tmp_path / capability).glob("*/engine.plan"):
+            work = examine(read_kernels(plan))
+            narrow = [one for one in work if one.dtype == scheme]
+            assert {node for one in narrow for node in one.kernel.nodes} >= layers
+            assert sum(one.part.endswith("attention") for one in work) == 3
+
+
+def test_a_computed_scale_is_what_the_builder_ignores_and_a_build_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX 1.7.1 computes it in bf16 and says nothing."""
+
+    def compute(model: ir.Model, like: ir.Value, _: Format) -> ir.Value:
+        largest = ir.node("ReduceMax", [like], {"keepdims": 0}, name=f"{like.name}.largest")
+        value = largest.outputs[0]
+        value.name, value.shape, value.type = largest.name, ir.Shape(()), like.type
+        if largest.name not in {node.name for node in model.graph}:
+            before = like.producer()
+            assert before is not None
+            model.graph.insert_after(before, largest)
+        return next(n for n in model.graph if n.name == largest.name).outputs[0]
+
+    monkeypatch.setattr(scaled_products, "_step", compute)
+    path = write_config(tmp_path / "tiny.toml", config(I2V, dtype="bf16"))
+    built = wanexport("build", "--config", path, "--base", "random", "--mode", "full",
+                      "--quantize", "fp8", "--quantize-exclude", "*.attn2.*", "--out",
+                      tmp_path / "out", *RTX)  # fmt: skip
+    assert built.code == 1
+    assert "bf16, though it is to be fp8" in " ".join(built.err.split())
+    assert not list((tmp_path / "out").glob("*/engine.json"))

@@ -49,7 +49,7 @@ def stop_at(sign: str, out: Path, by: signal.Signals, argv: list[object]) -> tup
     ("by", "sign", "whole"),
     [
         (signal.SIGINT, ".*-full.*.draft/model.onnx", []),
-        (signal.SIGTERM, ".*-full.*.draft/model.onnx", []),
+        pytest.param(signal.SIGTERM, ".*-full.*.draft/model.onnx", [], marks=pytest.mark.slow),
         (signal.SIGKILL, ".*-separate-r4.*.draft/model.onnx", ENGINES[:1]),
     ],
     ids=["SIGINT", "SIGTERM", "SIGKILL"],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stubrepair import repair
 from tensorrt_stubs import RELEASES
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +211,25 @@ def test_types_hold_no_documentation(release: str) -> None:
     stub = (STUBS / release / "tensorrt/__init__.pyi").read_text()
     assert '"""' not in stub
     assert ":arg" not in stub
+
+
+OF_PYTHON_3_11 = """
+import typing
+import typing_extensions
+class IHostMemory:
+    def address(self, data: typing_extensions.Buffer) -> typing_extensions.CapsuleType: ...
+"""
+OF_PYTHON_3_13 = """
+import types
+import typing
+class IHostMemory:
+    def __release_buffer__(self, buffer): ...
+    def address(self, data: collections.abc.Buffer) -> types.CapsuleType: ...
+"""
+
+
+def test_every_python_makes_the_same_types() -> None:
+    assert repair(OF_PYTHON_3_11) == repair(OF_PYTHON_3_13)
 
 
 def test_a_release_whose_bindings_cant_be_had_is_left_out_by_name(tmp_path: Path) -> None:

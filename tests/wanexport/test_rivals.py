@@ -330,6 +330,7 @@ def test_torch_eager_runs_in_a_process_and_rests_between_forwards(full: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # on Python 3.13.0
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_torch_compile_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arch = T2V.model_copy(update={"num_layers": 1})

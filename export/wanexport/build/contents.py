@@ -52,18 +52,18 @@ def list_parameters(target: Target, spec: GraphSpec) -> list[EngineParameters]:
 def _parameters(target: Target, spec: GraphSpec, adapters: AdapterSet | None) -> EngineParameters:
     checkpoint = target.weights.made
     dtypes = {name: SAFETENSORS[spec.storage.get(name, spec.dtype)] for name in checkpoint.tensors}
-    quantized = frozenset(target.quantized)
-    if adapters is None:
-        return EngineParameters(checkpoint.tensors, dtypes, quantized=quantized)
-    if target.mode == "merged":
-        return EngineParameters(checkpoint.tensors, dtypes, adapters.adapters, quantized=quantized)
+    quantized, form = frozenset(target.quantized), target.form
+    dtypes |= {f"{module}.weight": "F32" for module in quantized}  # rounded once, to 8 bits
+    if adapters is None or target.mode == "merged":
+        merged = adapters.adapters if adapters else ()
+        return EngineParameters(checkpoint.tensors, dtypes, merged, quantized=quantized, form=form)
     branch_dtype = SAFETENSORS[spec.dtype]
     carried, strengths = adapters.carried, None
     if target.mode == "swappable":  # strengths are given at run time
         strengths = tuple(adapter.strength for adapter in carried)
         carried = tuple(at_full_strength(adapter) for adapter in carried)
     return EngineParameters(
-        checkpoint.tensors, dtypes, adapters.rest, carried, branch_dtype, strengths, quantized
+        checkpoint.tensors, dtypes, adapters.rest, carried, branch_dtype, strengths, quantized, form
     )
 
 
@@ -76,8 +76,8 @@ def write_weights(store: WeightStore, target: Target, parameters: EngineParamete
         shapes = {name: parameters.refs[name].shape for name in names}
         specs: list[StoredTensor] = []
         for name in names:
-            if is_quantized(name, parameters.quantized):
-                specs += specify(name, shapes[name])
+            if parameters.form and is_quantized(name, parameters.quantized):
+                specs += specify(name, shapes[name], parameters.form)
             else:
                 specs.append(StoredTensor(name, parameters.dtypes[name], shapes[name]))
         store.write("merged", specs, _merged(parameters, names))
@@ -93,7 +93,7 @@ def _reference_layers(store: WeightStore, target: Target, changed: Collection[st
     trained = [layer for layer in layers if layer.origin is None][-1]
     for layer in layers:
         quantized = set(target.quantized)
-        refs = quantize_refs(layer.tensors, quantized)
+        refs = quantize_refs(layer.tensors, quantized, target.form)
         dtypes = {
             name: ref.dtype if computes_in_fp32(name) or name not in layer.tensors else dtype
             for name, ref in refs.items()
@@ -113,9 +113,9 @@ def _with_scales(names: Collection[str]) -> set[str]:
 def _merged(parameters: EngineParameters, names: list[str]) -> Iterator[Tensor]:
     with one_thread():
         for name in names:
-            if is_quantized(name, parameters.quantized):
+            if parameters.form and is_quantized(name, parameters.quantized):
                 blocks = [block.clone() for block in parameters.stored(name)]
-                yield from quantize(torch.cat(blocks))
+                yield from quantize(torch.cat(blocks), parameters.form)
             else:
                 yield from parameters.stored(name)
 

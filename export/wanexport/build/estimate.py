@@ -11,6 +11,7 @@ from wanexport.checkpoint.locate import own_path
 from wanexport.checkpoint.open import Checkpoint
 from wanexport.lora.adapter import touched_parameters
 from wanexport.model.names import computes_in_fp32
+from wanexport.model.quantization import Format
 from wanexport.storage.dtypes import itemsize
 from wanexport.storage.hashes import join_digests, sha256_text
 from wanexport.storage.links import pool_path
@@ -42,7 +43,8 @@ def count_written(target: Target, pooled: set[Path]) -> int:
     else:
         weights = target.weights
         digests = dict(weights.files)
-        cast = _pooled(target.out, weights.checkpoint, digests, dtype, target.quantized)
+        quantized = (target.quantized, target.form)
+        cast = _pooled(target.out, weights.checkpoint, digests, dtype, *quantized)
         written += sum(n for path, n in cast.items() if path not in pooled and not path.exists())
         pooled.update(cast)
         written += sum(nbytes[name] for name in _rewritten(target))
@@ -61,8 +63,10 @@ def count_plan_bytes(target: Target) -> int:
     size = PLAN_BYTES * target.config.architecture.num_layers
     if target.tensorrt.refit in ("baked", "targets"):  # `targets` strips the adapter's alone
         free = set() if target.swap_rank is None else _rewritten(target)
-        values = sum(math.prod(s) for name, s in target.shapes.items() if name not in free)
-        size += values * itemsize(target.config.dtype) * 5 // 4
+        kept = {n: math.prod(shape) for n, shape in target.shapes.items() if n not in free}
+        narrow = sum(kept.get(f"{module}.weight", 0) for module in target.quantized)
+        wide = sum(kept.values()) - narrow
+        size += (wide * itemsize(target.config.dtype) + narrow) * 5 // 4
     return size
 
 
@@ -97,6 +101,7 @@ def _pooled(
     digests: Mapping[str, str],
     dtype: str,
     quantized: Collection[str],
+    form: Format | None,
 ) -> dict[Path, int]:
     """Return the files of the pool that a checkpoint comes to, and their sizes.
 
@@ -108,7 +113,7 @@ def _pooled(
     sizes: dict[Path, int] = {}
     held = ((own_path(file.path), layer) for layer in checkpoint.layers for file in layer.files)
     for path, layer in held:
-        made = quantize_refs(layer.tensors, quantized)
+        made = quantize_refs(layer.tensors, quantized, form)
         refs = [(n, ref) for n, ref in made.items() if ref.path == path]
         if {n for n, ref in layer.tensors.items() if ref.path == path} <= layer.hidden:
             continue

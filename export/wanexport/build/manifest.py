@@ -99,19 +99,19 @@ def _compared_by(target: Target, prefused: Sequence[Prefused]) -> dict[str, str]
         "model": target.config.name,
         "expert": target.expert or "none",
         "prefuse": ", ".join(_show(one) for one in prefused) or "none",
-        "quantization": "int8" if target.quantized else "none",
+        "quantization": target.form.scheme if target.form else "none",
         "layout": "split" if target.split else "one",
         "cards": str(target.cards),
     }
 
 
 def _quantization(target: Target) -> Quantization | None:
-    if not target.quantized:
+    if target.form is None:
         return None
     return Quantization(
-        scheme="int8",
+        scheme=target.form.scheme,
         weights="channel",
-        activations="tensor",
+        activations=target.form.activations,
         excluded=target.excluded,
         origin="pristine",
     )

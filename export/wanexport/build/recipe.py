@@ -35,7 +35,7 @@ from wanexport.weights.pool import Pool
 from wanexport.weights.store import INLINE_BYTES, WeightStore
 from wanrt.errors import WanrtError
 from wanrt.manifest.origin import Verification
-from wanrt.manifest.read import MANIFEST_NAME
+from wanrt.manifest.read import MANIFEST_NAME, read_manifest
 from wanrt.storage.files import sweep_temporaries
 from wanrt.terminal.progress import Reporter
 
@@ -51,6 +51,19 @@ class Built:
     path: Path
     target: Target
     verification: Verification | None  # None: the engine was there already
+
+    @property
+    def keeps(self) -> tuple[float, ...]:
+        """What it keeps of the full fine-tune's effect, per adapter; empty where nobody measured.
+
+        What an engine that was there already says of another fine-tune doesn't count.
+        """
+        if self.target.span is None:
+            return ()
+        found = self.verification or read_manifest(self.path).verification
+        files = {digest for _, digest in self.target.span[1].files}
+        measured = found.fidelity
+        return measured.keeps if measured and set(measured.finetuned) == files else ()
 
 
 @dataclass
@@ -112,7 +125,7 @@ def _fill(builder: _Builder, target: Target, draft: Path) -> Verification:
     with reporter.work(f"{target.name}: tracing"):
         traced = trace_graph(spec)
         model = passes.lower_for(
-            traced, target.backend, spec.dtype, target.joined, target.quantized
+            traced, target.backend, spec.dtype, target.joined, target.quantized, target.form
         )
     parameters = list_parameters(target, spec)
     with reporter.bytes(f"{target.name}: weights", target.write_bytes - target.plan_bytes) as piece:

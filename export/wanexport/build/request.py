@@ -180,8 +180,11 @@ def resolve_request(request: BuildRequest, reporter: Reporter) -> BuildRequest:
     """
     if request.tensorrt is None:
         return request
+    settings = request.tensorrt
+    if request.quantize != "none":
+        settings = replace(settings, refit="baked")
     with reporter.work("asking TensorRT"):
-        settings = resolve_settings(request.tensorrt)
+        settings = resolve_settings(settings)
     if request.cards > 1 and settings.lacks_exchanges:
         assert settings.toolchain is not None
         raise ConfigError(
@@ -254,10 +257,8 @@ def _check_quantized(request: BuildRequest) -> None:
             )
         return
     if request.tensorrt is not None:
-        raise UsageError(
-            f"--quantize {scheme} isn't built for --backend {request.backend} yet",
-            "drop it, or build int8 with --backend onnxruntime for a CPU",
-        )
+        _check_compiled(request, request.tensorrt)
+        return
     if reason := NO_BACKEND.get(scheme):
         raise UsageError(f"--quantize {scheme} isn't built: {reason}", "use --quantize int8")
     if request.config.dtype != "fp32":
@@ -265,6 +266,34 @@ def _check_quantized(request: BuildRequest) -> None:
             f"--quantize {scheme} runs on ONNX Runtime's CPU, beside fp32 and not "
             f"{request.config.dtype}",
             "add --dtype fp32",
+        )
+
+
+def _check_compiled(request: BuildRequest, settings: PlanSettings) -> None:
+    """Refuse what a quantised TensorRT engine can't be."""
+    scheme = request.quantize
+    if scheme == "nvfp4":
+        raise UsageError("--quantize nvfp4 isn't built yet", "use --quantize fp8 or int8")
+    if request.config.dtype == "fp32":
+        raise UsageError(
+            f"--quantize {scheme} runs beside bf16 or fp16 on {request.backend}, not fp32",
+            "add --dtype bf16",
+        )
+    others = {"--dynamic": request.dynamic, "--split": request.split, "--cards": request.cards > 1}
+    if found := [flag for flag, given in others.items() if given]:
+        raise UsageError(
+            f"--quantize {scheme} isn't built for {found[0]} with TensorRT yet",
+            "drop one of the two",
+        )
+    if settings.refit not in (None, "baked"):
+        raise UsageError(
+            f"--quantize {scheme} isn't built with --refit {settings.refit}: a plan holds its "
+            "weights of 8 bits itself",
+            "use --bake",
+        )
+    if settings.lora_form == "fused":
+        raise UsageError(
+            f"--lora-form fused isn't built with --quantize {scheme} yet", "use --lora-form branch"
         )
 
 

@@ -13,7 +13,7 @@ from wanexport.build.sources import AdapterSet, Sources, Weights
 from wanexport.build.targets import Target
 from wanexport.errors import AdapterError, BuildError, ConfigError
 from wanexport.lora.targets import Targets, choose_targets, name_smallest
-from wanexport.model.quantization import select_quantized
+from wanexport.model.quantization import find_format, select_quantized
 from wanexport.storage.hashes import sha256_text
 from wanexport.storage.names import safe_name
 from wanexport.tensorrt.lora_form import choose_joined
@@ -72,9 +72,13 @@ def _make_target(
         shapes=sources.shapes,
         adapters=adapters,
         ranks=ranks,
-        joined=choose_joined(config.architecture, tokens, ranks, mode, settings, sources.shapes),
+        joined=choose_joined(
+            config.architecture, tokens, ranks, mode, settings, sources.shapes, quantized
+        ),
         quantized=quantized,
+        form=find_format(request.quantize, request.backend),
         excluded=excluded,
+        span=sources.span,
         max_rank=max_rank,
         swap_rank=request.swap_rank(adapters[0].rank) if swaps else None,
         expert=request.expert if request.expert != "both" else None,

@@ -50,9 +50,9 @@ def describe_inputs(target: Target) -> dict[str, str]:
     if prefuse := target.weights.prefuse:
         held = [f"{one.sha256}@{one.adapter.strength!r}" for one in prefuse]
         inputs["prefuse"] = ",".join(held)
-    if target.quantized:
+    if target.form:
         digest = sha256_text("\n".join(target.quantized))
-        inputs["quantization"] = f"int8 {digest[:12]}"
+        inputs["quantization"] = f"{target.form.scheme} {digest[:12]}"
     if target.split:
         inputs["split"] = "True"
     if target.cards > 1:

@@ -148,6 +148,14 @@ class Sources:
         """Return what engines of a mode are made from."""
         return self.finetuned if mode == "full" and self.finetuned else self.base
 
+    @property
+    def span(self) -> tuple[Weights, Weights] | None:
+        """The base and the full fine-tune, if engines with adapters are made beside that one."""
+        tuned, found = self.finetuned, self.base.checkpoint is not None
+        if tuned is None or not found or not self.adapter_sets or tuned.files == self.base.files:
+            return None
+        return self.base, tuned
+
 
 def gather(request: BuildRequest, reporter: Reporter, *, dry_run: bool) -> Sources:
     """Open the files that the request names, and make the random ones.

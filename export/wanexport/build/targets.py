@@ -11,6 +11,7 @@ from wanexport.build.sources import AdapterSet, Weights
 from wanexport.errors import BuildError
 from wanexport.lora.adapter import Adapter
 from wanexport.model.config import Config, Size
+from wanexport.model.quantization import Format
 from wanexport.storage.disk import check_disk
 from wanexport.tensorrt.settings import PlanSettings
 from wanrt.manifest.schema import Backend, Expert, Mode
@@ -34,8 +35,11 @@ class Target:
         adapters: none (full), the one it carries, or those that ship with a swappable engine.
         ranks: module -> rank of the low-rank branch in its graph.
         joined: modules of these whose branch is part of their own product.
-        quantized: modules whose weights are stored and multiplied in int8.
+        quantized: modules whose weights are stored and multiplied in 8 bits.
+        form: how.
         excluded: the patterns of those of the blocks that aren't, where any are.
+        span: the base and the full fine-tune, between which its fidelity is measured; None without
+            both, or without engines that carry an adapter.
         max_rank: of a swappable engine.
         swap_rank: the rank that a merged engine can exchange in its weights; None if it can't.
         expert: which of Wan2.2's two models it is.
@@ -66,7 +70,9 @@ class Target:
     ranks: Mapping[str, int] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
     quantized: tuple[str, ...] = ()
+    form: Format | None = None
     excluded: tuple[str, ...] = ()
+    span: tuple[Weights, Weights] | None = None
     max_rank: int | None = None
     swap_rank: int | None = None
     expert: Expert | None = None

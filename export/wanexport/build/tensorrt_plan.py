@@ -104,6 +104,8 @@ class PlanMaker:
             self.target.config.dtype,
             count_ops(self.model).get("Attention", 0),
             allow_unfused=self._settings.allow_unfused,
+            quantized=self.target.quantized,
+            scheme=self.target.form.scheme if self.target.form else None,
         )
         if unread:
             self.reporter.log(f"{self._label}: its kernels weren't checked: {unread}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +32,7 @@ from wanexport.lora.find import parse_lora
 from wanexport.model.config import DEMO
 from wanexport.model.quantization import Scheme
 from wanrt.manifest.schema import Backend
+from wanrt.storage.files import check_writable, write_text
 from wanrt.terminal.progress import Reporter
 from wanrt.terminal.screen import print_line
 
@@ -154,8 +157,8 @@ def build(
         Scheme,
         typer.Option(
             metavar="none|int8|fp8|nvfp4",
-            help="How the linear layers of the blocks are stored and multiplied: int8 for ONNX "
-            "Runtime's CPU, none as --dtype says; fp8 and nvfp4 are refused.",
+            help="How the linear layers of the blocks are stored and multiplied: fp8 or int8 with "
+            "TensorRT, int8 on ONNX Runtime's CPU, none as --dtype says; nvfp4 is refused.",
             rich_help_panel=OUTPUT,
         ),
     ] = "none",
@@ -243,6 +246,14 @@ def build(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Save what was built as JSON, once all of it is; - is standard output.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     refit: tensorrt_options.Refit = None,
     bake: tensorrt_options.Bake = False,
     compute_capability: tensorrt_options.Capability = None,
@@ -324,20 +335,34 @@ def build(
         raise UsageError(
             f"{config} needs its checkpoint", "add --base DIR, or --base random to measure speed"
         )
+    if json is not None and dry_run:
+        raise UsageError("--json says what was built, and --dry-run builds nothing", "drop one")
+    if json is not None and str(json) != "-":
+        check_writable(json, kind=rb'\{\s*"schema"', force=force)
     reporter = Reporter(quiet=quiet)
     if dry_run:
         _print_targets(request, reporter)
     else:
-        _build(request, reporter)
+        _build(request, reporter, json, context.obj or ())
 
 
-def _build(request: BuildRequest, reporter: Reporter) -> None:
-    from wanexport.cli.build_text import effect_warnings, format_built
+def _build(
+    request: BuildRequest, reporter: Reporter, json: Path | None, argv: Sequence[str]
+) -> None:
+    from wanexport.cli.build_text import built_to_json, effect_warnings, format_built
 
+    start = time.monotonic()
     with reporter.work("loading torch and diffusers"):
         from wanexport.build.recipe import build_engines
     built = build_engines(request, reporter)
-    print_line(format_built(built))
+    to_stdout = json is not None and str(json) == "-"
+    print_line(format_built(built), sys.stderr if to_stdout else sys.stdout)
+    if json is not None:
+        text = built_to_json(built, argv, time.monotonic() - start)
+        if to_stdout:
+            print_line(text, end="")
+        else:
+            write_text(json, text)
     for warning in effect_warnings(built):
         print_line(warning, sys.stderr)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanrt.terminal.units import show_bytes
+from wanrt.terminal.units import show_bytes, show_share
 
 if TYPE_CHECKING:
     from wanexport.build.recipe import Built
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 # again, where the change is 0.3 and 1 % of the weight's norm; 5120 x 5120, rank 32.
 KEPT = {"fp8": ("nothing", "nothing"), "fp8_": ("18 %", "49 %"), "int8_": ("nothing", "21 %")}
 
-__all__ = ["effect_warnings", "format_built", "format_targets"]
+__all__ = ["built_to_json", "effect_warnings", "format_built", "format_targets"]
+
+BUILT_SCHEMA = 1
 
 
 def format_targets(targets: Sequence[Target], out: Path, to_make_bytes: int) -> str:
@@ -60,8 +63,46 @@ def format_built(built: Sequence[Built]) -> str:
                 note += f" (torch's {found.reference_error:.1e})"
             if found.adapter_effect is not None:
                 note += f", adapter's effect {found.adapter_effect:.1e}"
-        lines.append(f"  {name:<{width}}  {note}")
+        lines.append(f"  {name:<{width}}  {note}{_kept(engine)}")
     return "\n".join(lines)
+
+
+def built_to_json(built: Sequence[Built], argv: Sequence[str], seconds: float) -> str:
+    """Return what a build made, or found up to date, for scripts.
+
+    Args:
+        built: its engines.
+        argv: the command's arguments.
+        seconds: what it took, with loading what it needs.
+    """
+    engines = [
+        {
+            "folder": str(engine.path.absolute()),
+            "mode": engine.target.mode,
+            "control": engine.target.control,
+            "made": engine.verification is not None,
+        }
+        for engine in built
+    ]
+    value = {
+        "schema": BUILT_SCHEMA,
+        "argv": list(argv),
+        "seconds": round(seconds, 3),
+        "engines": engines,
+    }
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _kept(engine: Built) -> str:
+    """Say how much of the full fine-tune's effect an engine keeps, with each of its adapters."""
+    target = engine.target
+    if engine.keeps:
+        names = [f" ({one.label})" for one in target.adapters] if len(target.adapters) > 1 else [""]
+        kept = zip(engine.keeps, names, strict=True)
+        return f", keeps {', '.join(show_share(share) + name for share, name in kept)}"
+    if engine.verification is None and target.span is not None and target.mode != "full":
+        return "; what it keeps of this full fine-tune wasn't measured: --force"
+    return ""
 
 
 def _about_weights(targets: Sequence[Target]) -> list[str]:

@@ -70,6 +70,13 @@ def estimate(
             "move; needs --device, takes minutes.",
         ),
     ] = False,
+    cards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Also predict one forward over so many cards of each device, as 1,2,4,8.",
+        ),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Save all figures as JSON; - is standard output."),
@@ -101,12 +108,13 @@ def estimate(
         targets=tuple(targets or ()),
     )
     check_usage(request)
+    numbers = _parse_cards(cards)
     if json is not None and str(json) != "-":
         check_writable(json, kind=rb'\{\s*"schema"', force=force)
     with Reporter(quiet=quiet).work("measuring the device"):
         devices = choose_devices(device or (), resolved.dtype)
     costs = price_engines(request)
-    outlooks = [predict_engines(request, device) for device in devices]
+    outlooks = [predict_engines(request, device, numbers) for device in devices]
     read: tuple[CompiledCost, ...] = ()
     if compiled:
         from wanexport.compiled import compile_engines
@@ -120,3 +128,11 @@ def estimate(
     elif json is not None:
         write_text(json, costs_to_json(resolved, costs, outlooks, read))
         print_line(f"saved {json}", sys.stderr)
+
+
+def _parse_cards(text: str | None) -> tuple[int, ...]:
+    """Parse 1,2,4,8; in rising order."""
+    words = [word.strip() for word in (text or "").split(",")] if text is not None else []
+    if not all(word.isdecimal() and 0 < int(word) < 1000 for word in words):
+        raise UsageError(f"--cards {text} isn't a list of numbers", "write it as 1,2,4,8")
+    return tuple(sorted({int(word) for word in words}))

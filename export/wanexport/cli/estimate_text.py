@@ -92,6 +92,19 @@ def _outlook_values(config: Config, outlook: Outlook) -> dict[str, object]:
         "dtype": outlook.dtype,
         "engines": engines,
         "lora_overhead_by_targets": outlook.shares,
+        "over_cards": [
+            {
+                "cards": one.cards,
+                "seconds": one.seconds,
+                "overlapped_s": one.overlapped_s,
+                "forward_s": one.forward.seconds,
+                "exchange_s": one.exchange_s,
+                "exchanged_bytes": one.exchanged,
+                "memory_bytes": one.memory,
+                "lora_overhead": one.lora,
+            }
+            for one in outlook.over_cards
+        ],
     }
 
 
@@ -201,7 +214,7 @@ def _device(config: Config, outlook: Outlook) -> str:
     lines += _videos(config, outlook)
     if not all(outlook.fits(i, g) for _, i in _rows(outlook.costs) for g in SHOWN):
         lines.append(f"  M: needs more than its memory, {memory}")
-    lines += _targets(outlook)
+    lines += [*_targets(outlook), *_over_cards(outlook)]
     return "\n".join(lines)
 
 
@@ -254,6 +267,45 @@ def _targets(outlook: Outlook) -> list[str]:
         for name, by_rank in outlook.shares.items()
     ]
     return ["", *columns([header, *rows])]
+
+
+def _over_cards(outlook: Outlook) -> list[str]:
+    """Return a table of `full` over several cards, and what guidance's two forwards take there."""
+    if not outlook.over_cards:
+        return []
+    link = outlook.device.link
+    assert link is not None
+    alone = outlook.predictions[0]["forward"].seconds
+    header = ("cards", "forward", "speed-up", "exchange", "hidden", "LoRA", "memory")
+    rows = [
+        (
+            f"{one.cards}",
+            show_si(one.seconds, "s"),
+            f"{alone / one.seconds:.2f} x",
+            show_si(one.exchange_s, "s"),
+            show_si(one.overlapped_s, "s"),
+            "" if one.lora is None else f"{100 * one.lora:.2f} %",
+            show_si(one.memory, "B"),
+        )
+        for one in outlook.over_cards
+    ]
+    by_number = {one.cards: one.seconds for one in outlook.over_cards}
+    halves = [by_number.get(n // 2) if n % 2 == 0 else None for n in by_number]
+    guided = (
+        ("a step with CFG", *(f"{cards}" for cards in by_number)),
+        ("all, twice", *(show_si(2 * seconds, "s") for seconds in by_number.values())),
+        ("two groups", *("" if half is None else show_si(half, "s") for half in halves)),
+    )
+    notes = [
+        f"  over cards: full, one video, {link.name} of {link.gb_s:g} GB/s each way; an estimate",
+        "  forward: arithmetic, then exchange; hidden: the longer of the two alone",
+        "  two groups: half of the cards for each of guidance's two forwards",
+    ]
+    pairs = zip(outlook.over_cards, outlook.over_cards[1:], strict=False)
+    slower = next((b for a, b in pairs if b.seconds >= a.seconds), None)
+    if slower is not None:
+        notes.append(f"  {slower.cards} cards lose more by exchanging than they save")
+    return ["", *columns([header, *rows]), "", *columns(guided), *notes]
 
 
 def _rows(costs: Sequence[Cost]) -> list[tuple[str, int]]:

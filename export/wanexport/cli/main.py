@@ -16,7 +16,9 @@ from wanexport.cli.compare import compare
 from wanexport.cli.detach import detach
 from wanexport.cli.env import env
 from wanexport.cli.estimate import estimate
+from wanexport.cli.extract import extract
 from wanexport.cli.inspect import inspect
+from wanexport.cli.study import study
 from wanexport.errors import UsageError
 from wanrt.storage.interrupt import end_like_ctrl_c
 from wanrt.terminal.command import Command, Version
@@ -39,7 +41,7 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (build, estimate, inspect, adapter, compare, detach, env):
+for command in (build, estimate, inspect, adapter, extract, study, compare, detach, env):
     app.command(cls=Command)(command)
 
 EXTRAS = dict.fromkeys(

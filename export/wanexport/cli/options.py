@@ -14,7 +14,7 @@ from wanexport.model.config import Config, list_configs, load_config, override
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Mode
 
-__all__ = ["MODEL", "choose_modes", "resolve_config"]
+__all__ = ["MODEL", "choose_modes", "complete_targets", "resolve_config"]
 
 MODEL = "Model and size"
 
@@ -28,7 +28,8 @@ def _complete_config(incomplete: str) -> list[str]:
     return [name for name in list_configs() if name.startswith(incomplete)]
 
 
-def _complete_targets(incomplete: str) -> list[str]:
+def complete_targets(incomplete: str) -> list[str]:
+    """Return the names of target sets that begin so."""
     return [name for name in TARGET_SETS if name.startswith(incomplete)]
 
 
@@ -88,7 +89,7 @@ TargetNames = Annotated[
         metavar="|".join([*TARGET_SETS, "GLOB"]),
         help="Linear layers that adapters sit on, by set or by a pattern of diffusers' names; "
         "repeat to add [default: cross-attention, or those of --lora].",
-        autocompletion=_complete_targets,
+        autocompletion=complete_targets,
         rich_help_panel=MODEL,
     ),
 ]

@@ -7,25 +7,22 @@ it says, and a process under Ray gets an environment as it would have without.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from wanexport.cluster.local_pool import start_supervisor
 from wanexport.cluster.machine import ClusterMachine, describe_this
 from wanexport.cluster.run import PoolEvent
 from wanexport.cluster.supervise import Job, read_event
 from wanexport.cluster.unit import Card
 from wanexport.errors import ConfigError
 from wanrt.errors import install_hint
-from wanrt.machine.cores import usable_cores
 
 __all__ = ["RayPool", "open_ray"]
 
@@ -45,24 +42,10 @@ class CardActor:
 
     def run(self, job: Job, gpu: str | None) -> Iterator[str]:
         """Yield a supervisor's lines until its job has ended."""
-        environment = os.environ | {
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": gpu or "",
-            "OMP_NUM_THREADS": str(usable_cores()),  # Ray says 1
-        }
-        with subprocess.Popen(
-            [sys.executable, "-P", "-m", "wanexport.cluster.supervise"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        ) as supervisor:
-            assert supervisor.stdin is not None
+        with start_supervisor(job, gpu) as supervisor:
             assert supervisor.stdout is not None
-            supervisor.stdin.write(json.dumps(asdict(job)) + "\n")
-            supervisor.stdin.flush()
-            for line in supervisor.stdout:  # noqa: UP028 (Ray sends values in, a file takes none)
-                yield line
+            for line in supervisor.stdout:
+                yield line.decode()
 
 
 @contextmanager

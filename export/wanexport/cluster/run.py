@@ -63,6 +63,8 @@ class _Run:
     cards: list[Card] = field(default_factory=list)
     busy: dict[Card, Unit] = field(default_factory=dict)
     heard: dict[Card, float] = field(default_factory=dict)
+    said: dict[Card, str] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def join(self) -> None:
@@ -126,8 +128,9 @@ class _Run:
     def _hear(self, card: Card, event: Event) -> None:
         unit = self.busy[card]
         if event.kind in ("line", "beat"):
-            if event.text:
+            if event.text and event.text != self.said.get(card):
                 self.log(f"{unit.name}: {event.text}")
+            self.said[card] = event.text or self.said.get(card, "")
             return
         del self.busy[card]
         if event.kind == "done":
@@ -137,13 +140,15 @@ class _Run:
         if event.kind == "failed":
             self._fail(self.schedule.fail(unit, card, event.text))
             return
+        self._let_go(card)
+        if event.kind == "held":  # by others, so the unit never ran and the card may be well
+            self.log(f"{card} isn't used in this run: {event.text}")
+            self.held.append(f"{card}: {event.text}")
+            self.schedule.put_back(unit, card, lost=False)
+            return
         path = self.state.quarantine(card, unit, event.text)
         self.log(f"{card} isn't used again: {event.text}; remove {path} once it is well")
-        self._let_go(card)
-        if event.kind == "stuck":
-            self._fail(self.schedule.fail(unit, card, event.text))
-        else:  # held: the unit never ran
-            self.schedule.put_back(unit, card, lost=False)
+        self._fail(self.schedule.fail(unit, card, event.text))
 
     def _lose(self, card: Card, why: str) -> None:
         unit = self.busy.pop(card)
@@ -169,6 +174,7 @@ def run_units(
     pinned: Mapping[str, str] | None = None,
     log: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
+    joining_s: float = JOINING_S,
 ) -> list[Outcome]:
     """Run what files don't say is done, and return how each run of a unit ended.
 
@@ -183,6 +189,7 @@ def run_units(
         pinned: versions that count, by name, instead of those of the largest group of machines.
         log: is given a line for whatever happens.
         clock: seconds.
+        joining_s: how long to wait for machines when nothing runs and nothing can be placed.
 
     Raises:
         ConfigError: no machine has the versions that are pinned.
@@ -196,8 +203,8 @@ def run_units(
             run._fail(failed)
         if run.busy:
             idle_since = clock()
-        elif clock() - idle_since > JOINING_S:
-            for failed in run.schedule.give_up(run.cards):
+        elif clock() - idle_since >= joining_s:
+            for failed in run.schedule.give_up(run.cards, run.held):
                 run._fail(failed)
         run.follow(1.0)
     return run.outcomes

@@ -66,13 +66,13 @@ class Schedule:
         self._failed[unit.name] = reason
         return Outcome(unit.name, card, "failed", reason)
 
-    def give_up(self, cards: Sequence[Card]) -> Iterator[Outcome]:
-        """Yield why each run that is left can't be placed, with the cards there are."""
+    def give_up(self, cards: Sequence[Card], held: Sequence[str] = ()) -> Iterator[Outcome]:
+        """Yield why each run that is left can't be placed: the cards there are, those in use."""
         for name, left in self._left.items():
             if left:
                 unit = self._units[name]
                 kinds = sorted({str(card.kind) for card in cards if not card.processor})
-                here = "; ".join(kinds) or "no GPU"
+                here = "; ".join([*kinds, *held]) or "no GPU"
                 wish = f"{left} more of {unit.on}" if unit.on else "a machine's processor"
                 self._left[name] = 0
                 yield self.fail(unit, None, f"needs {wish}; usable here: {here}")

@@ -18,7 +18,9 @@ from onnx_ir.passes import common
 from wanexport.errors import BuildError
 from wanexport.graph.cuda_forms import lower_for_cuda
 from wanexport.graph.fusible.forms import lower_for_tensorrt
+from wanexport.graph.names import stored_name
 from wanexport.graph.quantize import quantize_linears
+from wanexport.model.quantization import Format
 from wanexport.storage.dtypes import onnx_dtype
 from wanrt.manifest.schema import Backend
 
@@ -29,8 +31,6 @@ __all__ = [
     "clean",
     "lower_attention",
     "lower_for",
-    "name_nodes",
-    "share_constants",
 ]
 
 HINT = "TRT_"  # attributes that tell TensorRT's builder what it may do, not what to compute
@@ -88,44 +88,7 @@ def _is_branch(node: ir.Node) -> bool:
     values = [value for value in node.inputs if value is not None]
     if node.op_type != "Gemm" or len(values) != 2:
         return False
-    return _stored(values[1]).endswith("lora_B")
-
-
-def name_nodes(model: ir.Model) -> None:
-    """Name every Gemm after the parameter that it applies, and attentions after their module.
-
-    Whoever reads the graph, a profile of it or a plan that was built from it then sees which layer
-    of the model a node is: `attn1.to_q`, `attn2.to_k.lora_A`, `attn2.attention`.
-    """
-    names = iter(("attn1.attention", "attn2.attention", "attn2.image_attention"))
-    for node in model.graph:
-        if node.op_type == "Attention":
-            node.name = next(names)
-        elif node.op_type == "Gemm" and (parameter := _stored(node.inputs[1])):
-            node.name = parameter.removesuffix(".weight")
-
-
-def _stored(value: ir.Value | None) -> str:
-    """Return the name of the initializer that a value is, cast or not; empty if it is not one."""
-    cast = value.producer() if value is not None else None
-    if cast is not None and cast.op_type == "Cast":
-        value = cast.inputs[0]
-    return (value.name or "") if value is not None and value.is_initializer() else ""
-
-
-def share_constants(model: ir.Model) -> None:
-    """Keep one initializer per distinct constant; 40 blocks bring 40 copies of each."""
-    graph = model.graph
-    first: dict[tuple[object, ...], ir.Value] = {}
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        key = (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
-        kept = first.setdefault(key, value)
-        if kept is not value:
-            ir.convenience.replace_all_uses_with(value, kept)
-            del graph.initializers[name]
+    return stored_name(values[1]).endswith("lora_B")
 
 
 def lower_for(
@@ -134,6 +97,7 @@ def lower_for(
     dtype: str,
     joined: Collection[str] = (),
     quantized: Collection[str] = (),
+    form: Format | None = None,
 ) -> ir.Model:
     """Lower a traced graph for what runs it, and return it.
 
@@ -147,7 +111,8 @@ def lower_for(
         backend: what runs the engine.
         dtype: the engine's.
         joined: for TensorRT, layers whose low-rank branch becomes part of their own product.
-        quantized: for ONNX Runtime, linear layers that become integer products.
+        quantized: linear layers that become products of 8 bits.
+        form: how they do.
     """
     if backend == "onnxruntime":
         if dtype == "bf16":
@@ -155,7 +120,7 @@ def lower_for(
         lower_attention(model)
         quantize_linears(model, quantized)
     elif dtype != "fp32":
-        lower_for_tensorrt(model, onnx_dtype(dtype), joined)
+        lower_for_tensorrt(model, onnx_dtype(dtype), joined, quantized, form)
     return model
 
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from wanexport.errors import BuildError
 from wanexport.graph.join import fingerprint, join_graphs
+from wanexport.graph.names import sort_initializers
 from wanexport.graph.rewrite import producer
 
 __all__ = ["SplitGraph", "split_graph"]
@@ -55,6 +56,8 @@ def split_graph(model: ir.Model) -> SplitGraph:
     fixed = [value for value in graph.inputs if _is_data(value) and value not in changing]
     denoise = ir.convenience.extract(graph, [*_without(graph.inputs, fixed), *cut], graph.outputs)
     context.name, denoise.name = "context", "denoise"
+    for half in (context, denoise):  # `extract` lists them in the order of a set
+        sort_initializers(half)
     split = SplitGraph(_with_used_inputs(model, context), _with_used_inputs(model, denoise))
     if fingerprint(join_graphs(split.context, split.denoise)) != fingerprint(model):
         raise BuildError("context and denoise together aren't the forward", BUG)

@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from wanexport.graph import passes
 from wanexport.graph.dit import Block, Head, Stem, TimeEmbedding, attach_adapter, make_model
+from wanexport.graph.names import name_graph, sort_initializers
 from wanexport.model.config import TEXT_TOKENS, Architecture, Size
 from wanexport.storage.dtypes import onnx_dtype, torch_dtype
 
@@ -33,6 +34,7 @@ OUTPUT_NAME = "sample"
 _T = TypeVar("_T")
 _Inputs = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 _PIECES = {"stem": Stem, "block": Block, "head": Head}
+_OPEN = ("batch", "frames", "height", "width", "tokens")  # dimensions that have a name
 _STEM_OUTPUTS = ("tokens", "time", "modulation", "text", "cos", "sin", "image")
 
 
@@ -106,7 +108,7 @@ def trace_graph(spec: GraphSpec) -> ir.Model:
     sample.shape = ir.Shape(_output_shape(spec))
     graph.outputs.append(sample)
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="wanexport")
-    passes.share_constants(model)
+    sort_initializers(graph)
     passes.check_graph(model, attentions=spec.arch.num_layers * (3 if "image" in state else 2))
     return model
 
@@ -175,7 +177,7 @@ def _trace_piece(spec: _PieceSpec) -> ir.Graph:
             value.const_value = None
     passes.clean(program.model)
     passes.accumulate_branches(program.model)
-    passes.name_nodes(program.model)
+    name_graph(program.model.graph, _OPEN)
     return program.model.graph
 
 
@@ -215,7 +217,8 @@ def _instantiate(
 ) -> list[ir.Value]:
     """Append a copy of `piece` to `graph` and return its outputs.
 
-    Parameters get `prefix`, all other values and the nodes get `scope`, so that names stay unique.
+    Parameters get `prefix`, nodes and their outputs get `scope`, so that names stay unique. A
+    constant's name says what it is, so that all pieces share it.
     """
     copy = piece.clone()
     outputs = list(copy.outputs)
@@ -225,8 +228,12 @@ def _instantiate(
         ir.convenience.replace_all_uses_with(value, inputs[value.name])
     for name, value in list(copy.initializers.items()):
         del copy.initializers[name]
-        value.name = (prefix if value.const_value is None else scope) + name
-        graph.initializers[value.name] = value
+        if value.const_value is None:
+            value.name = prefix + name
+        elif (known := graph.initializers.get(name)) is not None:
+            ir.convenience.replace_all_uses_with(value, known)
+            continue
+        graph.initializers[value.name or ""] = value
     nodes = list(copy)
     for node in nodes:
         node.name = f"{scope}{node.name}"

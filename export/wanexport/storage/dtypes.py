@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-__all__ = ["ENGINE_DTYPES", "STORED", "engine_dtype", "itemsize", "onnx_dtype", "torch_dtype"]
+__all__ = [
+    "ENGINE_DTYPES",
+    "NARROW",
+    "STORED",
+    "engine_dtype",
+    "itemsize",
+    "onnx_dtype",
+    "torch_dtype",
+]
 
 ENGINE_DTYPES: dict[str, Dtype] = {stored: cast("Dtype", n) for n, stored in SAFETENSORS.items()}
 
@@ -21,6 +29,9 @@ STORED = {  # by a weight file's name: bytes of a value, torch's name
     "U64": (8, "uint64"), "U32": (4, "uint32"), "U16": (2, "uint16"), "U8": (1, "uint8"),
     "F8_E4M3": (1, "float8_e4m3fn"), "F8_E5M2": (1, "float8_e5m2"), "BOOL": (1, "bool"),
 }  # fmt: skip
+
+NARROW = {"I8": "INT8", "F8_E4M3": "FLOAT8E4M3FN"}
+"""What quantised weights are stored in, by a weight file's and ONNX's names; no engine's dtype."""
 
 
 def itemsize(dtype: str) -> int:
@@ -40,8 +51,8 @@ def onnx_dtype(dtype: str) -> ir.DataType:
     """Return ONNX's dtype of an engine's or of a weight file's that engines can have."""
     import onnx_ir as ir
 
-    if dtype == "I8":  # what quantised weights are stored in, not an engine's dtype
-        return ir.DataType.INT8
+    if dtype in NARROW:
+        return ir.DataType[NARROW[dtype]]
     return ir.DataType(ONNX[ENGINE_DTYPES.get(dtype, dtype)])
 
 

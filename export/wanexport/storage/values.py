@@ -36,6 +36,8 @@ def find_peak(tensor: torch.Tensor) -> float:
 
     if not tensor.numel():
         return 0.0
+    if tensor.is_floating_point() and tensor.itemsize == 1:
+        tensor = tensor.half()  # aminmax has no kernel for fp8
     return max(abs(float(extreme)) for extreme in torch.aminmax(tensor))  # NaN makes both NaN
 
 

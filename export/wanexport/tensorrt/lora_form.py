@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from wanexport.errors import ConfigError
 from wanexport.model.config import Architecture
@@ -21,12 +21,13 @@ def choose_joined(
     mode: Mode,
     settings: PlanSettings | None,
     shapes: Mapping[str, tuple[int, ...]],
+    quantized: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the layers to compute as one product over [x, x A^T] and [W, B].
 
     Every layer that moves fewer bytes so. Where B is an input (swappable), [W, B] is put together
     in every forward, which pays for layers with more rows than inputs. Weights that a refit may
-    change stay apart, each under its own name.
+    change stay apart, each under its own name; so do those that are quantised.
 
     Args:
         arch: the architecture.
@@ -35,6 +36,7 @@ def choose_joined(
         mode: the engine's.
         settings: None for ONNX Runtime.
         shapes: of the model's parameters.
+        quantized: layers whose product is in 8 bits.
 
     Raises:
         ConfigError: `--lora-form fused` with weights that may be refitted.
@@ -54,7 +56,8 @@ def choose_joined(
     return tuple(
         module
         for module, rank in ranks.items()
-        if _pays(
+        if module not in quantized
+        and _pays(
             module_rows(module, tokens, arch.dims),
             rank,
             shapes[f"{module}.weight"],

@@ -22,8 +22,8 @@ from wanexport.graph.swappable import STRENGTHS, make_swappable
 from wanexport.graph.trace import GraphSpec, trace_graph
 from wanexport.model.config import Architecture, Size
 from wanexport.model.names import computes_in_fp32
-from wanexport.model.quantization import scale_name
-from wanexport.storage.dtypes import ENGINE_DTYPES, onnx_dtype, torch_dtype
+from wanexport.model.quantization import Format, find_format, scale_name
+from wanexport.storage.dtypes import ENGINE_DTYPES, NARROW, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
 from wanexport.verify.twin import same_structure, twin_spec
 from wanexport.weights.quantize import dequantize
@@ -67,8 +67,15 @@ class BuiltEngine:
             )
         value = self.weights[name].read()
         if name in self._quantized:
-            return dequantize(value, self.weights[scale_name(name)].read())
+            assert self._form is not None
+            return dequantize(value, self.weights[scale_name(name)].read(), self._form)
         return value
+
+    @property
+    def _form(self) -> Format | None:
+        manifest = self.folder.manifest
+        quantization = manifest.quantization
+        return find_format(quantization.scheme, manifest.backend) if quantization else None
 
     @property
     def _quantized(self) -> list[str]:
@@ -121,7 +128,9 @@ class BuiltEngine:
         joined = joined_modules(self.graph)
         traced = trace_graph(twin_spec(spec))
         quantized = [name.removesuffix(".weight") for name in self._quantized]
-        twin = passes.lower_for(traced, manifest.backend, manifest.dtype, joined, quantized)
+        twin = passes.lower_for(
+            traced, manifest.backend, manifest.dtype, joined, quantized, self._form
+        )
         if manifest.max_rank is not None:
             names = [name for name in self.adapter if name != STRENGTHS]
             make_swappable(twin, names, manifest.max_rank, manifest.backend, manifest.dtype)
@@ -206,7 +215,7 @@ def _read_constants(
 
 def _locate_weights(folder: EngineFolder, graph: ir.Graph) -> dict[str, TensorRef]:
     """Return the byte range of every weight that a graph reads, by its name."""
-    stored = {onnx_dtype(name): name for name in (*ENGINE_DTYPES, "I8")}
+    stored = {onnx_dtype(name): name for name in (*ENGINE_DTYPES, *NARROW)}
     files = {file.file: file.bytes for file in folder.manifest.weights}
     found = {}
     for name, value in graph.initializers.items():

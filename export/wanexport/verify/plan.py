@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wanexport.errors import VerificationError
 from wanexport.storage.dtypes import torch_dtype
-from wanexport.verify.compare import Expected, relative_l2
+from wanexport.verify.compare import TOLERANCES, Expected, relative_l2
 from wanrt.backends.load import load_engine
 from wanrt.engine.engine import Engine
 from wanrt.engine.inputs import make_inputs
@@ -73,8 +73,11 @@ def _compare(
     dtype = torch_dtype(engine.manifest.dtype)
     feeds = {n: v if n == "timestep" else v.to(dtype) for n, v in inputs.items()}
     sample = torch.from_numpy(_run(engine, feeds).astype(np.float32))
-    error = relative_l2(sample, expected.sample)
+    right, quantization = expected.sample, engine.manifest.quantization
     tolerance = PLAN_FACTOR * relative_l2(expected.rounded, expected.sample)
+    if quantization is not None and expected.pristine is not None:
+        right, tolerance = expected.pristine, TOLERANCES[quantization.scheme]
+    error = relative_l2(sample, right)
     if error > tolerance:
         raise VerificationError(
             f"the plan's outputs are off by {error:.2g} (relative L2), more than {tolerance:.2g}, "

@@ -6,7 +6,7 @@ run as all of them, joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +21,8 @@ from wanexport.graph.cards import count_cards
 from wanexport.graph.emulate import emulate
 from wanexport.graph.join_cards import join_cards
 from wanexport.graph.trace import OUTPUT_NAME
-from wanexport.model.quantization import scale_name
 from wanexport.storage.dtypes import engine_dtype, onnx_dtype, torch_dtype
 from wanexport.storage.tensor_file import TensorRef
-from wanexport.weights.quantize import dequantize
 from wanrt.machine.integers import saturates
 
 if TYPE_CHECKING:
@@ -38,19 +36,20 @@ def run_segments(
     twin: ir.Model,
     layers: int,
     bound: Mapping[str, TensorRef],
-    values: Mapping[str, Tensor],
+    values: Sequence[Mapping[str, Tensor]],
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
-) -> Tensor:
-    """Run stem, blocks and head one after the other and return the sample in fp32.
+) -> list[Tensor]:
+    """Run stem, blocks and head one after the other and return the samples in fp32.
 
-    A bf16 graph is `emulated`; its inputs, and what passes between its pieces, are fp32 tensors.
+    Each is read once, and run with all `values`, which are inputs of a forward each. A bf16 graph
+    is `emulated`; its inputs, and what passes between its pieces, are fp32 tensors.
     """
-    *_, (_, sample) = iterate_segments(
+    *_, (_, samples) = iterate_segments(
         folder, twin, layers, bound, values, on_bytes, emulated=emulated
     )
-    return sample.float()
+    return [sample.float() for sample in samples]
 
 
 def iterate_segments(
@@ -58,12 +57,12 @@ def iterate_segments(
     twin: ir.Model,
     layers: int,
     bound: Mapping[str, TensorRef],
-    values: Mapping[str, Tensor],
+    values: Sequence[Mapping[str, Tensor]],
     on_bytes: Callable[[int], None],
     *,
     emulated: bool = False,
-) -> Iterator[tuple[str, Tensor]]:
-    """Run a graph like `run_segments` and yield each piece's name and output.
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """Run a graph like `run_segments` and yield each piece's name and its outputs.
 
     Raises:
         VerificationError: cards return different samples.
@@ -71,22 +70,25 @@ def iterate_segments(
     cards = count_cards(twin)
     if cards > 1:
         twin = join_cards(twin)
-    known = dict(values)
+    known = [dict(one) for one in values]
     run = partial(_run_segment, folder, twin, bound, known, on_bytes, emulated)
     x = _of_cards("stem", cards)
-    known.update(run([*x, "time", *_block_inputs(twin, x)]))
-    yield "stem", torch.cat([known[name] for name in x], 1)
+    run([*x, "time", *_block_inputs(twin, x)])
+    yield "stem", [torch.cat([one[name] for name in x], 1) for one in known]
     for layer in range(layers):
         block = _of_cards(f"blocks.{layer}", cards)
-        known.update(run(block))
-        for name in x:
-            del known[name]
+        run(block)
+        for one in known:
+            for name in x:
+                del one[name]
         x = block
-        yield f"blocks.{layer}", torch.cat([known[name] for name in x], 1)
-    sample, *others = run(_of_cards(OUTPUT_NAME, cards)).values()
-    if not all(torch.equal(sample, other) for other in others):
+        yield f"blocks.{layer}", [torch.cat([one[name] for name in x], 1) for one in known]
+    samples = _of_cards(OUTPUT_NAME, cards)
+    run(samples)
+    first, *others = samples
+    if not all(torch.equal(one[first], one[other]) for one in known for other in others):
         raise VerificationError("cards return different outputs", "this is a bug; report it")
-    yield OUTPUT_NAME, sample
+    yield OUTPUT_NAME, [one[first] for one in known]
 
 
 def _of_cards(name: str, cards: int) -> list[str]:
@@ -119,14 +121,15 @@ def _run_segment(
     folder: Path,
     twin: ir.Model,
     bound: Mapping[str, TensorRef],
-    values: Mapping[str, Tensor],
+    known: Sequence[dict[str, Tensor]],
     on_bytes: Callable[[int], None],
     emulated: bool,
     outputs: list[str],
-) -> dict[str, Tensor]:
+) -> None:
+    """Compute outputs of each of the `known` and add them to it."""
     import onnxruntime as ort
 
-    graph = ir.convenience.extract(twin.graph, list(values), outputs)
+    graph = ir.convenience.extract(twin.graph, list(known[0]), outputs)
     model = ir.Model(graph, ir_version=twin.ir_version)
     model.opset_imports.update(twin.opset_imports)
     if emulated:
@@ -149,12 +152,11 @@ def _run_segment(
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    results = session.run(outputs, {name: values[name].numpy() for name in needed})
+    for values in known:
+        results = session.run(outputs, {name: values[name].numpy() for name in needed})
+        for name, result in zip(outputs, results, strict=True):
+            values[name] = torch.from_numpy(np.asarray(result))
     on_bytes(sum(bound[name].nbytes for name in weights))
-    return {
-        name: torch.from_numpy(np.asarray(result))
-        for name, result in zip(outputs, results, strict=True)
-    }
 
 
 def _open_values(graph: ir.Graph) -> dict[str, ir.Value]:
@@ -175,9 +177,7 @@ def _bind_segment(
         dtype = value.dtype or ir.DataType.FLOAT
         if onnx_dtype(ref.dtype) != dtype:
             weight = ref.read()
-            if ref.dtype == "I8":  # a quantised weight in the graph with fp32 products
-                weight = dequantize(weight, bound[scale_name(name)].read())
-                shape = tuple(weight.shape)
+            shape = tuple(weight.shape)  # of a dequantised one
             array = weight.to(torch_dtype(engine_dtype(dtype))).contiguous().numpy()
             cast[name] = OrtValue.ortvalue_from_numpy(array)
         value.const_value = ir.ExternalTensor(

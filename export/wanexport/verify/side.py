@@ -136,14 +136,16 @@ class Side:
         }
         total = count_bytes(twin, engine.weights)
         with self.reporter.bytes(f"running {engine.folder.path.name}", total) as piece:
-            yield from iterate_segments(
+            pieces = iterate_segments(
                 engine.folder.path,
                 twin,
                 engine.arch.num_layers,
                 engine.weights,
-                values,
+                [values],
                 piece.advance,
             )
+            for name, (output,) in pieces:
+                yield name, output
 
     def _run_reference_pieces(self, inputs: Values) -> list[tuple[str, Tensor]]:
         seen: list[tuple[str, Tensor]] = []

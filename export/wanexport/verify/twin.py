@@ -24,7 +24,7 @@ from wanexport.model.config import Architecture, Size
 from wanexport.storage.hashes import sha256_text
 from wanexport.weights.store import CONSTANTS_NAME
 
-__all__ = ["same_structure", "small_spec", "twin_inputs", "twin_size", "twin_spec"]
+__all__ = ["WIDE", "same_structure", "small_spec", "twin_inputs", "twin_size", "twin_spec"]
 
 MAX_TOKENS = 1024
 MAX_TOKENS_WIDE = 256  # 40 blocks of width 5120 take minutes on a CPU even so

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wanexport.lora.adapter import Adapter, merge_blocks, merge_parameter, stack_low_rank
+from wanexport.model.quantization import Format
 from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, TensorRef
 from wanexport.weights.cast import cast_tensor
@@ -28,6 +29,7 @@ class EngineParameters:
         carried: adapters that run as a low-rank branch.
         adapter_dtype: the safetensors dtype of the branch's A and B.
         quantized: modules whose weights are quantised, once all that is merged is in them.
+        form: how.
         strengths: of each of `carried`, where those are given at run time instead of inside B.
     """
 
@@ -38,6 +40,7 @@ class EngineParameters:
     adapter_dtype: str = "F32"
     strengths: Sequence[float] | None = None
     quantized: frozenset[str] = frozenset()
+    form: Format | None = None
 
     def stored(self, name: str) -> Iterator[Tensor]:
         """Yield a parameter as the engine stores it, merged in fp32, in blocks of rows."""
@@ -104,7 +107,9 @@ class EngineParameters:
         return self._quantize(name, value)
 
     def _quantize(self, name: str, value: Tensor) -> Tensor:
-        return fake_quantize(value) if is_quantized(name, self.quantized) else value
+        if self.form is None or not is_quantized(name, self.quantized):
+            return value
+        return fake_quantize(value, self.form)
 
     def _place(self, name: str) -> str:
         return f"{self.refs[name].path}: {self.refs[name].name}"

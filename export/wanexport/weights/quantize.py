@@ -1,4 +1,4 @@
-"""Weights quantised to int8 as they stream by: q [in, out] and a scale per output feature."""
+"""Weights quantised to 8 bits as they stream by: q and a scale per output feature."""
 
 from __future__ import annotations
 
@@ -8,40 +8,49 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanexport.model.quantization import scale_name
+from wanexport.model.quantization import Format, scale_name
+from wanexport.storage.dtypes import torch_dtype
 from wanexport.storage.tensor_file import StoredTensor, TensorRef
 
 if TYPE_CHECKING:  # a dry run needs no torch
     from torch import Tensor
 
-__all__ = ["dequantize", "fake_quantize", "is_quantized", "quantize", "quantize_refs", "specify"]
+__all__ = [
+    "DequantizedRef",
+    "dequantize",
+    "fake_quantize",
+    "is_quantized",
+    "quantize",
+    "quantize_refs",
+    "specify",
+]
 
-LARGEST = 127.0
-"""Of q: symmetric, so that no zero point is needed."""
-MADE_BY = "int8 per output feature, transposed"
 SUFFIX = ".weight"
 
 
-def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return q [in, out] in int8 and scale [out] in fp32 of a weight [out, in].
+def quantize(weight: Tensor, form: Format) -> tuple[Tensor, Tensor]:
+    """Return q and scale [out] in fp32 of a weight [out, in]; q is [out, in] or transposed.
 
     A row of zeros has scale 1, so that nothing is divided by zero.
     """
     weight = weight.float()
-    scale = weight.abs().amax(1) / LARGEST
+    scale = weight.abs().amax(1) / form.largest
     scale[scale == 0] = 1
-    q = (weight / scale[:, None]).round_().clamp_(-LARGEST, LARGEST)
-    return q.char().T.contiguous(), scale
+    q = weight / scale[:, None]
+    if form.scheme == "int8":
+        q = q.round_()
+    q = q.clamp_(-form.largest, form.largest).to(torch_dtype(form.stored))
+    return q.T.contiguous() if form.transposed else q, scale
 
 
-def dequantize(q: Tensor, scale: Tensor) -> Tensor:
-    """Return the weight [out, in] in fp32 that q [in, out] and its scales stand for."""
-    return q.T.float().mul_(scale[:, None])
+def dequantize(q: Tensor, scale: Tensor, form: Format) -> Tensor:
+    """Return the weight [out, in] in fp32 that q and its scales stand for."""
+    return (q.T if form.transposed else q).float().mul_(scale[:, None])
 
 
-def fake_quantize(weight: Tensor) -> Tensor:
+def fake_quantize(weight: Tensor, form: Format) -> Tensor:
     """Return a weight [out, in] in fp32 as a quantised engine multiplies by it."""
-    return dequantize(*quantize(weight))
+    return dequantize(*quantize(weight, form), form)
 
 
 def is_quantized(name: str, modules: Collection[str]) -> bool:
@@ -49,26 +58,28 @@ def is_quantized(name: str, modules: Collection[str]) -> bool:
     return name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in modules
 
 
-def specify(name: str, shape: tuple[int, ...]) -> tuple[StoredTensor, StoredTensor]:
+def specify(name: str, shape: tuple[int, ...], form: Format) -> tuple[StoredTensor, StoredTensor]:
     """Return q and scale of a weight [out, in] as a file holds them."""
     fan_out, fan_in = shape
     return (
-        StoredTensor(name, "I8", (fan_in, fan_out)),
+        StoredTensor(name, form.stored, (fan_in, fan_out) if form.transposed else shape),
         StoredTensor(scale_name(name), "F32", (fan_out,)),
     )
 
 
-def quantize_refs(refs: Mapping[str, TensorRef], modules: Collection[str]) -> dict[str, TensorRef]:
+def quantize_refs(
+    refs: Mapping[str, TensorRef], modules: Collection[str], form: Format | None
+) -> dict[str, TensorRef]:
     """Return a checkpoint's tensors with q and scale in place of each weight of the modules."""
     result: dict[str, TensorRef] = {}
     for name, ref in refs.items():
-        if not is_quantized(name, modules):
+        if form is None or not is_quantized(name, modules):
             result[name] = ref
             continue
-        q, scale = specify(ref.name, ref.shape)
+        q, scale = specify(ref.name, ref.shape, form)
         for index, (key, spec) in enumerate(((name, q), (scale_name(name), scale))):
             result[key] = QuantizingRef(
-                spec.name, spec.dtype, spec.shape, ref.path, ref.offset, ref, index
+                spec.name, spec.dtype, spec.shape, ref.path, ref.offset, ref, index, form
             )
     return result
 
@@ -79,6 +90,7 @@ class QuantizingRef(TensorRef):
 
     source: TensorRef
     part: int
+    form: Format
 
     @property
     def as_it_lies(self) -> bool:
@@ -88,7 +100,9 @@ class QuantizingRef(TensorRef):
     @property
     def made_by(self) -> str:
         """How, and of which tensor: a file of other layers left out is another file."""
-        return f"{self.source.made_by} {MADE_BY}: {self.name}"
+        layout = ", transposed" if self.form.transposed else ""
+        how = f"{self.form.scheme} per output feature{layout}"
+        return f"{self.source.made_by} {how}: {self.name}"
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -97,14 +111,26 @@ class QuantizingRef(TensorRef):
 
     def read(self) -> Tensor:
         """Return q or the scale; the whole weight is in memory meanwhile."""
-        return _quantize_stored(self.source)[self.part]
+        return _quantize_stored(self.source, self.form)[self.part]
 
     def read_blocks(self) -> Iterator[Tensor]:
         """Yield q or the scale as one block."""
         yield self.read()
 
 
+@dataclass(frozen=True)
+class DequantizedRef(TensorRef):
+    """What an engine's q stands for, read as the weight [out, in] in fp32."""
+
+    scale: TensorRef
+    form: Format
+
+    def read(self) -> Tensor:
+        """Return the weight."""
+        return dequantize(super().read(), self.scale.read(), self.form)
+
+
 @lru_cache(maxsize=1)
-def _quantize_stored(source: TensorRef) -> tuple[Tensor, Tensor]:
+def _quantize_stored(source: TensorRef, form: Format) -> tuple[Tensor, Tensor]:
     """Quantise a weight once for q and its scale, which a file has one after the other."""
-    return quantize(source.join_blocks())
+    return quantize(source.join_blocks(), form)

@@ -60,7 +60,8 @@ Engine::Engine(const Folder& folder, const Options& options)
   if (!unsupported.empty()) {
     throw Error(WANRT_UNSUPPORTED, "this engine " + unsupported, "upgrade libwanrt");
   }
-  if (!manifest.quantization.empty() && options.device == WANRT_CUDA) {
+  const bool by_ort = manifest.backend == "onnxruntime";
+  if (by_ort && !manifest.quantization.empty() && options.device == WANRT_CUDA) {
     throw Error(WANRT_UNSUPPORTED,
                 "ONNX Runtime has no " + manifest.quantization +
                     " products on CUDA: it would run them on the CPU",

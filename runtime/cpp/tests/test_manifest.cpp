@@ -65,7 +65,7 @@ TEST_CASE("what this version can't run is read, and refused where it is run") {
   } catch (const wanrt::Error& error) {
     CHECK(error.status() == WANRT_UNSUPPORTED);
     CHECK(std::string(error.what()) ==
-          "this engine is quantised to fp8; this version runs int8 with ONNX Runtime alone");
+          "this engine is quantised to fp8; this version runs int8, and fp8 with TensorRT");
     CHECK(error.hint() == "upgrade libwanrt");
   }
 }

@@ -55,6 +55,13 @@ class Candidate:
         """What is swapped in: files with their strengths."""
         return tuple((self.folder / file.file, file.strength) for file in self.adapters)
 
+    def keeps(self, baseline: Candidate | None) -> float | None:
+        """Return how much of the effect of a baseline's fine-tune it keeps, where that is known."""
+        if baseline is None or self.rival or (self.manifest.mode == "swappable" and not self.stack):
+            return None
+        stack = self.adapters[0].stack if self.adapters else 0
+        return self.manifest.keeps(stack, baseline.manifest)
+
     @property
     def control(self) -> bool:
         """Whether it should be as fast as its baseline: an A/A, or a second build of `full`."""

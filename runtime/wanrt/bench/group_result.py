@@ -111,6 +111,7 @@ def _make_row(
         target_set=None if candidate.rival else manifest.target_set,
         scheme=manifest.source_scheme,
         error=None if candidate.rival else manifest.verification.own_error,
+        keeps=candidate.keeps(base),
         baseline=base.label if base else None,
         baseline_dtype=base.manifest.dtype if base else None,
         forwards=tuple(entry.forwards),

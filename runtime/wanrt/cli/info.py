@@ -13,11 +13,11 @@ from wanrt.cli.options import EngineFolder
 from wanrt.storage.hub import hub_file
 from wanrt.terminal.screen import print_line
 from wanrt.terminal.text import counted, group_digits, wrap
-from wanrt.terminal.units import show_bytes
+from wanrt.terminal.units import show_bytes, show_share
 
 if TYPE_CHECKING:
     from wanrt.manifest.fields import TensorSpec
-    from wanrt.manifest.origin import Prefused, Quantization, Source, Verification
+    from wanrt.manifest.origin import Fidelity, Prefused, Quantization, Source, Verification
     from wanrt.manifest.plan import PlanFile
     from wanrt.manifest.schema import AdapterFile, Manifest
 
@@ -76,6 +76,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         *_plan_facts(manifest),
         ("weights", f"{files}, {weights}"),
         ("verified", _verified(manifest.verification)),
+        *([("keeps", _keeps(found))] if (found := manifest.verification.fidelity) else []),
     ]
     for key, workload in manifest.workloads.items():
         tokens = group_digits(workload.tokens)
@@ -166,6 +167,13 @@ def _verified(verification: Verification) -> str:
     if verification.dtype is not None:
         facts.append(f"in {verification.dtype}")
     return ", ".join(facts)
+
+
+def _keeps(fidelity: Fidelity) -> str:
+    shares = ", ".join(map(show_share, fidelity.keeps))
+    timesteps = ", ".join(f"{t:g}" for t in fidelity.timesteps)
+    files = ", ".join(digest[:12] for digest in fidelity.finetuned)
+    return f"{shares} of the effect of the full fine-tune {files}, at timestep {timesteps}"
 
 
 def _spec(spec: TensorSpec) -> str:

@@ -1,4 +1,7 @@
-"""The wanrt command: bench | report | run | info | verify | explain. Only this package prints."""
+"""The wanrt command: bench | report | combine | run | info | verify | explain.
+
+Only this package prints.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import NoReturn
 import typer
 
 from wanrt.cli.bench import bench
+from wanrt.cli.combine import combine
 from wanrt.cli.explain import explain
 from wanrt.cli.info import info
 from wanrt.cli.options import INTERRUPTED
@@ -34,7 +38,7 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (bench, report, run, info, verify, explain):
+for command in (bench, report, combine, run, info, verify, explain):
     app.command(cls=Command)(command)
 
 

@@ -15,7 +15,7 @@ from wanrt.errors import WanrtError
 from wanrt.manifest.fields import Dtype
 from wanrt.storage.tables import read_tables, shipped_file
 
-__all__ = ["CPU", "DeviceRates", "find_device", "load_devices", "recognise_device"]
+__all__ = ["CPU", "DeviceRates", "Link", "find_device", "load_devices", "recognise_device"]
 
 CPU = "cpu"  # names this machine's, whose rates wanrt.machine.cpu_rates measures
 Positive = Annotated[float, Field(gt=0)]
@@ -26,12 +26,21 @@ class DeviceError(WanrtError):
     """There is no such device, or devices.toml can't be used as it is."""
 
 
+class Link(BaseModel):
+    """What cards of one host exchange over: 10^9 bytes a second in each direction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Text
+    gb_s: Positive
+
+
 class DeviceRates(BaseModel):
     """A device's rates: dense, as its maker gives them, or measured.
 
     `tflops` holds the dtypes that it computes in, in 10^12 flop/s. `names` are patterns of what the
     driver calls it. `bandwidth_gb_s` and `memory_gb` count 10^9 bytes. `compute_capability` is
-    NVIDIA's, as 12.0.
+    NVIDIA's, as 12.0. `link` is None where cards of the kind can't exchange, or aren't known to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -42,6 +51,7 @@ class DeviceRates(BaseModel):
     tflops: Annotated[dict[Dtype, Positive], Field(min_length=1)]
     bandwidth_gb_s: Positive
     memory_gb: Positive
+    link: Link | None = None
     source: Text
     url: str = ""
     compute_capability: Text | None = None

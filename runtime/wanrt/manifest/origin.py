@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from wanrt.manifest.fields import Count, Dtype, Part, Sha256
 
 __all__ = ["Fidelity", "Prefused", "Quantization", "ScaleFrom", "Source", "Verification"]
@@ -50,10 +52,15 @@ class Quantization(Part):
 
 
 class Fidelity(Part):
-    """How much of the fine-tune's effect an engine keeps, and at which timesteps that was asked."""
+    """How much of a full fine-tune's effect the engine keeps: 1 is all, 0 as little as the base.
 
-    keeps: float
+    `keeps` has a share per stack of a swappable engine, otherwise one. `timesteps` are those of the
+    inputs; `finetuned` is what it was measured against: the SHA-256 of each file of the fine-tune.
+    """
+
+    keeps: tuple[float, ...] = Field(min_length=1)
     timesteps: tuple[float, ...]
+    finetuned: tuple[Sha256, ...]
 
 
 class Verification(Part):

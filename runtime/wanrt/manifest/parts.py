@@ -23,10 +23,11 @@ def part_of_module(node: str) -> str | None:
     """Return the part that a Gemm's or an attention's node belongs to; None for other nodes.
 
     The exporter names them `SCOPE.MODULE`: `blocks.3.attn1.to_q`, `blocks.3.attn2.attention`,
-    `stem.condition_embedder.time_proj`, `head.proj_out`.
+    `stem.condition_embedder.time_proj`, `head.proj_out`. In the names of others an operator
+    follows, which alone starts with an upper-case letter: `blocks.3.attn1.to_q.Reshape`.
     """
     scope, *rest = node.split(".")
-    if rest and rest[0].startswith("node_"):
+    if any(part[:1].isupper() for part in rest):
         return None
     if scope in ("stem", "head"):
         return "embedding" if scope == "stem" else "head"

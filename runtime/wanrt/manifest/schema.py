@@ -242,6 +242,26 @@ class Manifest(Part):
         numbers = dict.fromkeys(adapter.stack for adapter in self.adapters)
         return tuple(tuple(a for a in self.adapters if a.stack == number) for number in numbers)
 
+    def keeps(self, stack: int, full: Manifest) -> float | None:
+        """Return how much of a full fine-tune's effect the engine keeps with adapters of a stack.
+
+        Args:
+            stack: which; 0 for engines that don't swap.
+            full: the fine-tune's own engine.
+
+        Returns:
+            The share; None where nobody measured it, or against another fine-tune than that.
+        """
+        found = self.verification.fidelity
+        if found is None or set(found.finetuned) != full.checkpoint_files:
+            return None
+        return found.keeps[stack] if stack < len(found.keeps) else None
+
+    @property
+    def checkpoint_files(self) -> set[str]:
+        """The SHA-256 of each file of the checkpoint that the engine was made from."""
+        return {source.sha256 for source in self.sources if source.strength is None}
+
     @property
     def files(self) -> list[File]:
         """Every file of the folder but engine.json itself."""

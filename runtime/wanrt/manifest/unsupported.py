@@ -6,18 +6,20 @@ from wanrt.manifest.schema import Manifest
 
 __all__ = ["find_unsupported"]
 
-RUN = {("int8", "onnxruntime")}  # scheme and backend of quantised engines
+RUN = {  # schemes of quantised engines
+    "onnxruntime": ("int8",), "tensorrt": ("int8", "fp8"), "tensorrt-rtx": ("int8", "fp8"),
+}  # fmt: skip
 
 
 def find_unsupported(manifest: Manifest) -> str | None:
     """Return the feature that this version can't run, and what it runs instead; or None."""
     quantized = manifest.quantization.scheme if manifest.quantization else ""
-    runs = (quantized, manifest.backend) in RUN
+    runs = quantized in RUN[manifest.backend]
     reasons = {
         f"is split over {manifest.cards} cards; this version runs engines of one card": (
             manifest.cards > 1
         ),
-        f"is quantised to {quantized}; this version runs int8 with ONNX Runtime alone": (
+        f"is quantised to {quantized}; this version runs int8, and fp8 with TensorRT": (
             bool(quantized) and not runs
         ),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
 from wanrt.terminal.screen import visible
 
-__all__ = ["to_csv"]
+__all__ = ["plain_cell", "to_csv"]
 
 FORMULA = ("=", "+", "-", "@")
 CSV_FIELDS = (
@@ -19,7 +19,7 @@ CSV_FIELDS = (
     "stddev_s", "min_s", "max_s", "tokens_per_s", "flops_per_s", "predicted_s", "baseline", "ratio",
     "ratio_low", "ratio_high", "p", "verdict", "cold_load_s", "warm_load_s", "first_forward_s",
     "memory_bytes", "device_bytes", "disk_bytes", "shared_bytes", "context_s", "context_bytes",
-    "skipped", "failed", "error", "step_s", "video_s", "video_j",
+    "swap_s", "skipped", "failed", "error", "keeps", "step_s", "video_s", "video_j",
 )  # fmt: skip
 
 
@@ -35,10 +35,10 @@ def to_csv(result: BenchResult) -> str:
     writer.writerow(CSV_FIELDS)
     for group in result.groups:
         for row in group.candidates:
-            writer.writerow(map(_plain, _csv_row(group, row)))
+            writer.writerow(map(plain_cell, _csv_row(group, row)))
     for folder, reason in result.broken.items():
         known = {"engine": folder, "candidate": Path(folder).name, "failed": reason}
-        writer.writerow([_plain(known.get(name)) for name in CSV_FIELDS])
+        writer.writerow([plain_cell(known.get(name)) for name in CSV_FIELDS])
     return text.getvalue()
 
 
@@ -53,11 +53,12 @@ def _csv_row(group: GroupResult, row: CandidateResult) -> list[object]:
         group.model, group.workload, row.engine, row.label, row.mode, row.rank, row.dtype,
         row.control, row.rival, row.random_weights, row.verified, row.scheme, row.batch, row.tokens,
         *figures, row.tokens_per_s, row.flops_per_s, row.predicted_s, row.baseline, *compared,
-        *asdict(row.probe).values(), row.skipped, row.failed, row.error, *units,
+        *asdict(row.probe).values(), row.skipped, row.failed, row.error, row.keeps, *units,
     ]  # fmt: skip
 
 
-def _plain(value: object) -> object:
+def plain_cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value
     shown = visible(value)

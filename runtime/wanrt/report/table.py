@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wanrt.report.contexts import context_lines
+from wanrt.report.fidelity import fidelity_lines
 from wanrt.report.headline import sentences, show_interval, summary_lines
 from wanrt.report.videos import show_error, unit_lines, video_notes
 from wanrt.results.result import BenchResult, CandidateResult, GroupResult
@@ -15,8 +16,8 @@ from wanrt.terminal.text import WIDTH, counted, group_digits, wrap
 from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, pick, shorten, show, show_bytes
 
 __all__ = [
-    "group_notes", "reason_of", "render_advice", "render_bench", "shown_rows", "table_rows",
-    "title", "warned_rows",
+    "MARKS", "group_notes", "reason_of", "render_advice", "render_bench", "shown_rows", "signs",
+    "table_rows", "title", "warned_rows",
 ]  # fmt: skip
 
 COLUMNS = ("candidate", "dtype", "forward", "tok/s", "to full (95 %)", "memory", "")
@@ -45,7 +46,7 @@ def render_bench(result: BenchResult, verbose: bool = False) -> str:
     for group in result.groups:
         blocks.append(_render_group(group, verbose))
         rows = shown_rows(group)
-        tables = (context_lines(group, rows), unit_lines(group, rows))
+        tables = (f(group, rows) for f in (fidelity_lines, context_lines, unit_lines))
         blocks += ["\n".join(table) for table in tables if table]
     if notes := video_notes(result.video):
         blocks.append("\n".join(line for note in notes for line in _wrap(note)))
@@ -105,7 +106,7 @@ def table_rows(group: GroupResult) -> list[Row]:
     for row in rows:
         name = (row.label, row.dtype)
         if row.seconds is None or row.tokens_per_s is None:
-            found.append(Row((*name, "", "", "", "", _marks(row)), reason_of(row)))
+            found.append(Row((*name, "", "", "", "", signs(row)), reason_of(row)))
             continue
         cells = (
             *name,
@@ -113,7 +114,7 @@ def table_rows(group: GroupResult) -> list[Row]:
             show(row.tokens_per_s, rate_unit),
             _ratio(row.ratio, _control(row, group)),
             show_bytes(row.probe.memory_bytes, byte_unit),
-            _marks(row),
+            signs(row),
         )
         found.append(Row(cells, reason_of(row) if row.failed else ""))
     return found
@@ -271,7 +272,8 @@ def reason_of(row: CandidateResult) -> str:
     return f"skipped: {row.skipped}" if row.skipped else "not measured"
 
 
-def _marks(row: CandidateResult) -> str:
+def signs(row: CandidateResult) -> str:
+    """Return a row's marks as letters, which `MARKS` explains."""
     return ("R" if row.random_weights else "") + ("" if row.verified else "U")
 
 

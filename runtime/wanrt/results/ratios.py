@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wanrt.results.stats import Estimate, compare_levels, correct_holm, level_load, loads_for
 from wanrt.results.values import TICK_S, Forward, Ratio, Verdict
 
-__all__ = ["Timed", "compare_groups", "count_loads", "find_band"]
+__all__ = ["SIGNIFICANT", "Band", "Timed", "compare_groups", "count_loads", "find_band"]
 
 SIGNIFICANT = 0.05
 Place = tuple[int, int]

@@ -16,7 +16,7 @@ from wanrt.results.result import BenchResult, CandidateResult
 from wanrt.results.stats import Estimate, compare_samples
 from wanrt.results.values import TICK_S, Ratio
 
-__all__ = ["Change", "check_comparable", "compare_results"]
+__all__ = ["Change", "check_comparable", "compare_results", "list_differences"]
 
 STABLE_OPTIONS = {
     "device": "cpu", "threads": None, "mapped": False, "warmup": 1, "weight_streaming": None,
@@ -50,19 +50,27 @@ def check_comparable(machine: Machine, options: dict[str, object], earlier: Benc
     Raises:
         ResultsError: another machine, other versions, or other options.
     """
-    differences = earlier.machine.list_differences(machine)
-    facts = [(name, was, now) for name, (was, now) in differences.items()]
-    facts += [
-        (name, earlier.options.get(name, old), options.get(name, old))
-        for name, old in STABLE_OPTIONS.items()
-    ]
-    for name, before, value in facts:
-        if before != value:
-            raise ResultsError(
-                f"the earlier bench ran with another {name} ({before}, now {value}): the engines "
-                "are not all that changed",
-                "compare anyway with --force",
-            )
+    for name, (before, value) in list_differences(earlier, machine, options).items():
+        raise ResultsError(
+            f"the earlier bench ran with another {name} ({before}, now {value}): the engines "
+            "are not all that changed",
+            "compare anyway with --force",
+        )
+
+
+def list_differences(
+    result: BenchResult, machine: Machine, options: dict[str, object]
+) -> dict[str, tuple[object, object]]:
+    """Return what changes figures and differs from another bench's machine and options.
+
+    By name: (the result's own, the other's).
+    """
+    found = result.machine.list_differences(machine)
+    for name, old in STABLE_OPTIONS.items():
+        own, other = result.options.get(name, old), options.get(name, old)
+        if own != other:
+            found[name] = own, other
+    return found
 
 
 def compare_results(

@@ -32,7 +32,9 @@ class CandidateResult:
     resumed. `target_set` names the layers that its adapter sits on, where they were asked for.
     `scheme` is how the checkpoint it was made from is quantised; None if it isn't.
     `error` is what its manifest records of its outputs: the plan's own error where that was
-    verified, else the graph's. `units` follow from the result's video.
+    verified, else the graph's. `keeps` is what it records of the effect of the full fine-tune that
+    its baseline is of: 1 is all of it; None where that wasn't measured. `units` follow from the
+    result's video.
     """
 
     engine: str
@@ -50,6 +52,7 @@ class CandidateResult:
     target_set: str | None = None
     scheme: str | None = None
     error: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    keeps: Annotated[float, Field(allow_inf_nan=False)] | None = None
     baseline: str | None = None
     baseline_dtype: str | None = None
     forwards: tuple[Forward, ...] = ()

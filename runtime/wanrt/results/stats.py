@@ -16,7 +16,10 @@ from statistics import fmean, median, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Summary", "compare_levels", "correct_holm", "level_load", "summarize"]
+__all__ = [
+    "Estimate", "Summary", "average", "compare_levels", "correct_holm", "level_load",
+    "predict_next", "summarize",
+]  # fmt: skip
 
 CONFIDENCE = 0.95
 Floats = NDArray[np.float64]
@@ -86,18 +89,34 @@ def compare_levels(levels: Floats, candidate: int, baseline: int) -> Estimate:
         candidate: its column.
         baseline: the other's.
     """
-    from scipy.special import stdtr
-
     ratios = levels[:, baseline] - levels[:, candidate]
     loads = len(ratios)
     value = float(ratios.mean())
     if loads < 2:
         return Estimate(value)
     spread, independent = _spread_ratio(levels, candidate, baseline)
-    error, freedom = spread / math.sqrt(loads), (loads - 1) * independent
-    reach = _quantile(freedom) * error
-    p = float(2 * stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
-    return Estimate(value, value - reach, value + reach, p)
+    return _student(value, spread / math.sqrt(loads), (loads - 1) * independent)
+
+
+def average(values: Sequence[float]) -> Estimate:
+    """Return a sample's mean with Student's interval; its p-value is that of a true mean of 0.
+
+    One value has neither.
+    """
+    value = fmean(values)
+    if len(values) < 2:
+        return Estimate(value)
+    return _student(value, stdev(values) / math.sqrt(len(values)), len(values) - 1)
+
+
+def predict_next(values: Sequence[float]) -> tuple[float, float]:
+    """Return where the next value of a normal sample of two or more will be, with 95 %.
+
+    Whitmore, "Prediction limits for a univariate normal observation", The American Statistician
+    40, 1986.
+    """
+    reach = _quantile(len(values) - 1) * stdev(values) * math.sqrt(1 + 1 / len(values))
+    return fmean(values) - reach, fmean(values) + reach
 
 
 def compare_samples(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -134,6 +153,15 @@ def _spread_ratio(levels: Floats, candidate: int, baseline: int) -> tuple[float,
     own = float((levels[:, baseline] - levels[:, candidate]).std(ddof=1))
     pooled = spread_levels(levels)
     return (own, 1) if own > pooled * (1 + 1e-9) else (pooled, levels.shape[1] - 1)
+
+
+def _student(value: float, error: float, freedom: int) -> Estimate:
+    """Return Student's interval and p-value of a value with so large a standard error."""
+    from scipy.special import stdtr
+
+    reach = _quantile(freedom) * error
+    p = float(2 * stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
+    return Estimate(value, value - reach, value + reach, p)
 
 
 def _quantile(freedom: float) -> float:

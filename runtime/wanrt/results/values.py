@@ -73,7 +73,8 @@ class Probe:
     """What one engine takes, found in a process of its own.
 
     `cold_load_s` is a load with none of its files in the page cache, `first_forward_s` the first
-    forward after it, `warm_load_s` a load with all of them there. `memory_bytes` is the peak of
+    forward after it, `warm_load_s` a load with all of them there, `swap_s` what exchanging a
+    swappable engine's adapter by its file takes. `memory_bytes` is the peak of
     anonymous memory, mapped file pages apart; `device_bytes` what the device lost to it.
     `disk_bytes` are the folder's files, `shared_bytes` those of them that are the baseline's own,
     by inode. Of a split engine, `context_s` is what preparing a context took, with loading what it
@@ -89,6 +90,7 @@ class Probe:
     shared_bytes: Count | None = None
     context_s: Seconds | None = None
     context_bytes: Count | None = None
+    swap_s: Seconds | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 __all__ = ["BYTES", "FLOPS", "RATES", "SECONDS", "SI", "Unit", "parse_bytes", "pick", "shorten",
-           "show", "show_bytes", "show_si", "significant_decimals"]  # fmt: skip
+           "show", "show_bytes", "show_share", "show_si", "significant_decimals"]  # fmt: skip
 
 Unit = tuple[float, str]
 
@@ -49,6 +49,11 @@ def show_bytes(size: int | None, unit: Unit | None = None) -> str:
         return f"{size} B"
     scale, name = unit or pick(BYTES, size)
     return f"{size / scale:.1f} {name}"
+
+
+def show_share(share: float) -> str:
+    """Return a part of one in per cent, with one decimal: 98.1 %."""
+    return f"{100 * share:z.1f} %"
 
 
 def parse_bytes(text: str) -> int:

@@ -12,7 +12,7 @@ from wanexport.build.reuse import SHAPING, code_hash
 from wanexport.storage.source_hash import hash_packages
 
 ROOT = Path(wanexport.__file__).parent
-NEVER = {"cli", "cluster", "inspection", "pipelines", "verify"}
+NEVER = {"cli", "cluster", "extraction", "inspection", "pipelines", "study", "verify"}
 
 
 def packages() -> set[str]:

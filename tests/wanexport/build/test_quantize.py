@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fakebuilder
 import numpy as np
 import onnx
 import pytest
@@ -19,7 +22,9 @@ from torch import Tensor, nn
 
 from wanexport.build.recipe import Built
 from wanexport.errors import BuildError
-from wanexport.model.quantization import select_quantized
+from wanexport.model.quantization import ORT_INT8, select_quantized
+from wanexport.tensorrt import builder
+from wanexport.tensorrt.settings import PlanSettings
 from wanexport.weights.quantize import quantize
 from wanrt.backends.load import load_engine
 from wanrt.backends.onnxruntime.session import open_session
@@ -32,6 +37,7 @@ from wanrt.manifest.read import read_manifest
 TOLERANCE = 8e-3
 COST = 5e-2  # of quantising, as the product states it
 RANK = 4
+ONE_LAYER = I2V.model_copy(update={"num_layers": 1})
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +112,7 @@ def expect(built: Built, inputs: dict[str, Tensor], *, int8: bool, adapter: bool
 
 def one_product(folder: Path, weight: Tensor, bias: Tensor, x: Tensor) -> Any:
     """Run the operator of the engines' graphs on weights that the product quantised."""
-    q, scale = quantize(weight)
+    q, scale = quantize(weight, ORT_INT8)
     made = {"q": q, "scale": scale, "bias": bias}
     graph = helper.make_graph(
         [helper.make_node("DynamicQuantizeMatMul", ["x", "q", "scale", "", "bias"], ["y"],
@@ -238,6 +244,55 @@ def test_a_quantised_checkpoint_is_not_rounded_twice(
     assert not list(tmp_path.glob("out/*/engine.json"))
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
+    """Engines in fp8 for TensorRT-RTX; a stand-in builds their plans."""
+    out = tmp_path_factory.mktemp("fp8")
+    here = {"gpu": None, "capability": None, "capabilities": ["8.9"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "WORKER", (sys.executable, fakebuilder.__file__))
+        patch.setenv("FAKE_BUILDER", json.dumps(here))
+        builder.find_toolchain.cache_clear()
+        made = build(
+            out, ONE_LAYER, dtype="bf16", modes=("full", "merged", "separate"), ranks=(RANK,),
+            quantize="fp8", quantize_exclude=("*.ffn.*",), tensorrt=PlanSettings("tensorrt-rtx"),
+        )  # fmt: skip
+        builder.find_toolchain.cache_clear()
+    return {one.target.mode: one for one in made}
+
+
+def test_compiled_engines_are_the_model_but_for_rounding(compiled: dict[str, Built]) -> None:
+    for built in compiled.values():
+        found, manifest = built.verification, read_manifest(built.path)
+        assert found is not None
+        assert 1e-2 < (found.error or 0) < (found.emulated_error or 0) < 5e-2
+        assert found.tolerance == 1e-1
+        assert "-bf16-fp8-but-" in manifest.name
+        assert manifest.quantization is not None
+        assert manifest.quantization.activations == "token"
+        assert manifest.compared_by["quantization"] == "fp8"
+        assert manifest.forward.plan is not None
+        assert manifest.forward.plan.refit == "baked"
+
+
+def test_compiled_engines_share_their_weights_of_8_bits(compiled: dict[str, Built]) -> None:
+    held = {
+        mode: {
+            (built.path / file.file).stat().st_ino
+            for file in read_manifest(built.path).weights
+            if file.origin == "base"
+        }
+        for mode, built in compiled.items()
+    }
+    assert held["full"] == held["separate"] == held["merged"]
+    (pooled,) = (compiled["full"].path.parent / ".weights").glob("*.safetensors")
+    stored = {n for n, t in load_file(pooled).items() if t.dtype == torch.float8_e4m3fn}
+    linear = select_quantized(ONE_LAYER, ("*.ffn.*",))
+    assert stored == {f"{name}.weight" for name in linear}
+    own = load_file(compiled["merged"].path / "weights" / "merged.safetensors")
+    assert own["blocks.0.attn2.to_q.weight"].dtype == torch.float8_e4m3fn
+
+
 def test_it_does_not_run_on_cuda(
     engines: dict[str, Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +306,15 @@ def test_it_does_not_run_on_cuda(
 REFUSED = {
     "fp8 on a CPU": ("--quantize fp8", "no fp8 product"),
     "nvfp4 on a CPU": ("--quantize nvfp4", "no fp4 product"),
-    "int8 by TensorRT": ("--quantize int8 --backend tensorrt-rtx", "isn't built for --backend"),
+    "fp32 compiled": ("--quantize fp8 --backend tensorrt-rtx --dtype fp32", "bf16 or fp16"),
+    "nvfp4 compiled": ("--quantize nvfp4 --backend tensorrt-rtx --dtype bf16", "isn't built yet"),
+    "open dimensions": (
+        "--quantize fp8 --backend tensorrt-rtx --dtype bf16 --dynamic --config wan2.1-i2v-14b-480p",
+        "isn't built for --dynamic with TensorRT",
+    ),
+    "refitted": (
+        "--quantize int8 --backend tensorrt-rtx --dtype bf16 --refit none", "use --bake",
+    ),
     "int8 beside fp16": ("--quantize int8 --dtype fp16", "beside fp32 and not fp16"),
     "patterns alone": ("--quantize-exclude *.ffn.*", "no effect without --quantize"),
     "a pattern of nothing": (

@@ -271,3 +271,44 @@ def test_force_replaces_a_file_that_estimate_did_not_write(tmp_path: Path) -> No
     assert "replace it with --force" in refused.err
     assert wanexport(*command, "--force").code == 0
     assert json.loads(there.read_text())["schema"] == 1
+
+
+def test_over_several_cards() -> None:
+    over = predict_engines(I2V_14B, load_devices()["H100"], (1, 2, 8)).over_cards
+    alone = outlook(I2V_14B, "H100").predictions[0]["forward"]
+    assert over[0].seconds == pytest.approx(alone.seconds)
+    assert (over[0].exchanged, over[0].exchange_s) == (0, 0)
+    head = 32_760 * 64 * 2 * 7 // 8
+    assert over[2].exchanged == 40 * (4 * 4095 * 5120 * 2 * 7 // 8) + head
+    assert over[2].exchange_s == pytest.approx(over[2].exchanged / 450e9)
+    assert over[2].overlapped_s < over[2].seconds < over[1].seconds < over[0].seconds
+    # what every card has to read keeps a part of the forward
+    assert 7 < over[0].seconds / over[2].seconds < 8
+    assert over[2].memory < over[0].memory
+
+
+@pytest.mark.usefixtures("cpu")
+def test_the_command_over_several_cards() -> None:
+    command = ("estimate", "--config", "wan2.1-i2v-14b-480p", "--rank", 32)
+    code, out, _ = wanexport(*command, "--device", "RTX 5090", "--cards", "8,1,2")
+    assert code == 0
+    rows = [line.split()[0] for line in out.splitlines() if " x  " in line]
+    assert rows == ["1", "2", "8"]
+    assert "PCIe 5 of 64 GB/s each way; an estimate" in out
+    assert all(len(line) <= 79 for line in out.splitlines())
+    _, out, _ = wanexport(*command, "--device", "cpu", "--cards", "2")
+    assert "speed-up" not in out  # nothing links CPUs
+    tiny = ("--width", 32, "--height", 32, "--frames", 1, "--device", "RTX 4090")
+    _, out, _ = wanexport("estimate", "--config", "wan2.1-t2v-1.3b-480p", *tiny, "--cards", "1,2,4")
+    assert "2 cards lose more by exchanging than they save" in out
+
+
+@pytest.mark.parametrize(
+    ("cards", "code", "says"),
+    [("3", 1, "choose 2"), ("2,x", 2, "isn't a list of numbers"), ("0", 2, "isn't a list")],
+)
+def test_other_numbers_of_cards_are_refused(cards: str, code: int, says: str) -> None:
+    command = ("estimate", "--config", "wan2.1-i2v-14b-480p", "--device", "H100", "--cards", cards)
+    found = wanexport(*command)
+    assert (found.code, found.out) == (code, "")
+    assert says in found.err

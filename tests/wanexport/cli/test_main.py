@@ -187,7 +187,7 @@ FLAGS = {
         "--quantize", "--quantize-exclude",
         "--backend",
         "--width", "--height", "--frames", "--batch", "--dynamic", "--max-rank", "--merge-rest",
-        "--weights", "--verify", "--out", "--force", "--dry-run",
+        "--weights", "--verify", "--out", "--force", "--dry-run", "--json",
         "--refit", "--bake", "--compute-capability", "--builder-optimization-level", "--workspace",
         "--max-aux-streams", "--hardware-compatibility-level", "--version-compatible",
         "--allow-weight-streaming", "--allow-unfused", "--lora-form", "--pad-rank", "--split",
@@ -196,13 +196,18 @@ FLAGS = {
     },
     "estimate": {
         "--config", "--rank", "--mode", "--targets", "--dtype", "--width", "--height", "--frames",
-        "--batch", "--device", "--compiled", "--json", "--force", "--quiet", "-q",
+        "--batch", "--device", "--compiled", "--cards", "--json", "--force", "--quiet", "-q",
     },
     "inspect": {
         "--config", "--expert", "--skip-image-keys", "--headers-only", "--json", "--quiet", "-q",
     },
     "compare": {
         "--blocks", "--adapter", "--workload", "--device", "--seed", "--tolerance", "--quiet", "-q",
+    },
+    "study": {"--out", "--dry-run", "--ray", "--quiet", "-q"},
+    "extract": {
+        "--base", "--finetuned", "--rank", "--targets", "--dtype", "--expert", "-o", "--output",
+        "--force", "--json", "--quiet", "-q",
     },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "env": {"--json"},

@@ -203,7 +203,7 @@ def test_an_unknown_branch_is_a_bug_and_says_so() -> None:
 def test_any_first_forms_alone_leave_names_unique_and_parameters_theirs(count: int) -> None:
     model = traced("bf16", CROSS)
     parameters = {n for n in model.graph.initializers if n.endswith((".weight", ".lora_B"))}
-    lower_for_tensorrt(model, BF16, CROSS, FORMS[:count])
+    lower_for_tensorrt(model, BF16, CROSS, forms=FORMS[:count])
     assert parameters <= set(model.graph.initializers)
     names = [v.name for node in model.graph for v in node.outputs]
     assert len(names) == len(set(names))

@@ -31,23 +31,20 @@ RTX = PlanSettings("tensorrt-rtx", capabilities=("8.9", "12.0"))
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, planned for two GPUs in both dtypes; tests only read it."""
+    """The demo, planned for two GPUs; tests only read it. `test_real_plans` has both dtypes."""
     out = tmp_path_factory.mktemp("plans")
-    for dtype in ("fp16", "bf16"):
-        code, _, said = wanexport(
-            "build", "--rank", "8", "--backend", "tensorrt-rtx", "--compute-capability",
-            "89,120", "--dtype", dtype, "--verify", "none", "--out", out,
-        )  # fmt: skip
-        assert code == 0, said
+    code, _, said = wanexport(
+        "build", "--rank", "8", "--backend", "tensorrt-rtx", "--compute-capability", "89,120",
+        "--dtype", "fp16", "--verify", "none", "--out", out,
+    )  # fmt: skip
+    assert code == 0, said
     return out
 
 
 class TestRealPlans:
-    def test_every_mode_in_both_dtypes(self, demo: Path) -> None:
+    def test_every_mode(self, demo: Path) -> None:
         found = manifests(demo)
-        assert {(m.mode, m.dtype) for m in found} == {
-            (mode, dtype) for mode in folders.MODES for dtype in ("fp16", "bf16")
-        }
+        assert {m.mode for m in found} == set(folders.MODES)
         for manifest in found:
             plan = plan_of(manifest)
             assert manifest.backend == "tensorrt-rtx"

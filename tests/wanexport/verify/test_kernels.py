@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from plantexts import FULL, TENSORS, function, gemm, write_plan
+from plantexts import FULL, ROWS, TENSORS, WIDTH, function, gemm, write_plan
 
 from wanexport.errors import BuildError
 from wanexport.verify.kernels import check_kernels
@@ -34,6 +35,22 @@ def test_a_gemm_in_another_precision(tmp_path: Path) -> None:
     said = r"computes blocks\.0\.ffn\.net\.2 in fp32, though the engine is bf16"
     with pytest.raises(BuildError, match=said):
         check_kernels(plan(tmp_path, *FULL, IN_FP32), "bf16", 1, allow_unfused=True)
+
+
+def test_a_quantised_layer_s_product_is_of_its_scheme(tmp_path: Path) -> None:
+    narrow = gemm("blocks.0.ffn.net.2", "x8", "w8", "x")
+    tensors = (*TENSORS, ("x8", "fp8_e4m3", (ROWS, WIDTH)), ("w8", "fp8_e4m3", (WIDTH, WIDTH)))
+    check = partial(check_kernels, dtype="bf16", attentions=0, allow_unfused=True, scheme="fp8")
+    path = write_plan(tmp_path / "a.plan", tensors, [narrow])
+    assert check(path, quantized=("blocks.0.ffn.net.2",)) == ""
+    with pytest.raises(BuildError, match="in fp8, though the engine is bf16"):
+        check(path)
+    with pytest.raises(BuildError, match=r"ffn\.net\.0\.proj in an unknown dtype, though it is to"):
+        check(path, quantized=("blocks.0.ffn.net.2", "blocks.0.ffn.net.0.proj"))
+    wide = gemm("blocks.0.ffn.net.2", "x", "w", "x")
+    path = write_plan(tmp_path / "b.plan", TENSORS, [wide])
+    with pytest.raises(BuildError, match=r"ffn\.net\.2 in bf16, though it is to be fp8"):
+        check(path, quantized=("blocks.0.ffn.net.2",))
 
 
 def test_the_timestep_s_layers_stay_in_fp32(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Spoken:
 
     def __init__(self, sample: Callable[..., np.ndarray]) -> None:
         self.sample = sample
-        self.manifest = SimpleNamespace(dtype="fp16")
+        self.manifest = SimpleNamespace(dtype="fp16", quantization=None)
         self.swapped: list[AdapterArgument] = []
 
     def __enter__(self) -> Spoken:

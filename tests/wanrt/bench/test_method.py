@@ -16,8 +16,8 @@ from wanrt.bench.run import bench_folders
 from wanrt.manifest.folder import EngineFolder, open_folder
 from wanrt.results.result import BenchResult
 
-EQUAL = 300
-DIFFERENT = 200
+EQUAL = 120
+DIFFERENT = 80
 UNSTEADY = 400
 OPTIONS = BenchOptions(half_width=0.003, time_budget_s=math.inf)
 

@@ -30,7 +30,7 @@ def test_a_command_is_in_the_file_of_its_name() -> None:
     assert {one.__module__ for one in found if one} == {
         f"wanrt.cli.{one.__name__}" for one in found if one
     }
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 @pytest.mark.system

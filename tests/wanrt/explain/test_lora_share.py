@@ -43,7 +43,7 @@ def test_a_copy_that_puts_t_beside_x_is_the_adapter_s(tmp_path: Path) -> None:
     work = work_of(
         tmp_path,
         gemm(f"{MODULE}.lora_A", "x", "a", "t"),
-        function("__myl_ReshConc", ["blocks.0.node_view"], ["x", "t"], "xt"),
+        function("__myl_ReshConc", ["blocks.0.attn1.to_q.Reshape"], ["x", "t"], "xt"),
         gemm(MODULE, "xt", "wb", "y"),
     )
     copied = 2 * (ROWS * WIDTH + ROWS * RANK + ROWS * (WIDTH + RANK))

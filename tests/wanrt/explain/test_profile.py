@@ -18,8 +18,8 @@ from wanrt.explain.work import Work, examine, sum_by_part
 
 QKV: list[Tensor] = [("float", (2, 6, 8)), ("float", (2, 5, 8)), ("float", (2, 5, 4))]
 FORWARD = (
-    operator("Cast", "stem.node_cast", [("int64", (6,))], [("float", (6,))]),
-    operator("Reshape", "blocks.0.node_view", [("float", (6, 16)), ("int64", (2,))],
+    operator("Cast", "stem.Cast", [("int64", (6,))], [("float", (6,))]),
+    operator("Reshape", "blocks.0.attn1.to_q.Reshape", [("float", (6, 16)), ("int64", (2,))],
              [("float", (6, 16))]),
     linear("blocks.0.attn1.to_q"),
     operator("MultiHeadAttention", "blocks.0.attn1.attention", QKV, [("float", (2, 6, 4))]),
@@ -44,9 +44,9 @@ def work_of(*operators: dict[str, Any]) -> tuple[Work, ...]:
 def test_only_the_last_forward_counts_in_the_order_in_which_it_ran() -> None:
     found = read(*FORWARD)
     names = [one.name for one in found.kernels]
-    assert names[0] == "stem.node_cast"
+    assert names[0] == "stem.Cast"
     assert names[-1] == "head.proj_out"
-    assert "stem.node_first" not in names
+    assert "stem.First" not in names
     assert found.seconds == pytest.approx(0.008)
     assert all(one.seconds == pytest.approx(0.001) for one in found.kernels)
 

@@ -11,7 +11,9 @@ from wanexport.graph.fusible.flat_stream import flatten_stream
 from wanexport.graph.fusible.joined_branches import join_branches
 from wanexport.graph.fusible.late_biases import add_biases_late
 from wanexport.graph.fusible.rounded_residual import round_residuals
+from wanexport.graph.fusible.scaled_products import scale_products
 from wanexport.graph.fusible.split_norms import split_norms
+from wanexport.model.quantization import Format
 
 __all__ = ["FORMS", "lower_for_tensorrt"]
 
@@ -26,6 +28,8 @@ def lower_for_tensorrt(
     model: ir.Model,
     dtype: ir.DataType,
     joined: Collection[str] = (),
+    quantized: Collection[str] = (),
+    form: Format | None = None,
     forms: Collection[str] = FORMS,
 ) -> None:
     """Shape a graph of bf16 or fp16 so that TensorRT's builder fuses what it can.
@@ -37,6 +41,8 @@ def lower_for_tensorrt(
         model: the graph.
         dtype: what the engine computes in; a twin's graph is fp32 and gets the same operators.
         joined: layers whose low-rank branch becomes part of their own product.
+        quantized: layers whose product is in 8 bits.
+        form: which.
         forms: those to apply.
     """
     if "flat stream" in forms:
@@ -47,6 +53,8 @@ def lower_for_tensorrt(
         split_norms(model, dtype)
     if "joined branches" in forms:
         join_branches(model, joined)
+    if form is not None:
+        scale_products(model, dtype, quantized, form)
     if "apart biases" in forms:
         set_biases_apart(model, dtype)
     if "late biases" in forms:

@@ -62,13 +62,17 @@ std::string read_path(Object& object, const char* key) {
   return path;
 }
 
-std::string read_sha256(Object& object, const char* key) {
-  std::string hash = object.text(key);
+std::string read_hash(const Json& value, const std::string& place) {
+  std::string hash = read_text(value, place);
   const bool hex = hash.find_first_not_of("0123456789abcdef") == std::string::npos;
   if (hash.size() != 64 || !hex) {
-    refuse_at(object.place(key), "String should be 64 lower-case hexadecimal digits");
+    refuse_at(place, "String should be 64 lower-case hexadecimal digits");
   }
   return hash;
+}
+
+std::string read_sha256(Object& object, const char* key) {
+  return read_hash(object.need(key), object.place(key));
 }
 
 std::string read_optional_text(Object& object, const char* key) {

@@ -15,6 +15,7 @@ namespace wanrt::impl {
 
 // A relative path with `/` that can't leave the engine folder.
 std::string read_path(Object& object, const char* key);
+std::string read_hash(const Json& value, const std::string& place);
 std::string read_sha256(Object& object, const char* key = "sha256");
 FileEntry read_file_entry(Object& object);
 FileEntry read_lone_file(const Json& value, const std::string& place);  // and nothing else

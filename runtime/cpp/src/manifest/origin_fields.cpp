@@ -18,8 +18,11 @@ void check_granularity(Object& object, const char* key) {
 
 void check_fidelity(const Json& value, const std::string& place) {
   Object object(value, place);
-  read_number(object.need("keeps"), object.place("keeps"));
+  if (read_list(object, "keeps", read_number).empty()) {
+    refuse_at(object.place("keeps"), "Tuple should have at least 1 item");
+  }
   read_list(object, "timesteps", read_number);
+  read_list(object, "finetuned", read_hash);
   object.done();
 }
 

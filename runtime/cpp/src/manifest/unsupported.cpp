@@ -10,10 +10,10 @@ std::string find_unsupported(const Manifest& manifest) {
     return "is split over " + std::to_string(manifest.cards) +
            " cards; this version runs engines of one card";
   }
-  const bool runs = manifest.quantization == "int8" && manifest.backend == "onnxruntime";
-  if (!manifest.quantization.empty() && !runs) {
-    return "is quantised to " + manifest.quantization +
-           "; this version runs int8 with ONNX Runtime alone";
+  const std::string& scheme = manifest.quantization;
+  const bool compiled = scheme == "fp8" && manifest.backend != "onnxruntime";
+  if (!scheme.empty() && scheme != "int8" && !compiled) {
+    return "is quantised to " + scheme + "; this version runs int8, and fp8 with TensorRT";
   }
   return "";
 }

@@ -8,7 +8,7 @@ from wanrt.results.result import GroupResult
 from wanrt.results.video import Video
 from wanrt.terminal.units import SECONDS, pick, show, show_bytes
 
-__all__ = ["MERGING_COLUMNS", "merging_note", "merging_rows"]
+__all__ = ["MERGING_COLUMNS", "merging_cells", "merging_note", "merging_rows"]
 
 MERGING_COLUMNS = (
     "adapter", "load", "own disk", "saved per forward", "pays after", "per minute of building",
@@ -37,14 +37,15 @@ def merging_note(video: Video | None) -> str:
 
 def merging_rows(group: GroupResult, video: Video | None) -> list[tuple[str, ...]]:
     """Return the table's cells, a row per rank measured both merged and swappable."""
-    return [_cells(one, group) for one in break_evens(group, _counted(video))]
+    return [merging_cells(one, group) for one in break_evens(group, _counted(video))]
 
 
 def _counted(video: Video | None) -> Video:
     return video if video is not None and video.steps is not None else USUAL
 
 
-def _cells(one: BreakEven, group: GroupResult) -> tuple[str, ...]:
+def merging_cells(one: BreakEven, group: GroupResult) -> tuple[str, ...]:
+    """Return a line of the table, of one rank."""
     said = ", ".join(dict.fromkeys((*marks(one.merged), *marks(one.swappable))))
     name = group.row_name(one.merged) + (f" [{said}]" if said else "")
     known = (name, _time(one.load_s), show_bytes(one.disk_bytes))

@@ -6,13 +6,8 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from importlib import resources
 from itertools import count
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
 
 from wanrt.errors import ResultsError
 from wanrt.machine.nvml import Clocks
@@ -24,7 +19,8 @@ from wanrt.report.headline import (
 )
 from wanrt.report.html.merging import MERGING_COLUMNS, merging_note, merging_rows
 from wanrt.report.html.plots import PLOTS, Plot, plots_of
-from wanrt.report.html.style import COLORS, DARK, NARROW, WIDE, styled, to_files, to_page
+from wanrt.report.html.style import COLORS, DARK, WIDE, styled, to_files
+from wanrt.report.html.template import Drawing, draw_plot, load_template, page_css
 from wanrt.report.table import group_notes, reason_of, title, warned_rows
 from wanrt.report.videos import JOULES, show_error, video_notes
 from wanrt.results.json import to_json
@@ -33,7 +29,7 @@ from wanrt.results.values import Forward, Ratio
 from wanrt.results.video import Video
 from wanrt.storage.files import check_writable, write_file
 from wanrt.terminal.screen import visible
-from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, Unit, pick, show
+from wanrt.terminal.units import BYTES, FLOPS, RATES, SECONDS, Unit, pick, show, show_share
 
 __all__ = ["render_page", "save_plots"]
 
@@ -42,6 +38,8 @@ LEADING = ("ratio", "rate")
 CAPTIONS = {
     "ratio": "Points are estimates, bars their 95 % intervals; a hollow point has none. Within the "
     "controls' band nothing may be claimed.",
+    "fidelity": "Fidelity: how much of the full fine-tune's effect the outputs keep, measured when "
+    "the engine was built, on random inputs. Right and up is better.",
     "rate": "Batch x tokens / the median over loads of each load's median forward.",
     "rounds": "Of each candidate: its typical forward, and how far each round is from it. A "
     "triangle is a round beyond the panel.",
@@ -52,7 +50,8 @@ CAPTIONS = {
     "bytes": "Not measured: read from TensorRT-RTX plans, every operand of a kernel counted once. "
     "A product that computes a layer and its adapter counts as the layer's.",
 }
-UNMEASURED = ("bytes",)
+SELDOM = ("fidelity", "bytes")
+"""Plots of what isn't measured by a bench; nobody misses them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ COLUMNS = (
     Column("p", lambda row: _p(row.ratio)),
     Column("loads", lambda row: len({f.load for f in row.forwards}) or None),
     Column("forwards", lambda row: len(row.forwards) or None),
+    Column("keeps", lambda row: None if row.keeps is None else show_share(row.keeps)),
     Column("predicted at best", lambda row: row.predicted_s, SECONDS),
     Column("speed", lambda row: row.flops_per_s, FLOPS),
     Column("memory", lambda row: row.probe.memory_bytes, BYTES),
@@ -92,6 +92,7 @@ COLUMNS = (
     Column("cold load", lambda row: row.probe.cold_load_s, SECONDS),
     Column("warm load", lambda row: row.probe.warm_load_s, SECONDS),
     Column("first forward", lambda row: row.probe.first_forward_s, SECONDS),
+    Column("swap", lambda row: row.probe.swap_s, SECONDS),
     Column("context, once per prompt", lambda row: row.probe.context_s, SECONDS),
     Column("step", lambda row: row.units.step_s if row.units else None, SECONDS),
     Column("video", lambda row: row.units.video_s if row.units else None, SECONDS),
@@ -113,22 +114,11 @@ class Row:
     forwards: tuple[Forward, ...]
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A plot in both widths, and what is to be known for reading it."""
-
-    title: str
-    caption: str
-    leads: bool
-    wide: Markup
-    narrow: Markup
-
-
 def render_page(result: BenchResult, stem: str = "bench") -> str:
     """Return the page; `stem` names the JSON file that can be downloaded from it."""
     lines = summary_lines(result)
     encoded = base64.b64encode(to_json(result).encode()).decode()
-    return _template().render(
+    return load_template("page.html").render(
         result=result,
         title=f"{lines[0]} · wanrt" if len(lines) == 1 else "wanrt bench",
         lines=lines,
@@ -140,7 +130,7 @@ def render_page(result: BenchResult, stem: str = "bench") -> str:
         download=f"data:application/json;base64,{encoded}",
         light=COLORS,
         dark=DARK,
-        css=Markup(_resource("page.css")),  # noqa: S704 (our own file)
+        css=page_css(),
     )
 
 
@@ -180,23 +170,6 @@ def _stems(groups: Sequence[GroupResult]) -> list[tuple[str, GroupResult]]:
     return list(found.items())
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    return environment.from_string(_resource("page.html"))
-
-
-def _resource(name: str) -> str:
-    return resources.files("wanrt.report.html").joinpath(name).read_text(encoding="utf-8")
-
-
 def _named(group: GroupResult) -> GroupResult:
     """Return a group whose candidates' names can be drawn: what would be obeyed is written out."""
     rows = [replace(row, label=visible(row.label)) for row in group.candidates]
@@ -221,7 +194,7 @@ def _section(group: GroupResult, number: int, video: Video | None) -> dict[str, 
         "absent": [
             title
             for name, title, *_ in PLOTS
-            if name not in (*UNMEASURED, *(plot.name for plot in plots))
+            if name not in (*SELDOM, *(plot.name for plot in plots))
         ],
         "merging": merging_rows(group, video),
         "columns": ["candidate", *told],
@@ -239,12 +212,7 @@ def _row(row: CandidateResult, group: GroupResult, cells: tuple[str, ...]) -> Ro
 
 
 def _draw(plot: Plot, number: int) -> Drawing:
-    parts = []
-    for width, css_class in ((WIDE, "wide"), (NARROW, "narrow")):
-        with styled(f"{number}-{plot.name}-{css_class}"):
-            parts.append(Markup(to_page(plot.draw(width), css_class, plot.description)))  # noqa: S704
-    leads = plot.name in LEADING
-    return Drawing(plot.title, CAPTIONS[plot.name], leads, *parts)
+    return draw_plot(plot, f"{number}", CAPTIONS[plot.name], leads=plot.name in LEADING)
 
 
 def _facts(result: BenchResult) -> Iterator[tuple[str, str]]:

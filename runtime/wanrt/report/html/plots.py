@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from wanrt.report.html.bytes_plot import draw_bytes
+from wanrt.report.html.fidelity_plot import draw_fidelity
 from wanrt.report.html.ratio_plot import draw_ratios
 from wanrt.report.html.rounds_plot import draw_traces
 from wanrt.report.html.style import COLORS, NARROW, bare, color_of, new_figure
@@ -178,6 +179,10 @@ def _compared(row: CandidateResult) -> bool:
     return row.ratio is not None and row.ratio.verdict != "baseline"
 
 
+def _kept(row: CandidateResult) -> bool:
+    return row.keeps is not None and _compared(row)
+
+
 def _probed(row: CandidateResult) -> bool:
     sizes = (row.probe.memory_bytes, row.probe.device_bytes, row.probe.disk_bytes)
     return any(size is not None for size in sizes)
@@ -194,6 +199,7 @@ def _predicted(row: CandidateResult) -> bool:
 Draw = Callable[[GroupResult, Sequence[CandidateResult], float], Figure]
 PLOTS: tuple[tuple[str, str, Callable[[CandidateResult], bool], Draw], ...] = (
     ("ratio", "Speed against the full fine-tune, by rank", _compared, draw_ratios),
+    ("fidelity", "Speed against fidelity", _kept, draw_fidelity),
     ("rate", "Tokens per second", _measured, draw_rates),
     ("rounds", "Every round", _measured, draw_traces),
     ("memory", "Memory and disk", _probed, draw_memory),

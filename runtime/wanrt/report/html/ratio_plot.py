@@ -16,7 +16,7 @@ from wanrt.report.html.style import COLORS, NARROW, color_of, new_figure
 from wanrt.results.result import CandidateResult, GroupResult
 from wanrt.terminal.units import shorten
 
-__all__ = ["draw_ratios"]
+__all__ = ["draw_point", "draw_ratios"]
 
 HEIGHT = {True: 330, False: 400}
 MARKERS = {"full": "h", "merged": "s", "separate": "o", "swappable": "^", "rival": "D"}
@@ -94,12 +94,12 @@ def _series(
         if len(set(places)) == len(places):
             axes.plot(x, y, color=COLORS[mode], lw=1.0, alpha=0.55)
         for place, row in zip(x, members, strict=True):
-            _point(axes, place, row)
+            draw_point(axes, place, row)
         ends.append((f"{mode} {dtype}" if several else mode, COLORS[mode], y[-1]))
     return ends
 
 
-def _point(axes: Axes, x: float, row: CandidateResult) -> None:
+def draw_point(axes: Axes, x: float, row: CandidateResult) -> None:
     """Draw one ratio; hollow if there is no interval to it."""
     ratio = row.ratio
     assert ratio is not None
@@ -119,7 +119,7 @@ def _others(axes: Axes, rows: Sequence[CandidateResult]) -> list[tuple[float, st
     places = []
     for number, row in enumerate(rows):
         x = -SLOT * (len(rows) - number)
-        _point(axes, x, row)
+        draw_point(axes, x, row)
         places.append((x, "\n".join(shorten(row.label, 24).replace("-", "- ").split())))
     return places
 

@@ -93,6 +93,14 @@ def test_bytes_of_plans_are_a_plot_of_their_own(page: str) -> None:
     assert "Bytes moved" not in page
 
 
+def test_speed_against_fidelity_is_a_plot_where_engines_record_it(page: str) -> None:
+    rows = (replace(FULL, keeps=1.0), replace(SEPARATE, keeps=0.9812), replace(MERGED, keeps=-0.2))
+    text = re.sub(r"<[^>]+>", " ", render_page(bench(group(*rows))))
+    for said in ("Speed against fidelity", "keeps, % of the full", "r32", "98.1 %", "-20.0 %"):
+        assert said in text, said
+    assert "fidelity" not in page
+
+
 def test_the_answer_comes_first_and_then_the_table(page: str) -> None:
     places = [page.index(part) for part in ("<h1>A separate adapter", "<table>", "<figure>")]
     assert places == sorted(places)

@@ -1,0 +1,1 @@
+"""What several cards found, as text, Markdown, CSV and JSON."""
