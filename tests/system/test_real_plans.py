@@ -101,8 +101,8 @@ def test_the_plans_of_a_split_engine_are_the_one_plan_parted(tmp_path: Path) -> 
     one_layer = I2V.model_copy(update={"num_layers": 1})
     path = write_config(tmp_path / "tiny.toml", config(one_layer, dtype="bf16"))
     flags = ("--mode", "full", "--mode", "separate", "--mode", "swappable", "--rank", "4")
-    for split in ((), ("--split",)):
-        built = wanexport("build", "--config", path, "--base", "random", *flags, *split,
+    for flag in ((), ("--split",)):
+        built = wanexport("build", "--config", path, "--base", "random", *flags, *flag,
                           "--out", tmp_path / "out", *RTX)  # fmt: skip
         assert built.code == 0, built.err
         assert "weren't checked" not in built.err
@@ -126,6 +126,18 @@ def test_the_plans_of_a_split_engine_are_the_one_plan_parted(tmp_path: Path) -> 
         assert shown.code == 0
         assert "once per prompt" in shown.out
         assert wanrt("info", split).out.count("\nplan ") == 2
+
+
+def test_a_quantised_engine_s_two_plans_are_each_held_to_their_own_layers(tmp_path: Path) -> None:
+    one_layer = I2V.model_copy(update={"num_layers": 1})
+    path = write_config(tmp_path / "tiny.toml", config(one_layer, dtype="bf16"))
+    built = wanexport("build", "--config", path, "--base", "random", "--mode", "full", "--split",
+                      "--quantize", "fp8", "--out", tmp_path / "out", *RTX)  # fmt: skip
+    assert built.code == 0, built.err
+    (folder,) = (tmp_path / "out").glob("*-split*")
+    for name, count in (("context", 4), ("denoise", 8)):
+        work = examine(read_kernels(folder / f"{name}.plan"))
+        assert sum(one.dtype == "fp8" for one in work) == count
 
 
 def test_an_estimate_of_two_layers_is_their_plan_s(

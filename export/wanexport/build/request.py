@@ -168,6 +168,10 @@ class BuildRequest:
                 "--dynamic",
                 "drop --dynamic: build an engine for each size",
             )
+        if self.split:
+            raise ConfigError(
+                f"--split isn't built for --cards {self.cards} yet", "drop one of the two"
+            )
         arch, size = self.config.architecture, self.config.size
         check_cards(self.cards, arch.num_attention_heads, size.tokens, size.batch)
 

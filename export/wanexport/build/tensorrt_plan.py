@@ -104,7 +104,7 @@ class PlanMaker:
             self.target.config.dtype,
             count_ops(self.model).get("Attention", 0),
             allow_unfused=self._settings.allow_unfused,
-            quantized=self.target.quantized,
+            quantized={node.name or "" for node in self.model.graph} & set(self.target.quantized),
             scheme=self.target.form.scheme if self.target.form else None,
         )
         if unread:

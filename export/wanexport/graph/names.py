@@ -44,7 +44,8 @@ def name_graph(graph: ir.Graph, dims: Collection[str] = ()) -> None:
     for node in graph:
         read = [value for value in node.inputs if value in parameters]
         first = next((value for value in node.inputs if value in modules), None)
-        module = modules.get(read[0] if read else first, "")
+        source = read[0] if read else first
+        module = "" if source is None else modules.get(source, "")
         if read and all(v is None or v in parameters or _is_constant(v) for v in node.inputs):
             parameters.update(node.outputs)
         if node.op_type == "Attention":

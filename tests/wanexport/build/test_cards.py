@@ -55,8 +55,9 @@ def test_all_cards_together_are_one_card(fake_builder: Callable[..., None], tmp_
         ({"cards": 2, "tensorrt": None}, "add --backend tensorrt-rtx"),
         ({"cards": 2, "dynamic": True}, "an engine for each size"),
         ({"cards": 2, "size": BATCH}, "leave --batch out"),
+        ({"cards": 2, "split": True}, "drop one of the two"),
     ],
-    ids=["a number that divides nothing", "ONNX Runtime", "open sizes", "a batch"],
+    ids=["a number that divides nothing", "ONNX Runtime", "open sizes", "a batch", "two graphs"],
 )  # fmt: skip
 def test_what_cannot_be_split_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as refused:

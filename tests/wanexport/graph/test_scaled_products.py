@@ -126,8 +126,11 @@ def test_every_product_but_the_branches_is_of_8_bits(dtype: str) -> None:
             assert (narrow == {"DequantizeLinear"}) == (node.name in layers)
             layers.discard(node.name or "")
     assert not layers
-    names = [node.name for node in model.graph]
-    assert len(names) == len(set(names))
+    for names in (
+        [node.name for node in model.graph],
+        [value.name for node in model.graph for value in node.outputs],
+    ):
+        assert len(names) == len(set(names))
 
 
 def test_what_reads_one_input_quantises_it_once() -> None:

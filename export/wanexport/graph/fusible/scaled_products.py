@@ -120,6 +120,7 @@ def _scale_product(
     transposed = {"transB": ir.AttrInt64("transB", 1)}
     product = make("Gemm", [rows[x].value, wide], y, attributes=transposed)
     product.name = gemm.name
+    product.outputs[0].name = f"{gemm.name}.product"  # `NODE.value` is what the result is called
     acc = writer.add(product)
 
     def unscale(value: ir.Value) -> ir.Value:

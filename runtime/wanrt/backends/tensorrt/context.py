@@ -94,7 +94,7 @@ class Execution:
         self._addresses[name] = address
 
     def switch(self, number: int, addresses: Mapping[str, int]) -> None:
-        """Read a context from now on; `number` tells it from all others, 0 is none."""
+        """Read a context from now on; `number` tells it from all others, and is 0 without one."""
         if number == self._number:
             return
         self._number = -1  # until all of it is set
