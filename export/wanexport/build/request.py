@@ -283,7 +283,7 @@ def _check_compiled(request: BuildRequest, settings: PlanSettings) -> None:
             f"--quantize {scheme} runs beside bf16 or fp16 on {request.backend}, not fp32",
             "add --dtype bf16",
         )
-    others = {"--dynamic": request.dynamic, "--split": request.split, "--cards": request.cards > 1}
+    others = {"--dynamic": request.dynamic, "--cards": request.cards > 1}
     if found := [flag for flag, given in others.items() if given]:
         raise UsageError(
             f"--quantize {scheme} isn't built for {found[0]} with TensorRT yet",
