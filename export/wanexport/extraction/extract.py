@@ -168,7 +168,7 @@ def _code() -> str:
 
 
 def _usual_dtype(finetuned: Checkpoint, targets: Targets) -> Dtype:
-    """Return the dtype that most targets have; bf16 where that is none of an engine's."""
+    """Return the dtype that most targets have; bf16 if engines can't have that."""
     refs = [finetuned.tensors[f"{module}.weight"] for module in targets.modules]
     usual = Counter(ref.dtype for ref in refs if ref.as_it_lies).most_common(1)
     return ENGINE_DTYPES.get(usual[0][0], "bf16") if usual else "bf16"
