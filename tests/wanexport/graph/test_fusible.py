@@ -129,7 +129,8 @@ def test_rounding_to_bf16_costs_no_more_than_as_traced(
         if lower:
             lower_for_tensorrt(model, BF16, modules)
         errors.append(distance(run(emulate(model), feeds, tmp_path / "bf16.onnx"), exact))
-    assert errors[1] < 1.02 * errors[0]  # the demo and I2V-14B's width: compiled_block.md
+    # other weights move it by 2 %; block_error.md has the demo and I2V-14B's width
+    assert errors[1] < 1.04 * errors[0]
 
 
 def test_the_stream_is_a_matrix_between_gemms() -> None:
