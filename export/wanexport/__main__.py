@@ -21,7 +21,7 @@ def main() -> NoReturn:
 def _extras(argv: Sequence[str]) -> tuple[str, ...]:
     """Return the extras that a command may load; TensorRT's are checked where they are loaded."""
     match argv:
-        case [("build" | "adapter" | "compare" | "detach" | "inspect"), *_]:
+        case [("build" | "adapter" | "compare" | "detach" | "extract" | "inspect" | "resize"), *_]:
             return ("export", "cpu", "gpu")
         case ["estimate", *flags] if "--compiled" in flags:
             return ("export",)

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from wanrt.terminal.old_packages import refuse_old_packages
 
-EXTRAS = {"bench": ("cpu", "gpu"), "explain": ("cpu", "gpu"), "report": ("report",),
-          "run": ("cpu", "gpu")}  # fmt: skip
+EXTRAS = {"bench": ("cpu", "gpu"), "combine": ("report",), "explain": ("cpu", "gpu"),
+          "report": ("report",), "run": ("cpu", "gpu")}  # fmt: skip
 """Command -> the extras it may load; those of TensorRT are checked where they are loaded."""
 
 

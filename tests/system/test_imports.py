@@ -28,7 +28,7 @@ def test_packages_offer_what_they_say(package: object) -> None:
 
 
 LIGHT = (
-    "wanexport", "wanexport.cli.main", "wanexport.cli.estimate_text", "wanexport.checkpoint.open",
+    "wanexport", "wanexport.cli.main", "wanexport.cli.text.estimate", "wanexport.checkpoint.open",
     "wanexport.checkpoint.random_weights", "wanexport.cluster.ray_pool",
     "wanexport.cost", "wanexport.model.config",
     "wanexport.model.formulas",

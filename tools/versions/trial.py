@@ -18,6 +18,7 @@ __all__ = ["Step", "list_steps", "list_suite"]
 
 NAME = "wan2.1-i2v-demo-480x272x5-fp32"
 IMPORTS = Path(__file__).with_name("imports.py")
+HASHES = ROOT / "tests/wanexport/graph/graph_hashes.toml"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def list_steps(environment: Environment, work: Path, plans: bool) -> list[Step]:
     return [
         Step("imports", ((python, IMPORTS),)),
         Step("--help", tuple(_helps(environment))),
+        Step("graphs", ((python, ROOT / "tools/graph_hashes.py", "--check", HASHES),)),
         Step("build", ((ours, "build", "--rank", "8", "--out", engines),)),
         *([Step("plan", (plan,))] if plans else []),
         Step("verify", ((runtime, "verify", *all_modes),)),

@@ -140,7 +140,7 @@ def _choose_quantized(
         raise BuildError(
             f"{weights.made.path} is quantised already ({scheme}), so --quantize "
             f"{request.quantize} would round its weights a second time, and a small adapter merged "
-            "into them is lost: of one that changes W by 0.3 %, 0 to 18 % survives",
+            "into them is lost: of one that changes W by 0.3 %, 0 to 11 % survives",
             "quantise the pristine checkpoint, or build with --quantize none",
         )
     chosen = select_quantized(request.config.architecture, request.quantize_exclude)

@@ -349,7 +349,7 @@ def build(
 def _build(
     request: BuildRequest, reporter: Reporter, json: Path | None, argv: Sequence[str]
 ) -> None:
-    from wanexport.cli.build_text import built_to_json, effect_warnings, format_built
+    from wanexport.cli.text.build import built_to_json, effect_warnings, format_built
 
     start = time.monotonic()
     with reporter.work("loading torch and diffusers"):
@@ -371,7 +371,7 @@ def _print_targets(request: BuildRequest, reporter: Reporter) -> None:
     from wanexport.build.experts import gather_targets
     from wanexport.build.request import resolve_request
     from wanexport.build.targets import check_targets
-    from wanexport.cli.build_text import format_targets
+    from wanexport.cli.text.build import format_targets
     from wanexport.storage.disk import check_out
 
     check_out(request.out)

@@ -20,6 +20,7 @@ from wanexport.cli.options import (
     TargetNames,
     Width,
     choose_modes,
+    parse_numbers,
     resolve_config,
 )
 from wanexport.errors import UsageError
@@ -91,7 +92,7 @@ def estimate(
     Prints parameters, bytes, flops and memory, and the best speed that each device allows. Needs
     neither checkpoint nor GPU.
     """
-    from wanexport.cli.estimate_text import costs_to_json, render_costs
+    from wanexport.cli.text.estimate import costs_to_json, render_costs
     from wanexport.cost import choose_devices, predict_engines, price_engines
     from wanrt.storage.files import check_writable, write_text
 
@@ -108,7 +109,7 @@ def estimate(
         targets=tuple(targets or ()),
     )
     check_usage(request)
-    numbers = _parse_cards(cards)
+    numbers = parse_numbers("--cards", () if cards is None else (cards,))
     if json is not None and str(json) != "-":
         check_writable(json, kind=rb'\{\s*"schema"', force=force)
     with Reporter(quiet=quiet).work("measuring the device"):
@@ -128,11 +129,3 @@ def estimate(
     elif json is not None:
         write_text(json, costs_to_json(resolved, costs, outlooks, read))
         print_line(f"saved {json}", sys.stderr)
-
-
-def _parse_cards(text: str | None) -> tuple[int, ...]:
-    """Parse 1,2,4,8; in rising order."""
-    words = [word.strip() for word in (text or "").split(",")] if text is not None else []
-    if not all(word.isdecimal() and 0 < int(word) < 1000 for word in words):
-        raise UsageError(f"--cards {text} isn't a list of numbers", "write it as 1,2,4,8")
-    return tuple(sorted({int(word) for word in words}))

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wanexport.cli.options import Quiet, complete_targets
-from wanexport.cli.ranks import parse_ranks
+from wanexport.cli.options import Quiet, complete_targets, parse_numbers
 from wanexport.lora.targets import TARGET_SETS
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Expert
@@ -79,12 +78,12 @@ def extract(
     clamped. What is there already is kept, and an interrupted extraction goes on where it was. What
     the fine-tune changed outside of the targets is in no file, and the report says how much it is.
     """
-    ranks = parse_ranks(rank)
+    ranks = parse_numbers("--rank", rank)
     from wanrt.terminal.progress import Reporter
 
     reporter = Reporter(quiet=quiet)
     with reporter.work("loading torch"):
-        from wanexport.cli.extract_text import format_report
+        from wanexport.cli.text.extract import format_report
         from wanexport.extraction.extract import ExtractRequest, extract_lora
     report = extract_lora(
         ExtractRequest(

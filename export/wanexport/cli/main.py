@@ -18,6 +18,7 @@ from wanexport.cli.env import env
 from wanexport.cli.estimate import estimate
 from wanexport.cli.extract import extract
 from wanexport.cli.inspect import inspect
+from wanexport.cli.resize import resize
 from wanexport.cli.study import study
 from wanexport.errors import UsageError
 from wanrt.storage.interrupt import end_like_ctrl_c
@@ -41,7 +42,7 @@ def _program(version: Version = False) -> None:
     pass
 
 
-for command in (build, estimate, inspect, adapter, extract, study, compare, detach, env):
+for command in (build, estimate, inspect, adapter, extract, resize, study, compare, detach, env):
     app.command(cls=Command)(command)
 
 EXTRAS = dict.fromkeys(

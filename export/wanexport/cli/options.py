@@ -14,7 +14,7 @@ from wanexport.model.config import Config, list_configs, load_config, override
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Mode
 
-__all__ = ["MODEL", "choose_modes", "complete_targets", "resolve_config"]
+__all__ = ["MODEL", "choose_modes", "complete_targets", "parse_numbers", "resolve_config"]
 
 MODEL = "Model and size"
 
@@ -31,6 +31,21 @@ def _complete_config(incomplete: str) -> list[str]:
 def complete_targets(incomplete: str) -> list[str]:
     """Return the names of target sets that begin so."""
     return [name for name in TARGET_SETS if name.startswith(incomplete)]
+
+
+def parse_numbers(flag: str, given: Iterable[str]) -> tuple[int, ...]:
+    """Return the numbers of `--rank 8,16 --rank 32`, each once and in order.
+
+    Raises:
+        typer.BadParameter: one of them isn't a positive whole number.
+    """
+    words = [word.strip() for text in given for word in text.split(",")]
+    for word in words:
+        if not (word.isascii() and word.isdigit() and int(word)):
+            raise typer.BadParameter(
+                f"{flag} {word!r} isn't a positive whole number: write {flag} 8,16"
+            )
+    return tuple(sorted({int(word) for word in words}))
 
 
 ConfigName = Annotated[

@@ -69,7 +69,7 @@ def study(
     What is there already is kept, so a study that was interrupted goes on where it was. What
     fails is shown with its reason, and is tried again by the next run; the rest goes on.
     """
-    from wanexport.cli.study_text import format_cells
+    from wanexport.cli.text.study import format_cells
     from wanexport.storage.disk import check_disk, check_out
     from wanexport.study.cells import list_groups
     from wanexport.study.file import load_study

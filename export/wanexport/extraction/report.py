@@ -131,7 +131,7 @@ class ExtractReport(_Strict):
 
 
 def read_report(folder: Path) -> ExtractReport | None:
-    """Return a folder's report; None if there is none, or what is there isn't one."""
+    """Return a folder's report; None without a readable one."""
     try:
         return ExtractReport.model_validate_json(read_regular(folder / REPORT, JSON_BYTES))
     except (OSError, ValidationError):

@@ -17,7 +17,7 @@ import onnx_ir as ir
 __all__ = ["name_graph", "sort_initializers", "stored_name"]
 
 BRANCHES = (".lora_A", ".lora_B")
-MOVED = ("Cast", "Reshape")  # what lies between a parameter and the product that applies it
+MOVED = ("Cast", "Reshape")  # from a parameter to the product that applies it
 NEWER = {"Cast": ("saturate",)}  # attributes at their default that only some versions write
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wanexport.errors import ConfigError
 from wanexport.model.formulas import PATCH, VAE_STRIDE, Dims, count_tokens, latent_shape
 from wanexport.model.unsupported import TI2V, TI2V_CHANNELS, TI2V_REASON, TI2V_WIDTH
+from wanexport.model.user_file import check_values, find_file, read_values
 from wanrt.manifest.experts import count_steps
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.read import MANIFEST_NAME, read_manifest_only
-from wanrt.storage.regular import TOML_BYTES, read_regular_text
 
 __all__ = ["Architecture", "Config", "Experts", "Size", "load_config"]
 
@@ -191,6 +187,11 @@ class Config(_Model):
         return self
 
 
+TABLES: dict[str, type[BaseModel]] = {
+    "architecture": Architecture, "size": Size, "experts": Experts, "dynamic_sizes": Size,
+}  # fmt: skip
+
+
 def config_dir() -> Path:
     """Return the folder of the shipped configurations, of a wheel or of a checkout."""
     packaged = Path(__file__).parents[1] / "configs"
@@ -213,22 +214,10 @@ def load_config(name_or_file: str) -> Config:
     path = Path(name_or_file)
     if path.name == MANIFEST_NAME:
         return parse_config(read_manifest_only(path.parent).config, str(path))
-    if path.suffix != ".toml" and not path.is_file():
-        path = config_dir() / f"{name_or_file}.toml"
-        if "ti2v" in name_or_file.lower():
-            raise ConfigError(f"{TI2V} isn't supported", TI2V_REASON)
-        if name_or_file not in list_configs():
-            raise ConfigError(
-                f"there is no configuration {name_or_file!r}",
-                nearest(name_or_file, list_configs()) or f"shipped: {', '.join(list_configs())}",
-            )
-    try:
-        raw = tomllib.loads(read_regular_text(path, TOML_BYTES))
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    return parse_config(raw, str(path))
+    if path.suffix != ".toml" and not path.is_file() and "ti2v" in name_or_file.lower():
+        raise ConfigError(f"{TI2V} isn't supported", TI2V_REASON)
+    path = find_file(name_or_file, "configuration", config_dir(), list_configs())
+    return parse_config(read_values(path), str(path))
 
 
 def parse_config(
@@ -241,65 +230,7 @@ def parse_config(
         where: names their file in errors.
         flags: key -> the flag that its value came from; errors name that instead.
     """
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        # a misspelt key is also a missing one; the misspelling says more
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        place = (flags or {}).get(key) or f"{where}: {key}".removesuffix(": ")
-        message, hint = _explain(first)
-        raise ConfigError(f"{place}: {message}", hint) from None
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return `did you mean ...?` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def _explain(error: ErrorDetails) -> tuple[str, str]:
-    """Return what is wrong with one value, and what to do about it."""
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        known = _keys_beside(error["loc"])
-        word = str(error["loc"][-1])
-        return "unknown key", nearest(word, known) or f"known: {', '.join(known)}"
-    if kind == "missing":
-        return "missing key", ""
-    if kind == "value_error":
-        return error["msg"].removeprefix("Value error, "), ""
-    if kind == "literal_error":
-        hint = nearest(value, list(dtypes())) if isinstance(value, str) else ""
-        return f"is {value!r}; it should be {error['ctx']['expected']}", hint
-    if kind.startswith(("model_", "tuple_", "list_")):
-        table = "list of tables" if error["loc"] == ("dynamic_sizes",) else "table"
-        return f"is {value!r}; it should be a {table}", ""
-    if kind == "string_pattern_mismatch":
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
-        return f"is {value!r}; it becomes part of a folder's name", slug and f"try {slug!r}"
-    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return f"is {value!r}; it should be {wanted}", _as_number(value) if kind == "int_type" else ""
-
-
-def _as_number(value: object) -> str:
-    """Return the hint for a whole number that was written as something else."""
-    if isinstance(value, str) and value.strip().isdigit():
-        return f"without quotes: {int(value)}"
-    if isinstance(value, float) and value.is_integer():
-        return f"without a decimal point: {int(value)}"
-    return ""
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "architecture": Architecture,
-        "size": Size,
-        "experts": Experts,
-        "dynamic_sizes": Size,
-    }
-    model = models.get(str(loc[0]), Config) if len(loc) > 1 else Config
-    return list(model.model_fields)
+    return check_values(Config, raw, where, TABLES, flags)
 
 
 def dtypes() -> tuple[str, ...]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from wanexport.errors import ConfigError
-from wanexport.model.config import config_dir, nearest
+from wanexport.model.config import config_dir
 from wanexport.model.quantization import Scheme
+from wanexport.model.user_file import check_values, find_file, read_values
 from wanrt.manifest.fields import Dtype
 from wanrt.manifest.schema import Backend, Expert, Mode
-from wanrt.storage.regular import TOML_BYTES, read_regular_text
 
 __all__ = ["Bench", "Grid", "Study", "list_studies", "load_study"]
 
@@ -198,6 +195,11 @@ class Study(_Model):
         return self
 
 
+TABLES: dict[str, type[BaseModel]] = {
+    "adapters": Adapters, "grid": Grid, "skip": Combination, "bench": Bench, "card": CardWish,
+}  # fmt: skip
+
+
 def studies_dir() -> Path:
     """Return the folder of the shipped studies, of a wheel or of a checkout."""
     return config_dir() / "studies"
@@ -214,58 +216,5 @@ def load_study(name_or_file: str) -> Study:
     Raises:
         ConfigError: there is no such study, it isn't TOML, or a value can't be; it names the key.
     """
-    path = Path(name_or_file)
-    if path.suffix != ".toml" and not path.is_file():
-        path = studies_dir() / f"{name_or_file}.toml"
-        if name_or_file not in list_studies():
-            raise ConfigError(
-                f"there is no study {name_or_file!r}",
-                nearest(name_or_file, list_studies()) or f"shipped: {', '.join(list_studies())}",
-            )
-    try:
-        raw = tomllib.loads(read_regular_text(path, TOML_BYTES))
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    try:
-        return Study.model_validate(raw)
-    except ValidationError as error:
-        # a misspelt key is also a missing one; the misspelling says more
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        message, hint = _explain(first)
-        raise ConfigError(f"{path}: {key}: {message}".replace(": : ", ": "), hint) from None
-
-
-def _explain(error: ErrorDetails) -> tuple[str, str]:
-    """Return what is wrong with one value, and what is allowed there."""
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        known = _keys_beside(error["loc"])
-        return "unknown key", nearest(str(error["loc"][-1]), known) or f"known: {', '.join(known)}"
-    if kind == "missing":
-        return "missing key", ""
-    if kind == "value_error":
-        return error["msg"].removeprefix("Value error, "), ""
-    if kind == "literal_error":
-        allowed = error["ctx"]["expected"]
-        near = nearest(value, re.findall(r"'([^']+)'", allowed)) if isinstance(value, str) else ""
-        return f"is {value!r}; it should be {allowed}", near
-    if kind.startswith("model_"):
-        return f"is {value!r}; it should be a table", ""
-    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return f"is {value!r}; it should be {wanted}", ""
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of the table that a place in the file is in."""
-    models: dict[str, type[BaseModel]] = {
-        "adapters": Adapters,
-        "grid": Grid,
-        "skip": Combination,
-        "bench": Bench,
-        "card": CardWish,
-    }
-    names = [part for part in loc[:-1] if isinstance(part, str)]
-    return list((models[names[-1]] if names else Study).model_fields)
+    path = find_file(name_or_file, "study", studies_dir(), list_studies())
+    return check_values(Study, read_values(path), str(path), TABLES)

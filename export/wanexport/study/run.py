@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from wanexport.cluster.machine import describe_this, find_differences
 from wanexport.cluster.run import Pool, run_units
@@ -133,21 +134,26 @@ def run_study(
         if (found := read_built(builds[cell.name], cell.mode)) is not None:
             progress.built[cell.name] = found
     on_change(progress)
-    benches = []
-    for group in groups:
-        engines = _engines(group, progress)
-        if group.cells[0].name not in progress.built:
-            reason = f"{group.cells[0].name}, which every ratio is to, isn't built"
-            progress.failures[f"bench {group.name}"] = Failure(reason, None)
-            continue
-        unit = bench_unit(study.bench, group, engines, places, on)
-        _set_aside(find_results(places, group), engines, study.bench)
-        benches.append(unit)
-    run(benches)
+    run(list(_plan_benches(study, groups, places, progress, on)))
     for group in groups:
         progress.results[group.name] = find_results(places, group)
     on_change(progress)
     return progress
+
+
+def _plan_benches(
+    study: Study, groups: Sequence[Group], places: Places, progress: Progress, on: CardKind | None
+) -> Iterator[Unit]:
+    """Yield the bench of each group whose baseline is built; others are noted as failed."""
+    for group in groups:
+        baseline = group.cells[0].name
+        if baseline not in progress.built:
+            reason = f"{baseline}, which every ratio is to, isn't built"
+            progress.failures[f"bench {group.name}"] = Failure(reason, None)
+            continue
+        engines = _engines(group, progress)
+        _set_aside(find_results(places, group), engines, study.bench)
+        yield bench_unit(study.bench, group, engines, places, on)
 
 
 def find_results(places: Places, group: Group) -> list[Path]:
@@ -206,10 +212,9 @@ def _set_aside(results: Iterable[Path], engines: Sequence[Path], bench: Bench) -
 def _holds(path: Path, engines: set[str], options: Mapping[str, object]) -> bool:
     """Tell whether results are of these engines, and of a bench with these options."""
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-        assert isinstance(value, dict)
+        value: Any = parse_json(path.read_text(encoding="utf-8"))
         rows = {row["identity"] for row in value["results"] if row["rival"] is None}
         asked = value["context"]["options"]
-    except (OSError, ValueError, LookupError, TypeError, AssertionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return False
     return rows == engines and all(asked.get(name) == want for name, want in options.items())

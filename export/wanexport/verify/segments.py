@@ -74,7 +74,7 @@ def iterate_segments(
     run = partial(_run_segment, folder, twin, bound, known, on_bytes, emulated)
     x = _of_cards("stem", cards)
     run([*x, "time", *_block_inputs(twin, x)])
-    yield "stem", [torch.cat([one[name] for name in x], 1) for one in known]
+    yield "stem", [torch.cat([one[name] for name in x], -2) for one in known]
     for layer in range(layers):
         block = _of_cards(f"blocks.{layer}", cards)
         run(block)
@@ -82,7 +82,7 @@ def iterate_segments(
             for name in x:
                 del one[name]
         x = block
-        yield f"blocks.{layer}", [torch.cat([one[name] for name in x], 1) for one in known]
+        yield f"blocks.{layer}", [torch.cat([one[name] for name in x], -2) for one in known]
     samples = _of_cards(OUTPUT_NAME, cards)
     run(samples)
     first, *others = samples

@@ -40,8 +40,8 @@ class Point:
     def speed(self) -> float | None:
         """Against the full fine-tune's; what isn't measurably different is 1."""
         ratio = self.row.ratio
-        if ratio is None or ratio.verdict == "unresolved":
-            return None if ratio is None else ratio.value
+        if ratio is None:
+            return None
         return 1.0 if ratio.verdict in ("same", "baseline") else ratio.value
 
     @property
@@ -147,12 +147,12 @@ def answer(found: CardFindings) -> str:
     parts = []
     for mode in ("merged", "separate", "swappable"):
         of_mode = [p for p in found.points if p.cell.mode == mode and p.row.ratio is not None]
-        told = [
+        costs = [
             f"{_cost_range(points)}{_layers(targets)}"
             for targets, points in _by_targets(of_mode).items()
         ]
-        if told:
-            parts.append(f"{mode} costs {', '.join(told)}")
+        if costs:
+            parts.append(f"{mode} costs {', '.join(costs)}")
     random = any(p.row.random_weights for p in found.points)
     tail = " [random weights]" if random else ""
     if not parts:

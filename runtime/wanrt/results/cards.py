@@ -25,7 +25,7 @@ LEAST_CARDS = 3
 """Student's interval of two cards is more than three times as wide as that of three."""
 
 SHORT = 12
-UNTOLD = (
+UNKNOWN_CARDS = (
     "these results don't say which card they are of (a CPU has no UUID, nor has a GPU without "
     "nvidia-smi), so they may be several benches of one: no interval over cards"
 )
@@ -115,7 +115,7 @@ def combine_cards(benches: Sequence[tuple[str, BenchResult]]) -> Combined:
     groups = [_combine_group(group, results, cards) for group in results[0].groups]
     notes = note_differences([(card.name, r) for card, r in zip(cards, results, strict=True)])
     if any(card.uuid is None for card in cards):
-        notes = [UNTOLD, *notes]
+        notes = [UNKNOWN_CARDS, *notes]
     return Combined(results[0], tuple(cards), tuple(_judge(groups)), tuple(notes))
 
 

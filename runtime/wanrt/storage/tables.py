@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from wanrt.errors import WanrtError
+from wanrt.errors import UserError, WanrtError
 from wanrt.storage.regular import TOML_BYTES, read_regular_text
 
-__all__ = ["read_tables", "shipped_file"]
+__all__ = ["read_tables", "read_toml", "shipped_file"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,18 +22,27 @@ def shipped_file(name: str) -> Path:
     return packaged if packaged.is_file() else Path(__file__).parents[3] / "configs" / name
 
 
+def read_toml(path: Path, error: type[UserError]) -> dict[str, object]:
+    """Return what a TOML file holds.
+
+    Raises:
+        UserError: of the kind `error`: it can't be read, or isn't TOML.
+    """
+    try:
+        return tomllib.loads(read_regular_text(path, TOML_BYTES))
+    except OSError as caught:
+        raise error(f"{path} can't be read: {caught.strerror}") from None
+    except (ValueError, RecursionError) as caught:  # TOMLDecodeError, UnicodeDecodeError
+        raise error(f"{path} is not TOML: {caught}") from None
+
+
 def read_tables(path: Path, model: type[Model], error: type[WanrtError]) -> dict[str, Model]:
     """Read a file's tables by name, in its order; each model has a field `name`.
 
     Raises:
         WanrtError: of the kind `error`: the file can't be read, isn't TOML, or a value is wrong.
     """
-    try:
-        raw = tomllib.loads(read_regular_text(path, TOML_BYTES))
-    except OSError as caught:
-        raise error(f"{path} can't be read: {caught.strerror}") from None
-    except (ValueError, RecursionError) as caught:  # TOMLDecodeError, UnicodeDecodeError
-        raise error(f"{path} is not TOML: {caught}") from None
+    raw = read_toml(path, error)
     return {name: _parse(name, table, path, model, error) for name, table in raw.items()}
 
 

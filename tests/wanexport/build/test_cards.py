@@ -27,7 +27,7 @@ RTX = PlanSettings("tensorrt-rtx", allow_unfused=True)
 def test_all_cards_together_are_one_card(fake_builder: Callable[..., None], tmp_path: Path) -> None:
     fake_builder(gpu=None, capability=None, capabilities=["8.9"])
     options: dict[str, Any] = {"tensorrt": RTX, "modes": ("swappable",), "ranks": (2,),
-                               "targets": ("all",), "dtype": "fp32"}  # fmt: skip
+                               "targets": ("all",), "dtype": "fp16"}  # fmt: skip
     (one,), (two,) = (build(tmp_path, cards=cards, **options) for cards in (1, 2))
     manifest = read_manifest(two.path)
     assert manifest.cards == 2

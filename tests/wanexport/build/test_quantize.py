@@ -239,7 +239,7 @@ def test_a_quantised_checkpoint_is_not_rounded_twice(
     cast = {n: t.to(torch.float8_e4m3fn) if n in linear else t for n, t in tensors.items()}
     save_file(cast, base / "diffusion_pytorch_model.safetensors")
     for mode in ("full", "merged"):
-        with pytest.raises(BuildError, match=r"is quantised already .fp8.*0 to 18 % survives"):
+        with pytest.raises(BuildError, match=r"is quantised already .fp8.*0 to 11 % survives"):
             build(tmp_path / "out", base=str(base), modes=(mode,), ranks=(4,), quantize="int8")
     assert not list(tmp_path.glob("out/*/engine.json"))
 

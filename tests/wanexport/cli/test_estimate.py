@@ -305,7 +305,11 @@ def test_the_command_over_several_cards() -> None:
 
 @pytest.mark.parametrize(
     ("cards", "code", "says"),
-    [("3", 1, "choose 2"), ("2,x", 2, "isn't a list of numbers"), ("0", 2, "isn't a list")],
+    [
+        ("3", 1, "choose 2"),
+        ("2,x", 2, "--cards 'x' isn't a positive"),
+        ("0", 2, "isn't a positive"),
+    ],
 )
 def test_other_numbers_of_cards_are_refused(cards: str, code: int, says: str) -> None:
     command = ("estimate", "--config", "wan2.1-i2v-14b-480p", "--device", "H100", "--cards", cards)

@@ -209,6 +209,9 @@ FLAGS = {
         "--base", "--finetuned", "--rank", "--targets", "--dtype", "--expert", "-o", "--output",
         "--force", "--json", "--quiet", "-q",
     },
+    "resize": {
+        "--rank", "-o", "--output", "--config", "--dtype", "--force", "--json", "--quiet", "-q",
+    },
     "detach": {"-o", "--output", "--force", "--quiet", "-q"},
     "env": {"--json"},
     "adapter": {"--for", "-o", "--output", "--skip-image-keys", "--force", "--quiet", "-q"},

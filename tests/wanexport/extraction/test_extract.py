@@ -373,4 +373,4 @@ def test_ranks_are_numbers(rank: str, base: Path) -> None:
         "extract", "--base", base, "--finetuned", base, f"--rank={rank}", "-o", "out"
     )
     assert code == 2
-    assert "isn't a rank" in err
+    assert "isn't a positive whole number" in err

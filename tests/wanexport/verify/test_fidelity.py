@@ -14,7 +14,7 @@ from studies import I2V_14B, SIZE, T2V, build
 
 from wanexport.build.recipe import Built
 from wanexport.checkpoint.random_weights import write_checkpoint
-from wanexport.cli.build_text import format_built
+from wanexport.cli.text.build import format_built
 from wanexport.graph.trace import GraphSpec
 from wanexport.lora.find import LoraArgument
 from wanexport.model.config import Experts, Size

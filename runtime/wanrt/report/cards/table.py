@@ -46,7 +46,7 @@ def render_cards(combined: Combined, verbose: bool = False) -> str:
 
 
 def group_lines(combined: Combined, group: CombinedGroup) -> list[str]:
-    """Return a sentence per mode and rival, the answer first; or why there is none."""
+    """Return a sentence per mode and rival, the answer first; or what keeps it from being given."""
     if combined.pooled:
         return sentences(group.group)
     return [FEW if len(combined.cards) < LEAST_CARDS else "no interval over cards"]
@@ -81,8 +81,8 @@ def card_table(
 
 def notes_of(combined: Combined, group: CombinedGroup) -> list[str]:
     """Return what a reader of a group's figures must know."""
-    told = "".join(signs(row.row) for row in group.rows)
-    found = [mark for mark in MARKS.split(" · ") if mark[0] in told]
+    used = "".join(signs(row.row) for row in group.rows)
+    found = [mark for mark in MARKS.split(" · ") if mark[0] in used]
     found += group.notes
     if group.band is not None:
         low, high = (f"{end:.3f}" for end in group.band)

@@ -1,15 +1,19 @@
-"""What `wanexport extract` prints."""
+"""What `wanexport extract` and `resize` print."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wanexport.extraction.report import ExtractReport, ModuleReport
-from wanrt.terminal.text import columns, counted, wrap
+from wanrt.terminal.text import columns, counted, first_and_more, wrap
 from wanrt.terminal.units import show_bytes
 
-__all__ = ["format_report", "show_share"]
+__all__ = ["format_report", "format_resized"]
+
+if TYPE_CHECKING:  # whose module imports torch
+    from wanexport.extraction.resize import ResizeReport
 
 WORST = 3  # modules
 Row = tuple[str, ...]
@@ -22,7 +26,7 @@ def format_report(report: ExtractReport, out: Path) -> str:
     rows: list[Row] = [("rank", "captured", "of all", "worst module", "size", "file")]
     for file in report.files:
         least = min(one.captured[file.rank] for one in kept)
-        shares = map(show_share, (file.captured, file.captured_of_all, least))
+        shares = map(_share, (file.captured, file.captured_of_all, least))
         rows.append((str(file.rank), *shares, show_bytes(file.bytes), file.file))
     moved = f"{counted(len(kept), 'module')} of {report.targets}, {report.dtype}"
     random = ", random weights" if report.random_weights else ""
@@ -45,7 +49,20 @@ def format_report(report: ExtractReport, out: Path) -> str:
     return "\n".join(lines)
 
 
-def show_share(share: float) -> str:
+def format_resized(report: ResizeReport) -> str:
+    """Return what is left of the whole, the modules that keep least, and what stayed as it was."""
+    modules = counted(len(report.captured), "module")
+    worst = sorted(report.captured.items(), key=lambda item: item[1])[:WORST]
+    rows: list[Row] = [("worst modules", f"r{report.rank}")]
+    rows += [(module, _share(share)) for module, share in worst]
+    lines = [f"captured {_share(report.total)} of {modules}, {report.dtype}", *columns(rows)]
+    if report.kept:
+        lines += wrap(f"kept as they are: {first_and_more(report.kept)}", "   ")
+    lines.append(f"saved {report.file}")
+    return "\n".join(lines)
+
+
+def _share(share: float) -> str:
     """Return a share in percent; what isn't whole is never shown as 100 %."""
     text = f"{100 * share:.2f} %"
     return "99.99+ %" if text == "100.00 %" and share < 1 - 1e-6 else text
@@ -56,10 +73,10 @@ def _worst(modules: Sequence[ModuleReport], first: int, last: int) -> list[Row]:
     ranks = [f"r{rank}" for rank in dict.fromkeys((first, last))]
     rows: list[Row] = [("worst modules", *ranks, "change", "unchanged", "above noise")]
     for one in sorted(modules, key=lambda one: one.captured[last])[:WORST]:
-        shares = [show_share(one.captured[rank]) for rank in dict.fromkeys((first, last))]
+        shares = [_share(one.captured[rank]) for rank in dict.fromkeys((first, last))]
         above = "-" if one.above_noise is None else _count_above(one, last)
         rows.append(
-            (one.module, *shares, f"{100 * one.change:.2f} %", show_share(one.unchanged), above)
+            (one.module, *shares, f"{100 * one.change:.2f} %", _share(one.unchanged), above)
         )
     return rows
 
@@ -77,11 +94,10 @@ def _outside(report: ExtractReport) -> list[str]:
     if not changed:
         return ["outside of the targets nothing changed"]
     lines = wrap(
-        f"outside of the targets: {show_share(report.outside_share)} of the change, which no file "
-        "holds"
+        f"outside of the targets: {_share(report.outside_share)} of the change, which no file holds"
     )
     rows = [
-        (one.group, show_share(one.share), f"{one.changed} of {one.parameters} changed")
+        (one.group, _share(one.share), f"{one.changed} of {one.parameters} changed")
         for one in sorted(changed, key=lambda one: -one.energy)
     ]
     return [*lines, *columns(rows), ""]

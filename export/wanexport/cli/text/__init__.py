@@ -1,0 +1,1 @@
+"""What commands print: values in, text or JSON out; imports no torch."""
